@@ -1,0 +1,1 @@
+"""Train, inspect and compare small GPT language models."""

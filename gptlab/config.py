@@ -1,0 +1,310 @@
+"""Every key of the configuration, with its type and default; conf/ holds the named choices.
+
+Nothing heavy is imported here: `--help` and shell completion load this file.
+"""
+
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from gptlab.errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    """The decoder (gptlab/model). Names are those of the tables in gptlab/model/parts.py."""
+
+    n_layer: int = 4
+    n_head: int = 4
+    d_model: int = 128
+    d_ff: int | None = None  # null: 4 × d_model
+    context_length: int = 128  # tokens the model can see at once
+    vocab_size: int | None = None  # null: the tokenizer's; larger: padded with ids never written
+    norm: str = "pre"  # pre | post
+    norm_type: str = "layernorm"  # layernorm | rmsnorm
+    final_norm: bool = True
+    position: str = "learned"  # sinusoidal | learned | rotary | none
+    feed_forward: str = "gelu"  # relu | gelu | gelu_tanh | relu2 | swiglu
+    attention: str = "fused"  # fused | written_out
+    bias: bool = True  # in attention, feed-forward and norms
+    qkv_bias: bool | None = None  # null: as bias
+    tied_head: bool = True  # the head is the embedding's matrix
+    head_bias: bool = False
+    scale_embeddings: bool = False  # token embeddings times √d_model
+    dropout: float = 0.0  # on embeddings and on each sublayer's output
+    attention_dropout: float = 0.0
+    init_std: float = 0.02
+    let_attention_see_the_future: bool = False  # a demonstration of a leak; never for a real model
+
+
+@dataclass
+class TokenizerConfig:
+    """How text becomes token ids (gptlab/data/tokenizer.py)."""
+
+    name: str = "gpt2"  # gpt2 | words | char
+    max_words: int = 8192  # words: rarer ones are spelled, character by character
+    unknown: str = "error"  # char, words: error | skip, for what the vocabulary cannot spell
+
+
+@dataclass
+class DataConfig:
+    """Where documents come from and how they become batches (gptlab/data)."""
+
+    source: str = "text"  # toy_stories | hub | text
+    path: Any = None  # a file, a list of files, or a folder; instead of the source's own documents
+    valid_path: Any = None  # held-out documents; null: split off by the rule below
+    hub: str | None = None  # a data set on the Hugging Face hub, or a folder with a copy of one
+    hub_config: str | None = None
+    text_column: str | None = None  # of .jsonl, .json and .parquet; null: `text`
+    documents: str = "auto"  # auto | separator | line | file: what is one document in a text file
+    repair_encoding: bool = False  # turn â€œ back into “ and so on
+    max_samples: int | None = None  # documents, from the first; toy_stories: how many are written
+    max_tokens: int | None = None  # stop reading when so many tokens have been reached
+    subset: float = 1.0  # a random share of the training documents
+    split: float = 0.1  # share held out: for validation, or for a test where validation exists
+    split_by: str = "random"  # random | tail
+    batching: str = "random"  # rows | random | sliding
+    batch_size: int = 16  # rows in a micro-batch
+    stride: int | None = None  # sliding: tokens from one window to the next; null: context_length
+    row_length: int | None = None  # rows: tokens a row is cut or padded to; null: context + 1
+    eot_first: bool = False  # begin rows and prompts with end-of-text: the first word counts too
+    keep_first_eot: bool = True  # rows: learn to end; false: ignore every end-of-text in the loss
+    valid_tokens: int = 200_000  # at most so many tokens are scored in one validation
+    num_workers: int = 0  # processes that make batches ready
+    fit_to_text: bool = False  # own text: shorten context and training where the text is short
+    prompt: str | None = None  # what samples begin with; null: the opening of a held-out document
+
+
+@dataclass
+class OptimConfig:
+    """Optimizer and schedule (gptlab/training/optim.py)."""
+
+    name: str = "adamw"  # adamw | adam | sgd
+    lr: float = 1e-3  # the highest
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    momentum: float = 0.9  # sgd
+    weight_decay: float = 0.1
+    decay: str = "matrices"  # matrices | all
+    grad_clip: float = 1.0  # largest gradient norm; 0: no clipping
+    schedule: str = "constant"  # constant | cosine | wsd
+    warmup_steps: int = 0
+    min_lr: float = 0.0  # where cosine and wsd end
+    cooldown: float = 0.2  # wsd: share of all steps in which the rate falls
+
+
+@dataclass
+class TrainerConfig:
+    """The run (gptlab/training). Steps are optimizer steps; null means: not at all, or decide."""
+
+    max_steps: int | None = None  # whichever of these two comes first ends the run
+    max_epochs: float | None = None  # passes over the training data
+    accumulate_grad_batches: int = 1
+    tokens_per_step: int | None = None  # sets accumulate_grad_batches
+    eval_every: int | None = 250
+    checkpoint_every: int | None = 250
+    checkpoint_every_epoch: bool = False
+    keep_steps: bool = False  # keep each of checkpoint_every as step_N.ckpt
+    sample_every: int | None = 250
+    sample_every_epoch: bool = False
+    log_every: int = 10
+    accelerator: str = "auto"  # auto | cpu | gpu | cuda | mps
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"  # auto | 32-true | bf16-mixed | 16-mixed | bf16-true
+    compile: bool = False
+    deterministic: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)  # further arguments of Lightning's Trainer
+
+
+@dataclass
+class SamplingConfig:
+    """From logits to the next token (gptlab/generation/sampling.py)."""
+
+    temperature: float = 1.0  # 0: always the likeliest token
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+@dataclass
+class TrainConfig:
+    """conf/train.yaml"""
+
+    seed: int = 1337
+    name: str | None = None  # the run's; null: from the choices made
+    run_root: str = "runs"
+    corpus_root: str = "corpora"
+    prompt: str | None = None  # of the samples written while training
+    n: int = 1  # samples each time
+    max_new_tokens: int = 128
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class GenerateConfig:
+    """conf/generate.yaml"""
+
+    run: str = "latest"  # latest, a run folder, or a checkpoint file
+    run_root: str = "runs"
+    prompt: str | None = None
+    prompt_file: str | None = None
+    n: int = 1
+    max_new_tokens: int = 200
+    seed: int = 1337
+    unknown: str = "error"  # error | skip, for characters the model never saw
+    accelerator: str = "auto"
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass
+class PrepareConfig:
+    """conf/prepare.yaml"""
+
+    seed: int = 1337
+    corpus_root: str = "corpora"
+    verify: bool = False  # read every block of a finished corpus and compare its checksum
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+SCHEMAS = {"train": TrainConfig, "generate": GenerateConfig, "prepare": PrepareConfig}
+
+# (key, lowest, highest); None is open. A value outside is refused before anything is built.
+BOUNDS: list[tuple[str, float | None, float | None]] = [
+    ("model.n_layer", 1, None),
+    ("model.n_head", 1, None),
+    ("model.d_model", 1, None),
+    ("model.d_ff", 1, None),
+    ("model.context_length", 1, None),
+    ("model.vocab_size", 1, None),
+    ("model.dropout", 0, 0.99),
+    ("model.attention_dropout", 0, 0.99),
+    ("model.init_std", 0, None),
+    ("tokenizer.max_words", 1, None),
+    ("data.max_samples", 2, None),
+    ("data.max_tokens", 1, None),
+    ("data.subset", 1e-9, 1),
+    ("data.split", 0, 0.9),
+    ("data.batch_size", 1, None),
+    ("data.stride", 1, None),
+    ("data.row_length", 2, None),
+    ("data.valid_tokens", 1, None),
+    ("data.num_workers", 0, None),
+    ("optim.lr", 0, None),
+    ("optim.eps", 0, None),
+    ("optim.momentum", 0, 1),
+    ("optim.weight_decay", 0, None),
+    ("optim.grad_clip", 0, None),
+    ("optim.warmup_steps", 0, None),
+    ("optim.min_lr", 0, None),
+    ("optim.cooldown", 0, 1),
+    ("trainer.max_steps", 1, None),
+    ("trainer.max_epochs", 1e-9, None),
+    ("trainer.accumulate_grad_batches", 1, None),
+    ("trainer.tokens_per_step", 1, None),
+    ("trainer.eval_every", 1, None),
+    ("trainer.checkpoint_every", 1, None),
+    ("trainer.sample_every", 1, None),
+    ("trainer.log_every", 1, None),
+    ("trainer.devices", 1, None),
+    ("trainer.num_nodes", 1, None),
+    ("sampling.temperature", 0, None),
+    ("sampling.top_k", 1, None),
+    ("sampling.top_p", 1e-9, 1),
+    ("n", 1, None),
+    ("max_new_tokens", 1, None),
+    ("seed", 0, 2**63 - 1),
+]
+
+# Names that no table of code holds (those are looked up where the table is).
+CHOICES: dict[str, tuple[str, ...]] = {
+    "tokenizer.unknown": ("error", "skip"),
+    "unknown": ("error", "skip"),
+    "data.documents": ("auto", "separator", "line", "file"),
+    "data.split_by": ("random", "tail"),
+    "data.batching": ("rows", "random", "sliding"),
+    "optim.decay": ("matrices", "all"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"),
+}
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"model.n_layer": 4, …}` of a configuration dataclass."""
+    flat: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{item.name}."))
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def check(config: Any) -> None:
+    """Raises UserError for a value that can never work, whatever the data and the machine."""
+    flat = flatten(config)
+    for key, value in flat.items():
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
+            raise UserError(f"{key}={value}: not a finite number")
+    for key, low, high in BOUNDS:
+        value = flat.get(key)
+        if value is None:
+            continue
+        if (low is not None and value < low) or (high is not None and value > high):
+            allowed = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            raise UserError(f"{key}={value}: must be {allowed}")
+    for key, names in CHOICES.items():
+        if key in flat and flat[key] not in names:
+            raise UserError(f"{key}={flat[key]}: must be one of {', '.join(names)}")
+    if isinstance(config, TrainConfig):
+        check_training(config)
+
+
+def check_training(config: TrainConfig) -> None:
+    """Raises UserError for combinations of valid values that contradict each other."""
+    model, data, optim, trainer = config.model, config.data, config.optim, config.trainer
+    if model.d_model % model.n_head:
+        fits = [h for h in range(1, model.d_model + 1) if model.d_model % h == 0 and h <= 64]
+        raise UserError(
+            f"model.n_head={model.n_head}: must divide model.d_model={model.d_model}; "
+            f"these do: {', '.join(map(str, fits))}"
+        )
+    if model.position == "rotary" and (model.d_model // model.n_head) % 2:
+        raise UserError(
+            f"model.position=rotary: needs an even width a head, and model.d_model={model.d_model} "
+            f"over model.n_head={model.n_head} is {model.d_model // model.n_head}"
+        )
+    if model.position == "sinusoidal" and model.d_model % 2:
+        raise UserError(f"model.d_model={model.d_model}: sinusoidal positions need an even width")
+    if data.row_length and data.row_length > model.context_length + 1:
+        raise UserError(
+            f"data.row_length={data.row_length}: a row is input and target, so at most "
+            f"model.context_length + 1 = {model.context_length + 1}"
+        )
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        raise UserError(f"optim.betas={optim.betas}: must be two numbers from 0 to below 1")
+    if optim.min_lr > optim.lr:
+        raise UserError(f"optim.min_lr={optim.min_lr:g}: is above optim.lr={optim.lr:g}")
+    if not trainer.max_steps and not trainer.max_epochs:
+        raise UserError("trainer.max_steps=null: set it or trainer.max_epochs, or training never ends")
+    if trainer.max_steps and optim.warmup_steps > trainer.max_steps:
+        raise UserError(
+            f"optim.warmup_steps={optim.warmup_steps}: is above trainer.max_steps="
+            f"{trainer.max_steps}"
+        )
+    if trainer.tokens_per_step and trainer.accumulate_grad_batches != 1:
+        raise UserError(
+            f"trainer.tokens_per_step={trainer.tokens_per_step} decides the accumulation; leave "
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} out"
+        )

@@ -1,0 +1,228 @@
+"""From the command line to a checked configuration: what all commands share.
+
+Hydra composes; around it stand three things it lacks: free text that its override grammar would
+stop at, one plain line with exit code 2 for a user's mistake, and no trace on disk before all
+values are checked.
+"""
+
+import functools
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from gptlab.config import SCHEMAS, check, flatten
+from gptlab.errors import UserError, did_you_mean
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+# Keys whose value is text or a path, taken to the letter.
+FREE_TEXT = {
+    *("prompt", "prompt_file", "text", "stop", "save", "to", "run", "resume", "init_from", "name"),
+    *("run_root", "corpus_root", "data.path", "data.valid_path", "data.hub", "data.prompt"),
+}
+PATHS = {"data.path", "data.valid_path"}
+
+
+def quote_free_text(argument: str) -> str:
+    """`prompt=…` with its value quoted for Hydra's grammar, so that it arrives to the letter.
+
+    A list of paths (`data.path=[a,b]`) and the bare `null` keep their meaning.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in FREE_TEXT or value == "null":
+        return argument
+    if key in PATHS and value.startswith("[") and value.endswith("]"):
+        return argument
+    # Within single quotes the grammar still reads \' and ${, and a backslash before either.
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    value = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    value = re.sub(r"(\\+)$", r"\1\1", value)
+    return f"{key}='{value}'"
+
+
+def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """Decorates `f(config)`: makes of it a command that reads conf/NAME.yaml and the arguments.
+
+    The configuration arrives as the dataclass in gptlab.config, checked. UserError from within
+    becomes one line and exit code 2; any other exception is a bug and keeps its traceback.
+    """
+
+    def decorate(action: Callable[[Any], None]) -> Callable[[], None]:
+        @functools.wraps(action)
+        def main() -> None:
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                print(help_text(name))
+                return
+            try:
+                run_hydra(name, action)
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                raise SystemExit(2) from None
+            except KeyboardInterrupt:
+                print("\nstopped", file=sys.stderr)
+                raise SystemExit(130) from None
+
+        return main
+
+    return decorate
+
+
+def run_hydra(name: str, action: Callable[[Any], None]) -> None:
+    """Composes conf/NAME.yaml and calls the action; raises UserError for what does not compose."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if "LOCAL_RANK" not in os.environ:  # DDP children inherit arguments that are quoted already
+        sys.argv[1:] = [quote_free_text(argument) for argument in sys.argv[1:]]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing a block and exiting with 1
+    ConfigStore.instance().store(f"{name}_schema", SCHEMAS[name])
+    refuse_removals(sys.argv[1:])
+    raised: list[BaseException] = []
+
+    def task(raw: Any) -> float | None:
+        try:
+            return run_job(name, raw, action)
+        except BaseException as error:  # kept from Hydra, which would print a line of its own
+            raised.append(error)
+            return None
+
+    try:
+        hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, name)) from None
+    if raised:
+        raise raised[0]
+
+
+def refuse_removals(arguments: list[str]) -> None:
+    """Raises UserError for `~key`: every key is typed and has a default, none can be taken away."""
+    for argument in arguments:
+        if argument.startswith("~"):
+            raise UserError(f"{argument}: a key cannot be removed; set it to another value or null")
+
+
+def run_job(name: str, raw: Any, action: Callable[[Any], None]) -> float | None:
+    """One job: typed, checked, run. In a sweep a refused job is told and does not stop the rest."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        config = to_config(name, raw)
+        return action(config)
+    except UserError as error:
+        if not sweeping:
+            raise
+        print(f"error: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
+        return float("inf")
+
+
+def to_config(name: str, raw: Any) -> Any:
+    """The composed DictConfig as the command's dataclass; raises UserError for what is wrong."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        # Merged once more into the schema: `+new.key=1` passes Hydra but is no key of ours.
+        plain = OmegaConf.to_container(raw, resolve=False)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), plain))
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, name)) from None
+    check(config)
+    return config
+
+
+def explain(error: Exception, name: str) -> str:
+    """One line from Hydra's or OmegaConf's message: the key, the value, what is allowed."""
+    known = [*flatten(SCHEMAS[name]()), *groups()]
+    if override := getattr(error, "override", None):
+        reason = str(error).splitlines()[0]
+        return f"{override}: cannot be read as key=value ({reason}); quote its special characters"
+    # Hydra wraps OmegaConf's error, which names the key in full.
+    for cause in (error, error.__cause__, error.__context__):
+        text = str(cause).strip() if cause else ""
+        if match := re.search(r"Could not find '(\w+)/([^']*)'", text):
+            group, choice = match.groups()
+            there = choices(group)
+            return (
+                f"{group}={choice}: there is no such choice; the choices are {', '.join(there)}"
+                f"{did_you_mean(choice, there)}"
+            )
+        if match := re.search(r"Could not override '([^']+)'", text):
+            return f"{match[1]}: there is no such key{suggest(match[1], known)}"
+        if match := re.search(r"Key '([^']+)' not in '\w+'", text):
+            full = re.search(r"full_key: (\S+)", text)
+            key = full[1] if full else match[1]
+            return f"{key}: there is no such key{suggest(key, known)}"
+        if match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
+            full = re.search(r"full_key: (\S+)", text)
+            return f"{full[1] if full else 'a key'}={match[1]}: must be {A_VALUE[match[2]]}"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    return f"{first} (see `python {Path(sys.argv[0]).name} --help`)"
+
+
+A_VALUE = {
+    "Integer": "a whole number",
+    "Float": "a number",
+    "Boolean": "true or false",
+    "String": "text",
+}
+
+
+def groups() -> list[str]:
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir())
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def suggest(key: str, known: list[str]) -> str:
+    """The nearest known key: by its full name, or by its last part in another group."""
+    if near := did_you_mean(key, known):
+        return near
+    last = key.rsplit(".", 1)[-1]
+    homes = [full for full in known if full.rsplit(".", 1)[-1] == last]
+    return f"; did you mean '{homes[0]}'?" if homes else ""
+
+
+def help_text(name: str) -> str:
+    """The command's help: how to call it, the groups with their choices, every key."""
+    text = (CONF / f"{name}.yaml").read_text()
+    program = re.match(r"# (\S+(?: -m)? \S+)", text)[1]
+    used = [group for group in groups() if re.search(rf"^  - {group}:", text, re.MULTILINE)]
+    lines = [
+        text.partition("\n")[0].removeprefix("# "),
+        "",
+        f"{program} GROUP=CHOICE … KEY=VALUE …            a value wins over a choice",
+        f"{program} --cfg job …                           show the whole configuration, do nothing",
+        f'eval "$({program} -sc install=bash)"            complete groups and keys with Tab',
+        "",
+        "Groups and their choices (conf/GROUP/CHOICE.yaml):",
+        *(f"  {group:<11}{', '.join(choices(group))}" for group in used),
+        "",
+        "Keys:",
+        *key_help(SCHEMAS[name], ""),
+    ]
+    return "\n".join(lines)
+
+
+def key_help(schema: type, prefix: str) -> list[str]:
+    """A line for each key of a configuration dataclass: name, type, and the comment beside it."""
+    source = inspect.getsource(schema)
+    lines = []
+    for item in fields(schema):
+        if is_dataclass(item.type):
+            lines += key_help(item.type, f"{prefix}{item.name}.")
+            continue
+        comment = re.search(rf"^    {item.name}: .*?  # (.*)$", source, re.MULTILINE)
+        kind = getattr(item.type, "__name__", str(item.type)).replace("typing.", "")
+        lines.append(f"  {prefix + item.name:<35}{kind:<13}{comment[1] if comment else ''}".rstrip())
+    return lines

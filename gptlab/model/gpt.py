@@ -1,0 +1,83 @@
+"""The decoder, whole: embedding → blocks → norm → head. Its parts are in parts.py.
+
+In shapes, B is the batch, T the tokens in the window, D d_model, V the vocabulary.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+from gptlab.config import ModelConfig
+from gptlab.errors import look_up
+from gptlab.model import parts
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each with a residual connection, a norm and dropout."""
+
+    def __init__(self, config: ModelConfig, positions: parts.Positions):
+        super().__init__()
+        norm = look_up("model.norm_type", config.norm_type, parts.NORMS)
+        feed_forward = look_up("model.feed_forward", config.feed_forward, parts.FEED_FORWARDS)
+        self.wire = look_up("model.norm", config.norm, parts.WIRINGS)
+        self.attention_norm = norm(config)
+        self.attention = parts.CausalSelfAttention(config, positions)
+        self.feed_forward_norm = norm(config)
+        self.feed_forward = feed_forward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BxTxD: Tensor) -> Tensor:
+        x = self.wire(x_BxTxD, self.attention_norm, lambda y: self.dropout(self.attention(y)))
+        return self.wire(x, self.feed_forward_norm, lambda y: self.dropout(self.feed_forward(y)))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer.
+
+    Args:
+        config: `vocab_size` must be set here; raises UserError for a part that no table has.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
+        self.config = config
+        norm = look_up("model.norm_type", config.norm_type, parts.NORMS)
+        self.positions = look_up("model.position", config.position, parts.POSITIONS)(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, self.positions) for _ in range(config.n_layer))
+        self.final_norm = norm(config) if config.final_norm else nn.Identity()
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=config.head_bias)
+        self.initialise()
+        if config.tied_head:
+            self.head.weight = self.embedding.weight
+
+    def initialise(self) -> None:
+        """GPT-2's: normal weights, zero biases, residual outputs scaled down by √(2 · n_layer)."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                residual = name.endswith((".out", ".down"))
+                scale = 1 / math.sqrt(2 * self.config.n_layer) if residual else 1.0
+                nn.init.normal_(module.weight, std=self.config.init_std * scale)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def embed(self, ids_BxT: Tensor) -> Tensor:
+        """Token ids to what the first block reads, (B, T, D)."""
+        x_BxTxD = self.embedding(ids_BxT)
+        if self.config.scale_embeddings:
+            x_BxTxD = x_BxTxD * math.sqrt(self.config.d_model)
+        return self.dropout(self.positions.add(x_BxTxD))
+
+    def forward(self, ids_BxT: Tensor) -> Tensor:
+        """Logits for the token after each: (B, T) ids → (B, T, V). T ≤ context_length."""
+        x_BxTxD = self.embed(ids_BxT)
+        for block in self.blocks:
+            x_BxTxD = block(x_BxTxD)
+        return self.head(self.final_norm(x_BxTxD))
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Trainable numbers, a tied matrix once."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
