@@ -1,0 +1,107 @@
+"""Batches for training and validation, each made whole and known by its number alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from gptlab.data.windows import IGNORED, Rows, Sliding, Windows
+
+Batch = dict[str, Any]  # input and target, (B, T); step_tokens, a number
+
+
+@dataclass
+class Shape:
+    """How rows fall into micro-batches, and micro-batches into optimizer steps."""
+
+    batch_size: int  # rows in a micro-batch
+    accumulate: int  # micro-batches in an optimizer step, on each process
+    world_size: int = 1
+    rank: int = 0
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.batch_size * self.accumulate * self.world_size
+
+
+class TrainingBatches(Dataset):
+    """Micro-batch m of this process, for any m: training has no end of its own.
+
+    Rows are dealt to steps, within a step to micro-batches, and there to processes. Rows that
+    fill no whole step at an epoch's end begin the next step: none is dropped.
+    """
+
+    def __init__(self, windows: Windows, shape: Shape):
+        self.windows = windows
+        self.shape = shape
+
+    def __getitem__(self, micro_batch: int) -> Batch:
+        shape = self.shape
+        step, part = divmod(micro_batch, shape.accumulate)
+        first_of_step = step * shape.rows_per_step
+        first = first_of_step + (part * shape.world_size + shape.rank) * shape.batch_size
+        input_BxT, target_BxT = self.windows.read(np.arange(first, first + shape.batch_size))
+        whole_step = np.arange(first_of_step, first_of_step + shape.rows_per_step)
+        return {
+            "input": input_BxT,
+            "target": target_BxT,
+            # What the step's gradient is divided by: all its real targets, on all processes.
+            "step_tokens": max(1, self.windows.real_tokens(whole_step)),
+        }
+
+
+class Endless(Sampler):
+    """first, first + 1, … without an end and without a length, so no epoch is ever ragged."""
+
+    def __init__(self, first: int):
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        number = self.first
+        while True:
+            yield number
+            number += 1
+
+
+class ValidationBatches(Dataset):
+    """A split in its own order, every target once, at most about `most_tokens` of them.
+
+    Stream windows follow each other; the last is moved back to end with the stream, and what the
+    one before it has scored already is ignored.
+    """
+
+    def __init__(self, windows: Windows, batch_size: int, most_tokens: int):
+        self.windows = windows
+        self.batch_size = batch_size
+        if isinstance(windows, Rows):
+            counted = windows.counted(np.arange(len(windows))).cumsum()
+            self.rows = max(1, int(np.searchsorted(counted, most_tokens, side="right")))
+        else:
+            assert isinstance(windows, Sliding)
+            self.targets = len(windows.tokens) - 1
+            self.rows = max(1, min(-(-self.targets // windows.length), most_tokens // windows.length))
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        first = number * self.batch_size
+        rows = np.arange(first, min(first + self.batch_size, self.rows))
+        if isinstance(self.windows, Rows):
+            input_BxT, target_BxT = self.windows.read_documents(rows)
+        else:
+            input_BxT, target_BxT = self.read_stream(rows)
+        return {"input": input_BxT, "target": target_BxT}
+
+    def read_stream(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        windows = self.windows
+        wanted = rows * windows.length
+        starts = np.minimum(wanted, self.targets - windows.length)
+        input_BxT, target_BxT = windows.read_at(starts)
+        done = (wanted - starts)[:, None]  # targets that the window before has scored
+        target_BxT = target_BxT.clone()
+        target_BxT[(np.arange(windows.length) < done)] = IGNORED
+        return input_BxT, target_BxT
