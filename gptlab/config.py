@@ -297,7 +297,9 @@ def check_training(config: TrainConfig) -> None:
     if optim.min_lr > optim.lr:
         raise UserError(f"optim.min_lr={optim.min_lr:g}: is above optim.lr={optim.lr:g}")
     if not trainer.max_steps and not trainer.max_epochs:
-        raise UserError("trainer.max_steps=null: set it or trainer.max_epochs, or training never ends")
+        raise UserError(
+            "trainer.max_steps=null: set it or trainer.max_epochs, or training never ends"
+        )
     if trainer.max_steps and optim.warmup_steps > trainer.max_steps:
         raise UserError(
             f"optim.warmup_steps={optim.warmup_steps}: is above trainer.max_steps="

@@ -224,5 +224,7 @@ def key_help(schema: type, prefix: str) -> list[str]:
             continue
         comment = re.search(rf"^    {item.name}: .*?  # (.*)$", source, re.MULTILINE)
         kind = getattr(item.type, "__name__", str(item.type)).replace("typing.", "")
-        lines.append(f"  {prefix + item.name:<35}{kind:<13}{comment[1] if comment else ''}".rstrip())
+        lines.append(
+            f"  {prefix + item.name:<35}{kind:<13}{comment[1] if comment else ''}".rstrip()
+        )
     return lines

@@ -59,5 +59,9 @@ class TextData(LightningDataModule):
     def load(self, batches: TrainingBatches | ValidationBatches, **arguments) -> DataLoader:
         workers = self.config.num_workers
         return DataLoader(
-            batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0, **arguments
+            batches,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            **arguments,
         )

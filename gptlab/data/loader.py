@@ -82,7 +82,9 @@ class ValidationBatches(Dataset):
         else:
             assert isinstance(windows, Sliding)
             self.targets = len(windows.tokens) - 1
-            self.rows = max(1, min(-(-self.targets // windows.length), most_tokens // windows.length))
+            self.rows = max(
+                1, min(-(-self.targets // windows.length), most_tokens // windows.length)
+            )
 
     def __len__(self) -> int:
         return -(-self.rows // self.batch_size)

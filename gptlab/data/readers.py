@@ -34,7 +34,9 @@ def find_files(key: str, given: Any) -> list[Path]:
         if path.is_dir():
             found = sorted(p for p in path.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
             if not found:
-                raise UserError(f"{key}={name}: no text in this folder (looked for {', '.join(SUFFIXES)})")
+                raise UserError(
+                    f"{key}={name}: no text in this folder (looked for {', '.join(SUFFIXES)})"
+                )
             files += found
         elif path.is_file():
             files.append(path)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gptlab.config import DataConfig
+from gptlab.data import readers, toy_stories
 from gptlab.data.readers import Piece
 from gptlab.data.tokenizer import GPT2Tokenizer
-from gptlab.data import readers, toy_stories
 from gptlab.errors import UserError, look_up
 
 
@@ -159,7 +159,9 @@ class HubSource:
                     tokens += len(tokenizer.encode(text)) + 1
 
 
-LOCAL_WAY = "with a file of yours: data.path=FILE (and data.valid_path=FILE); offline: data=toy_stories"
+LOCAL_WAY = (
+    "with a file of yours: data.path=FILE (and data.valid_path=FILE); offline: data=toy_stories"
+)
 
 
 def require_network(hub: str) -> None:

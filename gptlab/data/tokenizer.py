@@ -235,8 +235,10 @@ def load_tokenizer(state: dict[str, Any]) -> Tokenizer:
     if name == "gpt2":
         return GPT2Tokenizer()
     pieces = state.get("pieces")
-    if name not in TRAINABLE or not isinstance(pieces, list) or not all(
-        isinstance(piece, str) for piece in pieces
+    if (
+        name not in TRAINABLE
+        or not isinstance(pieces, list)
+        or not all(isinstance(piece, str) for piece in pieces)
     ):
         raise UserError(f"no tokenizer of gptlab's: its name is {name!r}")
     return TRAINABLE[name](pieces, str(state.get("unknown", "error")))

@@ -16,9 +16,10 @@ import math
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 
 from gptlab.data import toy_grammar
 
@@ -31,7 +32,7 @@ PRONOUNS = {"she": ("she", "her", "her"), "he": ("he", "him", "his")}
 LOOKAHEAD = (4, 12, 24, 40)
 
 _SLOT = re.compile(r"\{(?:(\w+):)?(\w+)(?:\.(\w+))?(?:-(\w+))?\}")
-_WEIGHT = re.compile(r"(\d+)\* ")
+_ALTERNATIVE = re.compile(r"(?:(\d+)\* )?(.*?)(?:~(\w+))?")
 
 
 class GrammarError(ValueError):
@@ -57,11 +58,11 @@ class Copy:
 
 @dataclass(eq=False, slots=True)
 class Alternative:
-    """One way to write a rule. `forms` are a plain filler's inflections, by name."""
+    """One way to write a rule; `forms` are the inflections of a plain filler, else empty."""
 
-    source: str
-    pieces: tuple["str | Copy | Choice", ...]
+    text: str
     weight: int
+    pieces: tuple["str | Copy | Choice", ...]
     forms: dict[str, str]
 
 
@@ -75,17 +76,14 @@ class Rule:
     cumulative: list[float] | None = None
     index: dict[str, int] = field(default_factory=dict)
 
-    def settle(self) -> None:
-        """Work out the probabilities once all alternatives are in."""
-        total = sum(a.weight for a in self.alternatives)
-        self.logs = [math.log(a.weight / total) for a in self.alternatives]
-        self.index = {a.source: i for i, a in enumerate(self.alternatives)}
-        if len({a.weight for a in self.alternatives}) > 1:
-            running = 0
-            self.cumulative = []
-            for alternative in self.alternatives[:-1]:
-                running += alternative.weight
-                self.cumulative.append(running / total)
+    def fill(self, alternatives: list[Alternative]) -> None:
+        """Take the alternatives and work out their probabilities."""
+        self.alternatives = alternatives
+        self.index = {a.text: i for i, a in enumerate(alternatives)}
+        weights = [a.weight for a in alternatives]
+        self.logs = [math.log(weight / sum(weights)) for weight in weights]
+        if len(set(weights)) > 1:
+            self.cumulative = [total / sum(weights) for total in accumulate(weights[:-1])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +91,8 @@ class Choice:
     """A slot that chooses from a rule, all but what the slot `exclude` chose."""
 
     rule: Rule
-    bind: str | None
-    form: str
-    exclude: str | None
-
-    def options(self, bound: Mapping[str, Alternative]) -> list[tuple[Alternative, float]]:
-        """The alternatives open here, each with its log probability (nats)."""
-        pairs = list(zip(self.rule.alternatives, self.rule.logs, strict=True))
-        if self.exclude is not None:
-            del pairs[self.rule.index[bound[self.exclude].source]]
-            pairs = [(alternative, -math.log(len(pairs))) for alternative, _ in pairs]
-        return pairs
-
-
-def _forms(word: str, tag: str) -> dict[str, str]:
-    """A filler's inflections: itself, with its article and, for a name, its pronouns."""
-    forms = {"": word, "a": ("an " if word[0] in "aeiou" else "a ") + word}
-    if tag:
-        he, him, his = PRONOUNS[tag]
-        forms |= {"he": he, "him": him, "his": his}
-        forms |= {"He": he.capitalize(), "His": his.capitalize()}
-    return forms
+    bind: str | None = None
+    exclude: str | None = None
 
 
 class Grammar:
@@ -126,11 +105,9 @@ class Grammar:
         self.source = {name: tuple(alternatives) for name, alternatives in source.items()}
         self.rules = {name: Rule(name) for name in self.source}
         for name, rule in self.rules.items():
-            rule.alternatives = [self._alternative(text) for text in self._flat(name)]
-            rule.settle()
-        self._start = Choice(self.rules[START], None, "", None)
-        self.bindings: dict[str, dict[str, Alternative]] = {}
-        self._leads = cache(self._rule_leads)
+            rule.fill([self._compile(text) for text in self._flat(name)])
+        self._start = Choice(self.rules[START])
+        self._bindings: dict[str, dict[str, Alternative]] = {}
         self.check()
 
     def _flat(self, name: str) -> Iterator[str]:
@@ -141,125 +118,105 @@ class Grammar:
             else:
                 yield text
 
-    def _alternative(self, text: str) -> Alternative:
-        weight = _WEIGHT.match(text)
-        body, _, tag = text[weight.end() if weight else 0 :].partition("~")
+    def _compile(self, source: str) -> Alternative:
+        weight, text, tag = _ALTERNATIVE.fullmatch(source).groups()
         pieces: list[str | Copy | Choice] = []
         end = 0
-        for slot in _SLOT.finditer(body):
-            if slot.start() > end:
-                pieces.append(body[end : slot.start()])
-            pieces.append(self._slot(*slot.groups()))
+        for slot in _SLOT.finditer(text):
+            bind, name, form, exclude = slot.groups()
+            pieces.append(text[end : slot.start()])
+            if name in self.rules:
+                pieces.append(Choice(self.rules[name], bind, exclude))
+            else:
+                pieces.append(Copy(name, form or ""))
             end = slot.end()
-        if end < len(body):
-            pieces.append(body[end:])
-        if not pieces or any("{" in p or "}" in p for p in pieces if isinstance(p, str)):
-            raise GrammarError(f"malformed alternative: {text!r}")
-        plain = len(pieces) == 1 and isinstance(pieces[0], str)
-        count = int(weight[1]) if weight else 1
-        return Alternative(body, tuple(pieces), count, _forms(body, tag) if plain else {})
-
-    def _slot(
-        self, bind: str | None, name: str, form: str | None, exclude: str | None
-    ) -> Copy | Choice:
-        if name in self.rules:
-            return Choice(self.rules[name], bind, form or "", exclude)
-        if bind or exclude:
-            raise GrammarError(f"no rule named {name!r}")
-        return Copy(name, form or "")
-
-    # --- checks -------------------------------------------------------------------------
+        pieces = [piece for piece in (*pieces, text[end:]) if piece != ""]
+        if not pieces or any(set(p) & set("{}~|") for p in pieces if isinstance(p, str)):
+            raise GrammarError(f"malformed alternative: {source!r}")
+        forms = {"": text} if pieces == [text] else {}
+        if tag:
+            forms |= dict(zip(("he", "him", "his"), PRONOUNS[tag], strict=True))
+            forms |= {form.capitalize(): forms[form].capitalize() for form in ("he", "his")}
+        return Alternative(text, int(weight or 1), tuple(pieces), forms)
 
     def check(self) -> None:
         """Raise GrammarError unless stories are unambiguous and their entropy analytic."""
         for rule in self.rules.values():
-            for alternative in rule.alternatives:
-                for piece in alternative.pieces:
-                    if isinstance(piece, Choice) and piece.bind:
-                        fillers = {a.source: a for a in piece.rule.alternatives}
-                        self.bindings.setdefault(piece.bind, {}).update(fillers)
-        self._check_order(self.rules[START], frozenset())
+            for piece in (p for a in rule.alternatives for p in a.pieces):
+                if isinstance(piece, Choice) and piece.bind:
+                    fillers = {a.text: a for a in piece.rule.alternatives}
+                    self._bindings.setdefault(piece.bind, {}).update(fillers)
+        self._check_order(self._start, frozenset())
+        leads: dict[tuple[str, int], set[str]] = {}
         for rule in self.rules.values():
-            self._check_told_apart(rule)
+            self._check_told_apart(rule, leads)
 
-    def _check_order(self, rule: Rule, known: frozenset[str]) -> frozenset[str]:
+    def _check_order(self, choice: Choice, known: frozenset[str]) -> frozenset[str]:
         """Check that slots are bound once, before use; return those surely bound after."""
-        after = []
+        rule, after = choice.rule, []
+        if choice.exclude is not None:
+            # Leaving one of n equals always leaves n - 1 equals: that keeps entropy exact.
+            if choice.exclude not in known or rule.cumulative or len(rule.index) < 2:
+                raise GrammarError(f"{rule.name!r} cannot leave out {choice.exclude!r}")
+            if not self._bindings[choice.exclude].keys() <= rule.index.keys():
+                raise GrammarError(f"{choice.exclude!r} may not be among {rule.name!r}")
+        if choice.bind or choice.exclude:
+            if choice.bind in known or not all(a.forms for a in rule.alternatives):
+                raise GrammarError(f"{rule.name!r} cannot be bound to {choice.bind!r}")
+            return known | {choice.bind} if choice.bind else known
         for alternative in rule.alternatives:
             bound = known
             for piece in alternative.pieces:
-                if isinstance(piece, Copy):
-                    self._check_copy(piece, bound)
-                elif isinstance(piece, Choice):
-                    bound = self._check_choice(piece, bound)
+                if isinstance(piece, Choice):
+                    bound = self._check_order(piece, bound)
+                elif isinstance(piece, Copy):
+                    fillers = self._bindings[piece.name].values() if piece.name in bound else ()
+                    if not fillers or any(piece.form not in a.forms for a in fillers):
+                        raise GrammarError(f"{piece} is not known in {alternative.text!r}")
             after.append(bound)
         return frozenset.intersection(*after)
 
-    def _check_copy(self, piece: Copy, bound: frozenset[str]) -> None:
-        if piece.name not in bound:
-            raise GrammarError(f"{piece.name!r} is used before it is chosen")
-        if any(piece.form not in a.forms for a in self.bindings[piece.name].values()):
-            raise GrammarError(f"{[k for k in self.bindings[piece.name].items() if piece.form not in k[1].forms][:3]} {piece.name!r} does not always have a form {piece.form!r}")
-
-    def _check_choice(self, piece: Choice, bound: frozenset[str]) -> frozenset[str]:
-        rule = piece.rule
-        if piece.bind in bound:
-            raise GrammarError(f"{piece.bind!r} is chosen twice")
-        if piece.exclude is not None:
-            # Leaving one of n equals always leaves n - 1 equals: that keeps entropy exact.
-            if piece.exclude not in bound or rule.cumulative is not None:
-                raise GrammarError(f"{rule.name!r} cannot leave out {piece.exclude!r}")
-            if not self.bindings[piece.exclude].keys() <= rule.index.keys():
-                raise GrammarError(f"{piece.exclude!r} may not be among {rule.name!r}")
-        if piece.bind or piece.form or piece.exclude:
-            if any(piece.form not in a.forms for a in rule.alternatives):
-                raise GrammarError(f"{rule.name!r} has more than plain fillers")
-            return bound | {piece.bind} if piece.bind else bound
-        return self._check_order(rule, bound)
-
-    def _check_told_apart(self, rule: Rule) -> None:
+    def _check_told_apart(self, rule: Rule, leads: dict[tuple[str, int], set[str]]) -> None:
         """Check that no alternative can begin with all that another may emit."""
         clash = ""
         for limit in LOOKAHEAD:
             heads = sorted(
                 (head, i)
                 for i, alternative in enumerate(rule.alternatives)
-                for head in self._heads(alternative.pieces, limit)
+                for head in self._heads(alternative.pieces, limit, leads)
             )
-            clash, last = "", heads[0]
-            for head in heads[1:]:
-                if not head[0].startswith(last[0]):
-                    last = head
-                elif head[1] != last[1]:
-                    clash = head[0]
-                    break
+            clash, (last, owner) = "", heads[0]
+            for head, i in heads:
+                if not head.startswith(last):
+                    last, owner = head, i
+                elif i != owner:
+                    clash = head
             if not clash:
                 return
         raise GrammarError(f"alternatives of {rule.name!r} look alike: {clash!r}")
 
-    def _heads(self, pieces: Sequence[str | Copy | Choice], limit: int) -> set[str]:
+    def _heads(
+        self, pieces: Sequence, limit: int, leads: dict[tuple[str, int], set[str]]
+    ) -> set[str]:
         """All texts, cut to `limit` characters, that the pieces may begin with."""
         heads = {""}
         for piece in pieces:
             if all(len(head) >= limit for head in heads):
                 break
             if isinstance(piece, str):
-                nexts = {piece[:limit]}
+                nexts = {piece}
             elif isinstance(piece, Copy):
-                fillers = self.bindings[piece.name].values()
-                nexts = {a.forms[piece.form][:limit] for a in fillers}
+                nexts = {a.forms[piece.form] for a in self._bindings[piece.name].values()}
             else:
-                nexts = self._leads(piece.rule.name, piece.form, limit)
+                key = (piece.rule.name, limit)
+                if key not in leads:
+                    every = (
+                        self._heads(a.pieces, *key[1:], leads) for a in piece.rule.alternatives
+                    )
+                    leads[key] = set().union(*every)
+                nexts = leads[key]
             heads = {(head + n)[:limit] for head in heads for n in nexts}
         return heads
-
-    def _rule_leads(self, name: str, form: str, limit: int) -> set[str]:
-        alternatives = self.rules[name].alternatives
-        if form:
-            return {a.forms[form][:limit] for a in alternatives}
-        return set().union(*(self._heads(a.pieces, limit) for a in alternatives))
-
-    # --- readings -----------------------------------------------------------------------
 
     def entropy(self) -> float:
         """The entropy of a story, in nats: the best possible mean loss on one."""
@@ -271,10 +228,10 @@ class Grammar:
             return math.fsum(math.exp(log) * (of_pieces(a) - log) for a, log in pairs)
 
         def of_pieces(alternative: Alternative) -> float:
-            slots = [p for p in alternative.pieces if isinstance(p, Choice)]
+            choices = (piece for piece in alternative.pieces if isinstance(piece, Choice))
             return math.fsum(
-                math.log(len(p.rule.alternatives) - 1) if p.exclude else of_rule(p.rule.name)
-                for p in slots
+                math.log(len(c.rule.alternatives) - 1) if c.exclude else of_rule(c.rule.name)
+                for c in choices
             )
 
         return of_rule(START)
@@ -283,46 +240,28 @@ class Grammar:
         """The story numbered `index` of the endless run named by `seed`; a pure function."""
         digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
         draw = random.Random(int.from_bytes(digest, "big")).random
+        bound: dict[str, Alternative] = {}
         out: list[str] = []
-        plots: list[str] = []
-        total = self._emit(self._start, draw, {}, out, plots)
-        return Story("".join(out), plots[0], total)
+        plot = ""
 
-    def _emit(
-        self,
-        choice: Choice,
-        draw: Callable[[], float],
-        bound: dict[str, Alternative],
-        out: list[str],
-        plots: list[str],
-    ) -> float:
-        """Append the text of one drawn alternative to `out`; return its log probability."""
-        rule = choice.rule
-        count = len(rule.alternatives)
-        if choice.exclude is not None:
-            i = int(draw() * (count - 1))
-            i += i >= rule.index[bound[choice.exclude].source]
-            total = -math.log(count - 1)
-        else:
-            cumulative = rule.cumulative
-            i = int(draw() * count) if cumulative is None else bisect_right(cumulative, draw())
-            total = rule.logs[i]
-        alternative = rule.alternatives[i]
-        if alternative.forms:
-            out.append(alternative.forms[choice.form])
+        def emit(choice: Choice) -> float:
+            nonlocal plot
+            alternative, total = _pick(choice, bound, draw())
             if choice.bind is not None:
                 bound[choice.bind] = alternative
+            if choice.rule.name == PLOT:
+                plot = alternative.pieces[0].rule.name
+            for piece in alternative.pieces:
+                if type(piece) is str:
+                    out.append(piece)
+                elif type(piece) is Copy:
+                    out.append(bound[piece.name].forms[piece.form])
+                else:
+                    total += emit(piece)
             return total
-        if rule.name == PLOT:
-            plots.append(alternative.pieces[0].rule.name)
-        for piece in alternative.pieces:
-            if type(piece) is str:
-                out.append(piece)
-            elif type(piece) is Copy:
-                out.append(bound[piece.name].forms[piece.form])
-            else:
-                total += self._emit(piece, draw, bound, out, plots)
-        return total
+
+        total = emit(self._start)
+        return Story("".join(out), plot, total)
 
     def derivations(self, text: str | None = None) -> Iterator[Story]:
         """Every way to derive `text`, or, without one, every story of the grammar.
@@ -378,29 +317,49 @@ class Grammar:
         unknown = set(plots) - self.plots.keys()
         if unknown:
             raise GrammarError(f"no plots named {sorted(unknown)}")
-        slots = [p for r in self.rules.values() for a in r.alternatives for p in a.pieces]
+        slots = (p for r in self.rules.values() for a in r.alternatives for p in a.pieces)
         paired = {p.rule.name for p in slots if isinstance(p, Choice) and p.exclude}
         source = {}
         for name, alternatives in self.source.items():
             width = max((widths or {}).get(name, keep), 2 if name in paired else 1)
             source[name] = alternatives[:width]
-        wanted = [f"{{{name}}}" for name in plots]
-        every = self.source[PLOT]
-        source[PLOT] = [a for a in every if not plots or _WEIGHT.sub("", a) in wanted]
+        source[PLOT] = [f"{{{name}}}" for name in plots] or self.source[PLOT]
         return Grammar(source)
 
 
-def _branches(piece: Choice, state: tuple, text: str | None) -> Iterator[tuple]:
+def _pick(
+    choice: Choice, bound: Mapping[str, Alternative], draw: float
+) -> tuple[Alternative, float]:
+    """The alternative that a draw from [0, 1) falls on, and its log probability (nats)."""
+    rule = choice.rule
+    if choice.exclude is not None:
+        count = len(rule.alternatives) - 1
+        i = int(draw * count)
+        i += i >= rule.index[bound[choice.exclude].text]
+        return rule.alternatives[i], -math.log(count)
+    if rule.cumulative is None:
+        i = int(draw * len(rule.alternatives))
+    else:
+        i = bisect_right(rule.cumulative, draw)
+    return rule.alternatives[i], rule.logs[i]
+
+
+def _branches(choice: Choice, state: tuple, text: str | None) -> Iterator[tuple]:
     """The states that follow a choice, less those that the text rules out at once."""
     done, rest, bound, plot, total = state
-    for alternative, log in piece.options(bound):
-        pieces = (alternative.forms[piece.form],) if piece.form else alternative.pieces
-        first = pieces[0]
+    rule = choice.rule
+    left_out = bound[choice.exclude].text if choice.exclude else None
+    for alternative, log in zip(rule.alternatives, rule.logs, strict=True):
+        first = alternative.pieces[0]
         if text is not None and isinstance(first, str) and not text.startswith(first, len(done)):
             continue
-        known = bound | {piece.bind: alternative} if piece.bind else bound
-        name = pieces[0].rule.name if piece.rule.name == PLOT else plot
-        yield done, (pieces, 0, rest), known, name, total + log
+        if left_out is not None:
+            if alternative.text == left_out:
+                continue
+            log = -math.log(len(rule.alternatives) - 1)
+        known = bound | {choice.bind: alternative} if choice.bind else bound
+        name = first.rule.name if rule.name == PLOT else plot
+        yield done, (alternative.pieces, 0, rest), known, name, total + log
 
 
 @cache

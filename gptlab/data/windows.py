@@ -94,7 +94,9 @@ class Random(Sliding):
         return max(1, (len(self.tokens) - 1) // self.length)
 
     def starts(self, indices_B: np.ndarray) -> np.ndarray:
-        drawn = mix(mix(np.full(len(indices_B), self.seed, dtype=np.uint64)) + indices_B.astype(np.uint64))
+        drawn = mix(
+            mix(np.full(len(indices_B), self.seed, dtype=np.uint64)) + indices_B.astype(np.uint64)
+        )
         return (drawn / 2.0**64 * (len(self.tokens) - self.length)).astype(np.int64)
 
 

@@ -70,12 +70,16 @@ class GPT(nn.Module):
             x_BxTxD = x_BxTxD * math.sqrt(self.config.d_model)
         return self.dropout(self.positions.add(x_BxTxD))
 
-    def forward(self, ids_BxT: Tensor) -> Tensor:
-        """Logits for the token after each: (B, T) ids → (B, T, V). T ≤ context_length."""
+    def hidden(self, ids_BxT: Tensor) -> Tensor:
+        """What the head reads, (B, T, D). T ≤ context_length."""
         x_BxTxD = self.embed(ids_BxT)
         for block in self.blocks:
             x_BxTxD = block(x_BxTxD)
-        return self.head(self.final_norm(x_BxTxD))
+        return self.final_norm(x_BxTxD)
+
+    def forward(self, ids_BxT: Tensor) -> Tensor:
+        """Logits for the token after each: (B, T) ids → (B, T, V). T ≤ context_length."""
+        return self.head(self.hidden(ids_BxT))
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -1,0 +1,101 @@
+"""The words of a run: what it is about to do, and what came of it."""
+
+from pathlib import Path
+
+import torch
+
+from gptlab.config import TrainConfig
+from gptlab.data.corpus import Corpus
+from gptlab.evaluation.perplexity import Score
+from gptlab.model.gpt import GPT, count_parameters
+from gptlab.training.callbacks import duration
+from gptlab.training.plan import Plan
+
+
+def short(number: float) -> str:
+    """1234567 as `1.2M`."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def opening(
+    config: TrainConfig, plan: Plan, corpus: Corpus, net: GPT, seconds: float, folder: Path
+) -> str:
+    """What the run will do, a line for each thing."""
+    model, optim, shape = plan.model, config.optim, plan.shape
+    splits = corpus.splits
+    held = ", ".join(f"{s.documents:,} {n}" for n, s in splits.items() if n != "train")
+    batch = f"{shape.batch_size} × {plan.row_tokens} tokens"
+    if shape.accumulate > 1:
+        batch += f" × {shape.accumulate} accumulated"
+    if shape.world_size > 1:
+        batch += f" × {shape.world_size} devices"
+    total = plan.steps * plan.tokens_per_step
+    # Rows of documents are padded: the tokens that count are about the corpus's own, pass by pass.
+    if config.data.batching == "rows":
+        total = min(total, plan.epochs * splits["train"].tokens)
+    device = {"cpu": f"CPU, {torch.get_num_threads()} threads"}.get(plan.accelerator)
+    device = device or f"{plan.accelerator.upper()} × {shape.world_size}"
+    lines = {
+        "model": f"{count_parameters(net):,} parameters: {model.n_layer} layers, {model.n_head} "
+        f"heads, width {model.d_model}, context {model.context_length}; {model.norm}-norm, "
+        f"{model.position} positions, {model.feed_forward}",
+        "data": f"{corpus.folder.name}: {splits['train'].documents:,} documents, "
+        f"{short(splits['train'].tokens)} tokens (vocabulary {corpus.tokenizer.vocab_size:,}); "
+        f"held out: {held} ({corpus.meta['split_rule']})",
+        "steps": f"{plan.steps:,} of {batch} = {short(total)} tokens = "
+        f"{plan.epochs:.3g} passes over the data",
+        "optimizer": f"{optim.name}, {optim.schedule} rate {optim.lr:g}",
+        "device": f"{device}, {plan.precision}" + (", compiled" if config.trainer.compile else ""),
+        "time": f"about {duration(seconds)}",
+        "stored in": str(folder),
+    }
+    told = [f"  {name:<10} {text}" for name, text in lines.items()]
+    told += [f"  {'note':<10} {note}" for note in plan.notes]
+    if model.let_attention_see_the_future:
+        told.append("  WARNING    attention sees the future: this model cheats, as a demonstration")
+    return "\n".join(["training", *told, ""])
+
+
+def closing(
+    config: TrainConfig,
+    folder: Path,
+    score: Score | None,
+    best_possible: float | None,
+    stories: int,
+    seconds: float,
+) -> str:
+    """What came of the run, and the two commands to type next."""
+    lines = [f"done in {duration(seconds)}"]
+    if score is not None:
+        lines.append(
+            f"  validation    loss {score.loss:.4f} nats a token, perplexity {score.perplexity:.4g}, "
+            f"{score.bits_per_byte:.3f} bits a byte ({score.tokens:,} tokens)"
+        )
+    if score is not None and best_possible is not None:
+        per_story = score.tokens / stories
+        lines.append(
+            f"  best possible loss {best_possible:.4f}: this model is at "
+            f"{score.loss / best_possible:.3f} times it ({score.loss * per_story:.1f} against "
+            f"{best_possible * per_story:.1f} nats a story, from the first token to the end)"
+        )
+    checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("*.ckpt"))
+    lines += [
+        f"  run           {folder}",
+        f"  checkpoints   {', '.join(checkpoints)} in {folder / 'checkpoints'}",
+        f"  samples       {folder / 'samples'}",
+        "next",
+        f"  python generate.py {generate_arguments(config)}",
+        f"  tensorboard --logdir {config.run_root}",
+    ]
+    return "\n".join(lines)
+
+
+def generate_arguments(config: TrainConfig) -> str:
+    prompt = (config.prompt or "").replace('"', '\\"')
+    words = [f'prompt="{prompt}"'] if config.prompt else []
+    if config.run_root != "runs":
+        words.append(f"run_root={config.run_root}")
+    return " ".join(words)

@@ -1,0 +1,296 @@
+"""What happens beside the steps: metrics, progress, samples, checkpoints.
+
+All count in optimizer steps. Nothing here draws from the global random state.
+"""
+
+import csv
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from gptlab.config import SamplingConfig
+from gptlab.data.tokenizer import Tokenizer, decode
+from gptlab.generation import engine
+from gptlab.training.loss import perplexity
+from gptlab.training.plan import Plan
+
+COLUMNS = [
+    *("step", "tokens", "epoch", "train/loss", "train/perplexity", "train/lr"),
+    *("train/gradient_norm", "train/tokens_per_second", "valid/loss", "valid/perplexity"),
+    *("valid/bits_per_byte", "valid/best_possible"),
+]
+
+
+class StepCallback(Callback):
+    """Calls `on_step` once an optimizer step, after its last micro-batch."""
+
+    step = 0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self.step:
+            self.step = trainer.global_step
+            self.on_step(trainer, module, batch)
+
+    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        """After optimizer step number `self.step`, counted from 1."""
+
+
+class Meter(StepCallback):
+    """Gathers loss and speed, and writes them to metrics.csv and to the loggers.
+
+    Losses stay on the device between two lines of the log: no step waits for them.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, log_every: int, best_possible: float | None):
+        self.path = folder / "metrics.csv"
+        self.plan = plan
+        self.log_every = log_every
+        self.best_possible = best_possible
+        self.nats: torch.Tensor | float = 0.0
+        self.tokens = 0  # targets since the last line
+        self.tokens_seen = 0
+        self.training_seconds = 0.0  # validation, samples and checkpoints left out
+        self.latest: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        if trainer.is_global_zero:
+            with self.path.open("w", newline="") as file:
+                csv.writer(file).writerow(COLUMNS)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.nats = self.nats + outputs["nats"]
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+        self.training_seconds += time.perf_counter() - self.began
+
+    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        self.tokens += batch["step_tokens"]
+        self.tokens_seen += batch["step_tokens"]
+        if self.step % self.log_every and self.step != self.plan.steps:
+            return
+        nats = torch.as_tensor(self.nats, device=module.device)
+        loss = float(trainer.strategy.reduce(nats, reduce_op="sum")) / self.tokens
+        seconds = self.training_seconds + time.perf_counter() - self.began
+        metrics = {
+            "train/loss": loss,
+            "train/perplexity": perplexity(loss),
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/gradient_norm": float(module.gradient_norm),
+            "train/tokens_per_second": self.tokens / max(seconds, 1e-9),
+        }
+        self.nats, self.tokens, self.training_seconds = 0.0, 0, 0.0
+        self.began = time.perf_counter()
+        self.write(trainer, metrics)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("valid/")
+        }
+        if self.best_possible is not None:
+            metrics["valid/best_possible"] = self.best_possible
+        self.write(trainer, metrics)
+
+    def write(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        self.latest |= metrics
+        if not trainer.is_global_zero:
+            return
+        place = {
+            "step": self.step,
+            "tokens": self.tokens_seen,
+            "epoch": self.step * self.plan.shape.rows_per_step / self.plan.rows_per_epoch,
+        }
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(place | metrics)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics | {"train/tokens": place["tokens"]}, step=self.step)
+
+
+class Progress(StepCallback):
+    """One live bar on a terminal; elsewhere a plain line now and then."""
+
+    def __init__(self, meter: Meter, steps: int, stream: TextIO = sys.stderr, every: float = 10.0):
+        self.meter = meter
+        self.steps = steps
+        self.live = stream.isatty()
+        self.stream = stream
+        self.every = every  # seconds between two plain lines
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        self.first, self.began = self.step, time.perf_counter()
+        self.said = self.began
+        self.show = trainer.is_global_zero
+        self.bar = tqdm(
+            total=self.steps,
+            initial=self.step,
+            file=self.stream,
+            disable=not (self.live and self.show),
+            bar_format="{bar:24} {n_fmt}/{total_fmt}  {desc}",
+            leave=False,
+        )
+
+    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        now = time.perf_counter()
+        self.bar.set_description_str(self.words(now), refresh=False)
+        self.bar.update()
+        last = self.step == self.steps
+        if self.show and not self.live and (last or now - self.said > self.every):
+            self.said = now
+            print(f"step {self.step:,}/{self.steps:,}  {self.words(now)}", flush=True)
+
+    def words(self, now: float) -> str:
+        left = (now - self.began) / (self.step - self.first) * (self.steps - self.step)
+        latest = self.meter.latest
+        words = []
+        if "train/loss" in latest:
+            words.append(f"loss {latest['train/loss']:.3f}")
+            words.append(f"perplexity {latest['train/perplexity']:.4g}")
+        if "valid/loss" in latest:
+            words.append(f"valid {latest['valid/loss']:.3f}")
+        if "train/loss" in latest:
+            words.append(f"{latest['train/tokens_per_second']:,.0f} tokens/s")
+        return "  ".join([*words, f"{duration(left)} left"])
+
+    def on_train_end(self, *_: Any) -> None:
+        self.bar.close()
+
+    on_exception = on_train_end
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 20 s`, `5 h 10 min`."""
+    seconds = max(0, math.ceil(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+class Samples(StepCallback):
+    """Lets the model write, into `samples/`, the loggers and the terminal."""
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        tokenizer: Tokenizer,
+        prompt: list[int],
+        sampling: SamplingConfig,
+        n: int,
+        max_new_tokens: int,
+        seed: int,
+        every: int | None,
+        every_epoch: bool,
+    ):
+        self.folder = folder / "samples"
+        self.plan = plan
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.kinds = {"sampled": (sampling, n)}
+        self.greedy = {"greedy": (SamplingConfig(temperature=0.0), 1)}
+        self.max_new_tokens = max_new_tokens
+        self.seed = seed
+        self.every = every
+        self.every_epoch = every_epoch
+
+    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        if epoch := epoch_ended(self.plan, self.step) if self.every_epoch else None:
+            self.write(trainer, module, f"generated_text_epoch_{epoch}", self.greedy | self.kinds)
+        if self.every and self.step % self.every == 0:
+            self.write(trainer, module, f"step_{self.step}", self.kinds)
+
+    def write(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
+        opening = decode(self.tokenizer, self.prompt)
+        lines, first = [], ""
+        for kind, (sampling, n) in kinds.items():
+            texts = engine.write(
+                *(module.net, self.tokenizer, self.prompt, sampling),
+                n=n,
+                max_new_tokens=self.max_new_tokens,
+                seed=self.seed,
+            )
+            lines += [f"[{kind}]\n{opening}{text}\n" for text in texts]
+            first = opening + texts[0]
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_text"):
+                logger.experiment.add_text("samples", "\n\n".join(lines), self.step)
+        shown = " ".join(first.split())
+        short = shown if len(shown) <= 400 else shown[:400] + " …"
+        tqdm.write(f"\n  step {self.step:,}: {short}\n")
+
+
+class Checkpoints(StepCallback):
+    """best.ckpt by validation loss, last.ckpt, and, where asked, epoch_N.ckpt and step_N.ckpt."""
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        meter: Meter,
+        content: dict[str, Any],
+        every: int | None,
+        every_epoch: bool,
+        keep_steps: bool,
+    ):
+        self.folder = folder / "checkpoints"
+        self.plan = plan
+        self.meter = meter
+        self.content = content  # config and tokenizer, as plain values
+        self.every = every
+        self.every_epoch = every_epoch
+        self.keep_steps = keep_steps
+        self.best = math.inf
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        facts = {"tokens": self.meter.tokens_seen, "steps": self.plan.steps, **self.meter.latest}
+        checkpoint.update(self.content, gptlab=facts)
+
+    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        if self.every_epoch and (epoch := epoch_ended(self.plan, self.step)):
+            self.save(trainer, f"epoch_{epoch}")
+        if self.every and self.step % self.every == 0:
+            self.save(trainer, "last")
+            if self.keep_steps:
+                self.save(trainer, f"step_{self.step}")
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        loss = float(trainer.callback_metrics["valid/loss"])
+        if loss < self.best:
+            self.best = loss
+            self.save(trainer, "best")
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.save(trainer, "last")
+
+    def save(self, trainer: Trainer, name: str) -> None:
+        trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)
+
+
+def epoch_ended(plan: Plan, step: int) -> int | None:
+    """The number of the epoch whose last row this step trained on, counted from 1."""
+    after = step * plan.shape.rows_per_step // plan.rows_per_epoch
+    before = (step - 1) * plan.shape.rows_per_step // plan.rows_per_epoch
+    return after if after > before else None

@@ -1,0 +1,142 @@
+"""What a run will do, worked out before it begins: sizes, steps, device, precision."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from gptlab.config import ModelConfig, TrainConfig
+from gptlab.data.corpus import Corpus
+from gptlab.data.loader import Shape
+from gptlab.data.windows import make_windows
+from gptlab.errors import UserError
+
+PASSES = 30  # own text: at most so often over it …
+FEWEST_STEPS = 100  # … but at least so many steps
+
+
+@dataclass
+class Plan:
+    """Everything that the configuration left open, decided."""
+
+    model: ModelConfig  # with vocabulary and context
+    shape: Shape
+    steps: int
+    row_tokens: int
+    rows_per_epoch: int
+    accelerator: str  # cpu | cuda | mps
+    precision: str
+    notes: list[str] = field(default_factory=list)  # decisions a user should hear of
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.shape.rows_per_step * self.row_tokens
+
+    @property
+    def epochs(self) -> float:
+        return self.steps * self.shape.rows_per_step / self.rows_per_epoch
+
+
+def make_plan(config: TrainConfig, corpus: Corpus) -> Plan:
+    """Raises UserError where configuration and corpus do not go together."""
+    notes: list[str] = []
+    model = fit_model(config, corpus, notes)
+    windows = make_windows(corpus, "train", model.context_length, config.data, config.seed)
+    if windows.length < model.context_length and config.data.batching != "rows":
+        notes.append(
+            f"the text is shorter than model.context_length={model.context_length}: "
+            f"windows have {windows.length} tokens"
+        )
+    shape = make_shape(config, windows.length)
+    steps = count_steps(config, shape, len(windows), notes)
+    accelerator = resolve_accelerator(config.trainer.accelerator)
+    return Plan(
+        model=model,
+        shape=shape,
+        steps=steps,
+        row_tokens=windows.length,
+        rows_per_epoch=len(windows),
+        accelerator=accelerator,
+        precision=resolve_precision(config.trainer.precision, accelerator),
+        notes=notes,
+    )
+
+
+def fit_model(config: TrainConfig, corpus: Corpus, notes: list[str]) -> ModelConfig:
+    """The model with the tokenizer's vocabulary, and for own text a context that fits it."""
+    vocabulary = corpus.tokenizer.vocab_size
+    size = config.model.vocab_size or vocabulary
+    if size < vocabulary:
+        raise UserError(
+            f"model.vocab_size={size}: the tokenizer has {vocabulary:,} tokens; "
+            "leave it out, or give at least as many"
+        )
+    context = config.model.context_length
+    if config.data.fit_to_text:
+        tokens = {name: split.tokens for name, split in corpus.splits.items()}
+        fits = max(4, min(tokens["train"] // 8, tokens["valid"] - 1))
+        if fits < context:
+            notes.append(f"the text is short: context {fits} instead of {context}")
+            context = fits
+    return replace(config.model, vocab_size=size, context_length=context)
+
+
+def make_shape(config: TrainConfig, row_tokens: int) -> Shape:
+    """Rows a micro-batch, micro-batches a step; raises UserError where that is no whole number."""
+    trainer, batch = config.trainer, config.data.batch_size
+    world = trainer.devices * trainer.num_nodes
+    accumulate = trainer.accumulate_grad_batches
+    if trainer.tokens_per_step:
+        micro = batch * row_tokens * world
+        accumulate, rest = divmod(trainer.tokens_per_step, micro)
+        if rest:
+            near = max(1, round(trainer.tokens_per_step / micro)) * micro
+            raise UserError(
+                f"trainer.tokens_per_step={trainer.tokens_per_step}: must be a multiple of "
+                f"data.batch_size × tokens a row × devices = {batch} × {row_tokens} × {world} = "
+                f"{micro}, for instance {near}"
+            )
+    return Shape(batch, accumulate, world)
+
+
+def count_steps(config: TrainConfig, shape: Shape, rows: int, notes: list[str]) -> int:
+    """Optimizer steps: max_steps or max_epochs, whichever comes first."""
+    trainer = config.trainer
+    steps_per_epoch = rows / shape.rows_per_step
+    limits = [trainer.max_steps or math.inf]
+    if trainer.max_epochs:
+        # Up to the step that sees the last row: its remaining rows begin the next epoch.
+        limits.append(max(1, math.ceil(trainer.max_epochs * steps_per_epoch - 1e-9)))
+    if config.data.fit_to_text:
+        short = max(FEWEST_STEPS, math.ceil(PASSES * steps_per_epoch))
+        if short < min(limits):
+            notes.append(f"the text is short: {short} steps instead of {min(limits):g}")
+            limits.append(short)
+    return int(min(limits))
+
+
+def resolve_accelerator(wanted: str) -> str:
+    """cuda, mps or cpu; raises UserError where the wanted one is not there."""
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted in ("auto", "gpu"):
+        found = next(name for name, available in there.items() if available)
+        if wanted == "auto" or found != "cpu":
+            return found
+        raise UserError("trainer.accelerator=gpu: this machine has none that torch can use")
+    if not there[wanted]:
+        raise UserError(f"trainer.accelerator={wanted}: torch finds no such device here; try auto")
+    return wanted
+
+
+def resolve_precision(wanted: str, accelerator: str) -> str:
+    """`auto` is bfloat16 autocast on a CUDA device that has it, float32 elsewhere."""
+    if wanted == "16-mixed" and accelerator == "cpu":
+        raise UserError("trainer.precision=16-mixed: needs a GPU; on a CPU take bf16-mixed")
+    if wanted != "auto":
+        return wanted
+    fast = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if fast else "32-true"

@@ -1,0 +1,197 @@
+"""One training run, from a checked configuration to the last line on the screen."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer
+
+from gptlab import runs
+from gptlab.config import TrainConfig
+from gptlab.data.corpus import Corpus, open_corpus
+from gptlab.data.datamodule import TextData
+from gptlab.data.loader import TrainingBatches
+from gptlab.data.tokenizer import Tokenizer, decode
+from gptlab.errors import UserError
+from gptlab.evaluation.perplexity import Score, score
+from gptlab.generation.engine import prompt_ids
+from gptlab.model.gpt import GPT
+from gptlab.training import checkpoint
+from gptlab.training.announce import closing, opening
+from gptlab.training.callbacks import Checkpoints, Meter, Progress, Samples
+from gptlab.training.loss import summed_cross_entropy
+from gptlab.training.module import LanguageModel
+from gptlab.training.plan import Plan, make_plan
+from gptlab.training.quiet import quiet
+
+
+def train(config: TrainConfig, folder: Path | None = None) -> float:
+    """Trains, and returns the validation loss of the best checkpoint, in nats a token.
+
+    Raises UserError, with nothing left on disk, for whatever can be known before the first step.
+    """
+    quiet()
+    began = time.perf_counter()
+    corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
+    plan = make_plan(config, corpus)
+    torch.manual_seed(config.seed)
+    net = GPT(plan.model)
+    if config.trainer.compile:
+        net.compile()  # in place: torch.compile(net) would rename every weight
+    data = TextData(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
+    token_bytes = bytes_of_tokens(corpus.tokenizer, net.config.vocab_size)
+    module = LanguageModel(net, config.optim, plan.steps, token_bytes, config.seed)
+    module.configure_optimizers()  # a wrong name is found before anything is written
+    prompt = sample_prompt(config, corpus)
+    seconds = estimate_seconds(net, data, plan)
+
+    folder = folder or runs.create(Path(config.run_root).expanduser(), run_name(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = asdict(config) | {"model": asdict(plan.model)}
+    text = yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    trainer = make_trainer(config, plan, data, corpus, folder, prompt, stored)
+    if trainer.is_global_zero:
+        print(opening(config, plan, corpus, net, seconds, folder), flush=True)
+    trainer.fit(module, datamodule=data)
+
+    final = final_score(folder, data, token_bytes, plan)
+    if trainer.is_global_zero:
+        stories = data.validation("valid").rows
+        took = time.perf_counter() - began
+        print(closing(config, folder, final, data.best_possible(), stories, took))
+    return final.loss
+
+
+def run_name(config: TrainConfig) -> str:
+    """The run's name: as given, or the experiment, or the model's and the data's choices."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if config.name:
+        return config.name
+    if not HydraConfig.initialized():
+        return "run"
+    choices = HydraConfig.get().runtime.choices
+    return choices.get("experiment") or f"{choices['model']}_{choices['data']}"
+
+
+def bytes_of_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
+    """For each id of the model's vocabulary the bytes it writes; padding ids write none."""
+    lengths = [len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)]
+    return torch.tensor(lengths + [0] * (vocab_size - len(lengths)))
+
+
+def sample_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
+    """What samples begin with: the prompt, or the first ten tokens that were held out."""
+    if config.prompt is None:
+        first = corpus.tokens("valid")[:10].tolist()
+        opening = [token for token in first if token != corpus.tokenizer.eot]
+        return prompt_ids(
+            corpus.tokenizer, decode(corpus.tokenizer, opening), config.data.eot_first
+        )
+    return prompt_ids(corpus.tokenizer, config.prompt, config.data.eot_first)
+
+
+def estimate_seconds(net: GPT, data: TextData, plan: Plan) -> float:
+    """How long the run will take: from the second of two micro-batches, forward and backward.
+
+    On the device of the run; the gradients are thrown away and no weight moves.
+    """
+    net.to(plan.accelerator).train()
+    batch = TrainingBatches(data.windows, data.shape)[0]
+    source, target = (batch[name].to(plan.accelerator) for name in ("input", "target"))
+    for _ in range(2):
+        began = time.perf_counter()
+        float(summed_cross_entropy(net(source), target).backward() or 0)
+        torch.zeros(1, device=plan.accelerator).item()  # waits until the device is done
+        seconds = time.perf_counter() - began
+        net.zero_grad(set_to_none=True)
+        if seconds > 5:
+            break
+    net.to("cpu")
+    return seconds * plan.shape.accumulate * plan.steps
+
+
+def make_trainer(
+    config: TrainConfig,
+    plan: Plan,
+    data: TextData,
+    corpus: Corpus,
+    folder: Path,
+    prompt: list[int],
+    stored: dict[str, Any],
+) -> Trainer:
+    """Lightning's Trainer; raises UserError for a trainer.extra that it does not take."""
+    wanted = config.trainer
+    meter = Meter(folder, plan, wanted.log_every, data.best_possible())
+    ours = [
+        meter,
+        Progress(meter, plan.steps),
+        Samples(
+            *(folder, plan, corpus.tokenizer, prompt, config.sampling),
+            n=config.n,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+            every=wanted.sample_every,
+            every_epoch=wanted.sample_every_epoch,
+        ),
+        Checkpoints(
+            *(folder, plan, meter, {"config": stored, "tokenizer": corpus.tokenizer.state()}),
+            every=wanted.checkpoint_every,
+            every_epoch=wanted.checkpoint_every_epoch,
+            keep_steps=wanted.keep_steps,
+        ),
+    ]
+    validate_every = (wanted.eval_every or 0) * plan.shape.accumulate
+    arguments = {
+        "accelerator": plan.accelerator,
+        "devices": wanted.devices,
+        "num_nodes": wanted.num_nodes,
+        "strategy": wanted.strategy,
+        "precision": plan.precision,
+        "max_steps": plan.steps,
+        "max_epochs": -1,  # the loader never ends; an epoch is counted in rows
+        "accumulate_grad_batches": plan.shape.accumulate,
+        "val_check_interval": validate_every or None,
+        "limit_val_batches": 1.0 if validate_every else 0,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "deterministic": wanted.deterministic,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "log_every_n_steps": 1,
+        "default_root_dir": folder,
+        "plugins": [checkpoint.AtomicCheckpointIO()],
+        "callbacks": ours + plugged(config.callbacks),
+        "logger": plugged(config.logger, save_dir=str(folder)),
+    }
+    try:
+        return Trainer(**arguments | wanted.extra)
+    except (TypeError, ValueError) as error:
+        if not wanted.extra:
+            raise
+        raise UserError(f"trainer.extra={wanted.extra}: {error}") from None
+
+
+def plugged(group: dict[str, Any], **arguments: Any) -> list[Any]:
+    """The user's own classes, named by `_target_` in the typed configuration."""
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+
+    try:
+        return [instantiate(arguments | settings) for settings in group.values() if settings]
+    except HydraException as error:
+        raise UserError(f"a class in callbacks or logger: {str(error).splitlines()[0]}") from None
+
+
+def final_score(folder: Path, data: TextData, token_bytes: torch.Tensor, plan: Plan) -> Score:
+    """The best checkpoint, as it stands on disk, on the whole (bounded) validation split."""
+    found = runs.checkpoint_of(folder)
+    assert found is not None, "training ends by writing last.ckpt"
+    net = checkpoint.load(found).net.to(plan.accelerator)
+    return score(net, data.val_dataloader(), token_bytes, plan.precision)
