@@ -1,4 +1,4 @@
-"""Write with a model: `python generate.py prompt="Once upon a time"`, `python generate.py --help`."""
+"""Write with a model: `python generate.py prompt="Once upon a time"`."""
 
 from gptlab.config import GenerateConfig
 from gptlab.launcher import command

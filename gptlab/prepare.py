@@ -1,4 +1,4 @@
-"""Tokenise ahead of training: `python -m gptlab.prepare data=tinystories`, or check what is there."""
+"""Tokenise ahead of training, or check a corpus: `python -m gptlab.prepare data=tinystories`."""
 
 from gptlab.config import PrepareConfig
 from gptlab.launcher import command

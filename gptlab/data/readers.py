@@ -77,8 +77,8 @@ def chunks(path: Path) -> Iterator[str]:
     lines = 1
     since_line_end = 0
     try:
-        opened = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
-        with opened, io.TextIOWrapper(opened, encoding="utf-8-sig", newline=None) as file:
+        opener = gzip.open if path.name.endswith(".gz") else open
+        with opener(path, "rb") as raw, io.TextIOWrapper(raw, "utf-8-sig", newline=None) as file:
             while chunk := file.read(CHUNK):
                 if "\0" in chunk:
                     raise UserError(f"{path}: a binary file, not text (a NUL near line {lines})")

@@ -188,7 +188,7 @@ class WordTokenizer(Vocabulary):
     """One token a word or mark with the space before it; a word not in the list is spelled.
 
     The list holds the corpus's `max_words` most frequent pieces and, where that leaves pieces
-    out, every character of the corpus: any text of the corpus can be encoded, and decodes to itself.
+    out, every character of the corpus: any text of the corpus can be encoded.
     """
 
     name = "words"

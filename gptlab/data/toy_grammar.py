@@ -34,7 +34,7 @@ _WHO = {
         | Felix~he | Jasper~he | Owen~he | Ned~he""",
     "name": "+girl | +boy",
     "kind": """fox | bear | rabbit | mouse | kitten | puppy | lamb | squirrel | hedgehog | badger
-        | raccoon | panda | monkey | beaver | otter | pony | piglet | goat | tiger | lion
+        | raccoon | panda | monkey | beaver | weasel | pony | piglet | goat | tiger | lion
         | hamster""",
     "trait": """kind | brave | clever | gentle | cheerful | shy | curious | funny | polite
         | lively | helpful | playful | thoughtful | friendly | careful | merry | patient
@@ -50,7 +50,7 @@ _WHO = {
         | bridge | market | school | park | harbor | stream | mill | castle | station | library
         | bakery | garden | island | valley | field""",
     "scenic": """little | pretty | quiet | sunny | green | peaceful | shady | lovely | hidden
-        | famous | windy | misty | great | old | busy""",
+        | famous | windy | misty | great | bright | busy""",
     "loved": """loved | liked | enjoyed | was good at | was fond of | dreamed of | adored
         | practiced""",
     "hobby": """singing | dancing | painting | drawing | reading | cooking | swimming | climbing
@@ -103,7 +103,7 @@ _FRAMES = {
         | excitedly | gratefully""",
     "together": """together | side by side | for an hour | until noon | all morning | all day
         | until sunset | for hours""",
-    "atlast": "At last | Finally | In the end | Before long | Little by little | After some time",
+    "atlast": "At last | Finally | In the end | At long last | Soon enough | After some time",
     "danced": """danced | laughed | jumped | cheered | clapped | sang | giggled | glowed | beamed
         | grinned""",
     "joy": "joy | delight | glee | relief | pride | happiness | excitement | surprise",
@@ -147,7 +147,7 @@ _LESSONS = {
 _LOST_AND_BROKEN = {
     "lost_toy": """could not find {hero.his} {look} {color} {it:toy}. {react} {meet} They {looked}
         under the {wa:furniture} and behind the {furniture-wa}. {atlast}, {friend} {found} the
-        {it} in a {look} {color} {basket}. {thanks} {help_end}""",
+        {it} in a {color} {basket}. {thanks} {help_end}""",
     "found_treasure": """{found} a {look} {color} {it:treasure} {where}. {hero.He} {longed} to
         keep it. {meet} "I lost my {it}," {sighed} {friend} {sadly}. {hero} {gave} the {it} back
         at once. {friend} {danced} with {joy}. {honest_end}""",

@@ -9,7 +9,7 @@ from torch import Tensor
 from gptlab.data.loader import Batch
 from gptlab.data.windows import IGNORED
 from gptlab.model.gpt import GPT
-from gptlab.training.loss import bits_per_byte, perplexity, summed_cross_entropy
+from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
 
 
 @dataclass

@@ -10,10 +10,10 @@ from pathlib import Path
 from gptlab import runs
 from gptlab.config import GenerateConfig
 from gptlab.data.tokenizer import Vocabulary
+from gptlab.device import resolve_accelerator
 from gptlab.errors import UserError
 from gptlab.generation.engine import TextStream, generate, prompt_ids
-from gptlab.training import checkpoint
-from gptlab.training.plan import resolve_accelerator
+from gptlab.model import checkpoint
 
 
 def say(line: str) -> None:

@@ -71,8 +71,9 @@ def closing(
     lines = [f"done in {duration(seconds)}"]
     if score is not None:
         lines.append(
-            f"  validation    loss {score.loss:.4f} nats a token, perplexity {score.perplexity:.4g}, "
-            f"{score.bits_per_byte:.3f} bits a byte ({score.tokens:,} tokens)"
+            f"  validation    loss {score.loss:.4f} nats a token, perplexity "
+            f"{score.perplexity:.4g}, {score.bits_per_byte:.3f} bits a byte "
+            f"({score.tokens:,} tokens)"
         )
     if score is not None and best_possible is not None:
         per_story = score.tokens / stories

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from gptlab.config import SamplingConfig
 from gptlab.data.tokenizer import Tokenizer, decode
 from gptlab.generation import engine
-from gptlab.training.loss import perplexity
+from gptlab.model.loss import perplexity
 from gptlab.training.plan import Plan
 
 COLUMNS = [

@@ -11,8 +11,8 @@ from gptlab.config import OptimConfig
 from gptlab.data.loader import Batch
 from gptlab.data.windows import IGNORED
 from gptlab.model.gpt import GPT
+from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
 from gptlab.seeding import derive
-from gptlab.training.loss import bits_per_byte, perplexity, summed_cross_entropy
 from gptlab.training.optim import learning_rate, make_optimizer
 
 

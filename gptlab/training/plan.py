@@ -3,12 +3,11 @@
 import math
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from gptlab.config import ModelConfig, TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.loader import Shape
 from gptlab.data.windows import make_windows
+from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError
 
 PASSES = 30  # own text: at most so often over it …
@@ -113,30 +112,3 @@ def count_steps(config: TrainConfig, shape: Shape, rows: int, notes: list[str]) 
             notes.append(f"the text is short: {short} steps instead of {min(limits):g}")
             limits.append(short)
     return int(min(limits))
-
-
-def resolve_accelerator(wanted: str) -> str:
-    """cuda, mps or cpu; raises UserError where the wanted one is not there."""
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if wanted in ("auto", "gpu"):
-        found = next(name for name, available in there.items() if available)
-        if wanted == "auto" or found != "cpu":
-            return found
-        raise UserError("trainer.accelerator=gpu: this machine has none that torch can use")
-    if not there[wanted]:
-        raise UserError(f"trainer.accelerator={wanted}: torch finds no such device here; try auto")
-    return wanted
-
-
-def resolve_precision(wanted: str, accelerator: str) -> str:
-    """`auto` is bfloat16 autocast on a CUDA device that has it, float32 elsewhere."""
-    if wanted == "16-mixed" and accelerator == "cpu":
-        raise UserError("trainer.precision=16-mixed: needs a GPU; on a CPU take bf16-mixed")
-    if wanted != "auto":
-        return wanted
-    fast = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16-mixed" if fast else "32-true"

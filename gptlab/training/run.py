@@ -18,11 +18,12 @@ from gptlab.data.tokenizer import Tokenizer, decode
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import Score, score
 from gptlab.generation.engine import prompt_ids
+from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
-from gptlab.training import checkpoint
+from gptlab.model.loss import summed_cross_entropy
 from gptlab.training.announce import closing, opening
 from gptlab.training.callbacks import Checkpoints, Meter, Progress, Samples
-from gptlab.training.loss import summed_cross_entropy
+from gptlab.training.checkpoint import AtomicCheckpointIO
 from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
 from gptlab.training.quiet import quiet
@@ -166,7 +167,7 @@ def make_trainer(
         "enable_checkpointing": False,
         "log_every_n_steps": 1,
         "default_root_dir": folder,
-        "plugins": [checkpoint.AtomicCheckpointIO()],
+        "plugins": [AtomicCheckpointIO()],
         "callbacks": ours + plugged(config.callbacks),
         "logger": plugged(config.logger, save_dir=str(folder)),
     }

@@ -1,0 +1,63 @@
+"""Shared by the tests: commands run in this process, and small corpora of our own making."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from gptlab.config import DataConfig, TokenizerConfig
+from gptlab.data.corpus import Corpus, open_corpus
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits
+
+# A model that trains a step in milliseconds.
+TINY = ["model.n_layer=1", "model.n_head=2", "model.d_model=16", "model.d_ff=32"]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[..., Result]:
+    """`command("train", "a=b", …)` as `python train.py a=b …` in an empty folder would run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def run(module: str, *arguments: str) -> Result:
+        from hydra.core.global_hydra import GlobalHydra
+
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [f"{module}.py", *arguments])
+        capfd.readouterr()
+        try:
+            importlib.import_module(module).main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """300 embedded stories, tokenised by words."""
+    root = tmp_path_factory.mktemp("corpora")
+    return open_corpus(toy_data(), TokenizerConfig(name="words"), seed=1, corpus_root=str(root))
+
+
+def toy_data(**changes: object) -> DataConfig:
+    settings = {"batching": "rows", "eot_first": True, "batch_size": 4, "split": 0.1}
+    return DataConfig(source="toy_stories", max_samples=300, **(settings | changes))
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
