@@ -115,7 +115,7 @@ class TrainerConfig:
     precision: str = "auto"  # auto | 32-true | bf16-mixed | 16-mixed | bf16-true
     compile: bool = False
     deterministic: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)  # further arguments of Lightning's Trainer
+    extra: dict[str, Any] = field(default_factory=dict)  # Lightning's: +trainer.extra.NAME=VALUE
 
 
 @dataclass

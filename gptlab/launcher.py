@@ -146,7 +146,7 @@ def explain(error: Exception, name: str) -> str:
         reason = str(error).splitlines()[0]
         return f"{override}: cannot be read as key=value ({reason}); quote its special characters"
     # Hydra wraps OmegaConf's error, which names the key in full.
-    for cause in (error, error.__cause__, error.__context__):
+    for cause in (error.__cause__, error.__context__, error):
         text = str(cause).strip() if cause else ""
         if match := re.search(r"Could not find '(\w+)/([^']*)'", text):
             group, choice = match.groups()
@@ -157,21 +157,25 @@ def explain(error: Exception, name: str) -> str:
             )
         if match := re.search(r"Could not override '([^']+)'", text):
             return f"{match[1]}: there is no such key{suggest(match[1], known)}"
-        if match := re.search(r"Key '([^']+)' not in '\w+'", text):
-            full = re.search(r"full_key: (\S+)", text)
+        full = re.search(r"full_key: (\S+)", text)
+        if match := re.search(r"Key '([^']+)' (?:is )?not in", text):
             key = full[1] if full else match[1]
+            if key.startswith(OPEN):
+                return f"{key}: is new to this group; add it with a plus: +{key}=VALUE"
             return f"{key}: there is no such key{suggest(key, known)}"
-        if match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
-            full = re.search(r"full_key: (\S+)", text)
-            return f"{full[1] if full else 'a key'}={match[1]}: must be {A_VALUE[match[2]]}"
+        if match := re.search(r"Value '(.*)' (?:of type .* to (\w+)|is not a valid (bool))", text):
+            kind = match[2] or match[3]
+            return f"{full[1] if full else 'a key'}={match[1]}: must be {A_VALUE.get(kind, kind)}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
     return f"{first} (see `python {Path(sys.argv[0]).name} --help`)"
 
 
+# Groups that take keys of the user's own.
+OPEN = ("trainer.extra.", "callbacks.", "logger.")
 A_VALUE = {
     "Integer": "a whole number",
     "Float": "a number",
-    "Boolean": "true or false",
+    "bool": "true or false",
     "String": "text",
 }
 

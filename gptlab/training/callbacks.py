@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -124,11 +124,10 @@ class Meter(StepCallback):
 class Progress(StepCallback):
     """One live bar on a terminal; elsewhere a plain line now and then."""
 
-    def __init__(self, meter: Meter, steps: int, stream: TextIO = sys.stderr, every: float = 10.0):
+    def __init__(self, meter: Meter, steps: int, every: float = 10.0):
         self.meter = meter
         self.steps = steps
-        self.live = stream.isatty()
-        self.stream = stream
+        self.live = sys.stderr.isatty()
         self.every = every  # seconds between two plain lines
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -139,7 +138,6 @@ class Progress(StepCallback):
         self.bar = tqdm(
             total=self.steps,
             initial=self.step,
-            file=self.stream,
             disable=not (self.live and self.show),
             bar_format="{bar:24} {n_fmt}/{total_fmt}  {desc}",
             leave=False,

@@ -1,5 +1,6 @@
 """One training run, from a checked configuration to the last line on the screen."""
 
+import inspect
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from gptlab.data.corpus import Corpus, open_corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.loader import TrainingBatches
 from gptlab.data.tokenizer import Tokenizer, decode
-from gptlab.errors import UserError
+from gptlab.errors import UserError, did_you_mean
 from gptlab.evaluation.perplexity import Score, score
 from gptlab.generation.engine import prompt_ids
 from gptlab.model import checkpoint
@@ -29,13 +30,14 @@ from gptlab.training.plan import Plan, make_plan
 from gptlab.training.quiet import quiet
 
 
-def train(config: TrainConfig, folder: Path | None = None) -> float:
+def train(config: TrainConfig) -> float:
     """Trains, and returns the validation loss of the best checkpoint, in nats a token.
 
     Raises UserError, with nothing left on disk, for whatever can be known before the first step.
     """
     quiet()
     began = time.perf_counter()
+    check_extra(config.trainer.extra)
     corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
     plan = make_plan(config, corpus)
     torch.manual_seed(config.seed)
@@ -49,12 +51,15 @@ def train(config: TrainConfig, folder: Path | None = None) -> float:
     prompt = sample_prompt(config, corpus)
     seconds = estimate_seconds(net, data, plan)
 
-    folder = folder or runs.create(Path(config.run_root).expanduser(), run_name(config))
-    folder.mkdir(parents=True, exist_ok=True)
     stored = asdict(config) | {"model": asdict(plan.model)}
+    folder = runs.create(Path(config.run_root).expanduser(), run_name(config))
+    try:
+        trainer = make_trainer(config, plan, data, corpus, folder, prompt, stored)
+    except BaseException:
+        folder.rmdir()
+        raise
     text = yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
     (folder / "config.yaml").write_text(text, encoding="utf-8")
-    trainer = make_trainer(config, plan, data, corpus, folder, prompt, stored)
     if trainer.is_global_zero:
         print(opening(config, plan, corpus, net, seconds, folder), flush=True)
     trainer.fit(module, datamodule=data)
@@ -65,6 +70,17 @@ def train(config: TrainConfig, folder: Path | None = None) -> float:
         took = time.perf_counter() - began
         print(closing(config, folder, final, data.best_possible(), stories, took))
     return final.loss
+
+
+def check_extra(extra: dict[str, Any]) -> None:
+    """Raises UserError for arguments that Lightning's Trainer does not have."""
+    known = inspect.signature(Trainer.__init__).parameters
+    for name in extra:
+        if name not in known:
+            raise UserError(
+                f"trainer.extra.{name}: Lightning's Trainer has no such argument"
+                f"{did_you_mean(name, known)}"
+            )
 
 
 def run_name(config: TrainConfig) -> str:

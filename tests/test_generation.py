@@ -1,0 +1,134 @@
+"""Sampling follows the theory, and the engine writes what the model says."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gptlab.config import ModelConfig, SamplingConfig, TokenizerConfig
+from gptlab.data.tokenizer import CharTokenizer
+from gptlab.generation import sampling
+from gptlab.generation.engine import draw, generate, prompt_ids, write
+from gptlab.model.gpt import GPT
+
+LOGITS_1xV = torch.log(torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05]]))
+TOKENIZER = CharTokenizer.train(["abcdefg"], TokenizerConfig())
+
+
+def probabilities(**settings) -> list[float]:
+    return sampling.probabilities(LOGITS_1xV, SamplingConfig(**settings))[0].tolist()
+
+
+def test_probabilities_by_hand() -> None:
+    assert probabilities() == pytest.approx([0.4, 0.3, 0.15, 0.1, 0.05])
+    assert probabilities(temperature=0.0) == [1, 0, 0, 0, 0]
+    squares = [p**2 for p in (0.4, 0.3, 0.15, 0.1, 0.05)]
+    assert probabilities(temperature=0.5) == pytest.approx([s / sum(squares) for s in squares])
+    assert probabilities(top_k=2) == pytest.approx([4 / 7, 3 / 7, 0, 0, 0])
+    assert probabilities(top_p=0.7) == pytest.approx([4 / 7, 3 / 7, 0, 0, 0])
+    assert probabilities(top_p=0.71) == pytest.approx([40 / 85, 30 / 85, 15 / 85, 0, 0])
+    assert probabilities(top_p=0.01) == [1, 0, 0, 0, 0]
+    assert probabilities(top_k=3, top_p=0.5) == pytest.approx([4 / 7, 3 / 7, 0, 0, 0])
+    assert probabilities(top_k=99, top_p=1.0) == pytest.approx([0.4, 0.3, 0.15, 0.1, 0.05])
+
+
+def test_top_k_keeps_exactly_k_of_equal_logits() -> None:
+    kept = sampling.probabilities(torch.zeros(3, 7), SamplingConfig(top_k=4))
+    assert ((kept > 0).sum(-1) == 4).all() and torch.allclose(kept.sum(-1), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.8}, {"temperature": 2.0}]
+)
+def test_draws_follow_the_probabilities(settings: dict) -> None:
+    """Chi-square over 20,000 draws at 99.9 %."""
+    expected = torch.tensor(probabilities(**settings))
+    draws = [torch.Generator().manual_seed(5)] * 20_000
+    drawn = draw(expected.expand(20_000, 5), draws)
+    counts = torch.bincount(torch.tensor(drawn), minlength=5)
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    wanted = 20_000 * expected[possible]
+    limit = {2: 13.8, 3: 16.3, 4: 18.5}[int(possible.sum()) - 1]
+    assert ((counts[possible] - wanted) ** 2 / wanted).sum() < limit
+
+
+@pytest.fixture
+def net() -> GPT:
+    torch.manual_seed(0)
+    return GPT(ModelConfig(
+        n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=12, init_std=0.5
+    ))  # fmt: skip
+
+
+def test_greedy_is_the_likeliest_token_each_time(net: GPT) -> None:
+    ids = prompt_ids(TOKENIZER, "abc", eot_first=False)
+    net.eval()
+    written = list(generate(net, TOKENIZER, ids, SamplingConfig(temperature=0.0), 1, 12))
+    for (token,) in written:
+        logits = net(torch.tensor([ids[-8:]]))[0, -1, : TOKENIZER.vocab_size]
+        assert token == int(logits.argmax())
+        ids.append(token)
+    assert (
+        len(written) == 12
+        or int(net(torch.tensor([ids[-8:]]))[0, -1, : TOKENIZER.vocab_size].argmax())
+        == TOKENIZER.eot
+    )
+
+
+def test_padding_ids_are_never_written(net: GPT) -> None:
+    with torch.no_grad():
+        net.embedding.weight[TOKENIZER.vocab_size :] = (
+            50.0  # the head is tied: by far the likeliest
+        )
+    for tokens in generate(net, TOKENIZER, [0], SamplingConfig(), n=20, max_new_tokens=10):
+        assert all(token is None or token < TOKENIZER.vocab_size for token in tokens)
+
+
+def test_a_seed_is_the_same_text_in_any_company(net: GPT) -> None:
+    def texts(n: int, seed: int) -> list[str]:
+        return write(net, TOKENIZER, [1, 2], SamplingConfig(), n, max_new_tokens=30, seed=seed)
+
+    together = texts(5, 7)
+    assert together[:1] == texts(1, 7) and together[:3] == texts(3, 7)
+    assert len(set(together)) > 1
+    assert texts(5, 7) == together != texts(5, 8)
+
+
+def test_writing_does_not_touch_the_global_random_state(net: GPT) -> None:
+    before = torch.get_rng_state()
+    write(net, TOKENIZER, [1], SamplingConfig(), 2, 5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_each_sample_stops_at_its_own_end_of_text(net: GPT) -> None:
+    ended = list(generate(net, TOKENIZER, [1], SamplingConfig(), n=12, max_new_tokens=60))
+    lengths = [sum(tokens[i] is not None for tokens in ended) for i in range(12)]
+    assert len(set(lengths)) > 1
+    for sample, length in enumerate(lengths):
+        assert all(tokens[sample] is None for tokens in ended[length:])
+    assert all(TOKENIZER.eot not in tokens for tokens in ended)
+
+
+def test_a_prompt_longer_than_the_context_counts_by_its_end(net: GPT) -> None:
+    long = prompt_ids(TOKENIZER, "abcdefgabcdefgabcdefg", eot_first=False)
+    arguments = (TOKENIZER, SamplingConfig(), 3, 20, 1)
+    tokenizer, settings, n, most, seed = arguments
+    assert write(net, tokenizer, long, settings, n, most, seed) == write(
+        net, tokenizer, long[-8:], settings, n, most, seed
+    )
+
+
+def test_without_a_prompt_the_text_begins_after_end_of_text() -> None:
+    assert prompt_ids(TOKENIZER, "", eot_first=False) == [TOKENIZER.eot]
+    assert prompt_ids(TOKENIZER, "ab", eot_first=True) == [TOKENIZER.eot, 0, 1]
+    assert prompt_ids(TOKENIZER, "ab", eot_first=False) == [0, 1]
+
+
+def test_a_training_net_goes_on_training(net: GPT) -> None:
+    noisy = GPT(replace(net.config, dropout=0.5)).train()
+    first = write(noisy, TOKENIZER, [1], SamplingConfig(temperature=0.0), 1, 10)
+    assert noisy.training
+    assert first == write(noisy, TOKENIZER, [1], SamplingConfig(temperature=0.0), 1, 10)
+    assert math.isfinite(float(noisy(torch.tensor([[1]])).sum().detach()))
