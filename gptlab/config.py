@@ -69,7 +69,8 @@ class DataConfig:
     row_length: int | None = None  # rows: tokens a row is cut or padded to; null: context + 1
     eot_first: bool = False  # begin rows and prompts with end-of-text: the first word counts too
     keep_first_eot: bool = True  # rows: learn to end; false: ignore every end-of-text in the loss
-    valid_tokens: int = 200_000  # at most so many tokens are scored in one validation
+    valid_tokens: int = 100_000  # at most so many tokens are scored in one validation
+    max_steps: int = 2000  # of a run that names neither trainer.max_steps nor max_epochs
     num_workers: int = 0  # processes that make batches ready
     fit_to_text: bool = False  # own text: shorten context and training where the text is short
     prompt: str | None = None  # what samples begin with; null: the opening of a held-out document
@@ -88,24 +89,24 @@ class OptimConfig:
     decay: str = "matrices"  # matrices | all
     grad_clip: float = 1.0  # largest gradient norm; 0: no clipping
     schedule: str = "constant"  # constant | cosine | wsd
-    warmup_steps: int = 0
+    warmup_steps: int | None = 0  # null: a tenth of the run, at most 100
     min_lr: float = 0.0  # where cosine and wsd end
     cooldown: float = 0.2  # wsd: share of all steps in which the rate falls
 
 
 @dataclass
 class TrainerConfig:
-    """The run (gptlab/training). Steps are optimizer steps; null means: not at all, or decide."""
+    """The run (gptlab/training). Steps are optimizer steps."""
 
-    max_steps: int | None = None  # whichever of these two comes first ends the run
-    max_epochs: float | None = None  # passes over the training data
+    max_steps: int | None = None  # whichever of these two comes first ends the run;
+    max_epochs: float | None = None  # both null: as many steps as data.max_steps says
     accumulate_grad_batches: int = 1
     tokens_per_step: int | None = None  # sets accumulate_grad_batches
-    eval_every: int | None = 250
-    checkpoint_every: int | None = 250
+    eval_every: int | None = None  # steps; null: a fifth of the run, at most 1000; 0: never
+    checkpoint_every: int | None = None  # likewise
     checkpoint_every_epoch: bool = False
     keep_steps: bool = False  # keep each of checkpoint_every as step_N.ckpt
-    sample_every: int | None = 250
+    sample_every: int | None = None  # likewise
     sample_every_epoch: bool = False
     log_every: int = 10
     accelerator: str = "auto"  # auto | cpu | gpu | cuda | mps
@@ -197,6 +198,7 @@ BOUNDS: list[tuple[str, float | None, float | None]] = [
     ("data.stride", 1, None),
     ("data.row_length", 2, None),
     ("data.valid_tokens", 1, None),
+    ("data.max_steps", 1, None),
     ("data.num_workers", 0, None),
     ("optim.lr", 0, None),
     ("optim.eps", 0, None),
@@ -210,9 +212,9 @@ BOUNDS: list[tuple[str, float | None, float | None]] = [
     ("trainer.max_epochs", 1e-9, None),
     ("trainer.accumulate_grad_batches", 1, None),
     ("trainer.tokens_per_step", 1, None),
-    ("trainer.eval_every", 1, None),
-    ("trainer.checkpoint_every", 1, None),
-    ("trainer.sample_every", 1, None),
+    ("trainer.eval_every", 0, None),
+    ("trainer.checkpoint_every", 0, None),
+    ("trainer.sample_every", 0, None),
     ("trainer.log_every", 1, None),
     ("trainer.devices", 1, None),
     ("trainer.num_nodes", 1, None),
@@ -296,11 +298,7 @@ def check_training(config: TrainConfig) -> None:
         raise UserError(f"optim.betas={optim.betas}: must be two numbers from 0 to below 1")
     if optim.min_lr > optim.lr:
         raise UserError(f"optim.min_lr={optim.min_lr:g}: is above optim.lr={optim.lr:g}")
-    if not trainer.max_steps and not trainer.max_epochs:
-        raise UserError(
-            "trainer.max_steps=null: set it or trainer.max_epochs, or training never ends"
-        )
-    if trainer.max_steps and optim.warmup_steps > trainer.max_steps:
+    if trainer.max_steps and (optim.warmup_steps or 0) > trainer.max_steps:
         raise UserError(
             f"optim.warmup_steps={optim.warmup_steps}: is above trainer.max_steps="
             f"{trainer.max_steps}"

@@ -30,3 +30,9 @@ def resolve_precision(wanted: str, accelerator: str) -> str:
         return wanted
     fast = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if fast else "32-true"
+
+
+def autocast(precision: str, device: str) -> torch.autocast:
+    """The context in which Lightning's `…-mixed` precision computes; with any other, none."""
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    return torch.autocast(device, dtype=half, enabled=half is not None)

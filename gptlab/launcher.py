@@ -97,8 +97,21 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
         hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, name)) from None
+    finally:
+        tidy_sweeps(sys.argv[1:])
     if raised:
         raise raised[0]
+
+
+def tidy_sweeps(arguments: list[str]) -> None:
+    """Removes what Hydra leaves of a sweep: its own record, and a folder without any job."""
+    if not {"-m", "--multirun"} & set(arguments):
+        return
+    roots = [a.partition("=")[2].strip("'") for a in arguments if a.startswith("run_root=")]
+    for record in Path(roots[-1] if roots else "runs").glob("*_sweep/multirun.yaml"):
+        record.unlink()
+        if not any(record.parent.iterdir()):
+            record.parent.rmdir()
 
 
 def refuse_removals(arguments: list[str]) -> None:

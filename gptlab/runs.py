@@ -1,7 +1,6 @@
 """Run folders: `<run_root>/<date>_<time>_<name>/`, everything about one run."""
 
 import re
-from datetime import datetime
 from pathlib import Path
 
 from gptlab.errors import UserError, did_you_mean
@@ -10,12 +9,11 @@ CHECKPOINTS = ("best.ckpt", "last.ckpt")
 
 
 def create(root: Path, name: str) -> Path:
-    """A new folder of this second; of two runs in the same second the later gets a number.
+    """A new folder of that name; where there is one already, the new one gets a number.
 
     Raises UserError where the folder cannot be made.
     """
-    safe = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
-    stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{safe}"
+    stem = re.sub(r"[^\w.=,-]+", "-", name).strip("-.")
     for number in range(1, 1000):
         folder = root / (stem if number == 1 else f"{stem}-{number}")
         try:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gptlab.data.loader import Batch
 from gptlab.data.windows import IGNORED
+from gptlab.device import autocast
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
 
@@ -41,13 +42,12 @@ def score(net: GPT, batches: Iterable[Batch], token_bytes: Tensor, precision: st
     `token_bytes` holds for each token id the bytes it writes; `precision` is Lightning's name.
     """
     device = next(net.parameters()).device
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     total = Score(0.0, 0, 0)
     was_training = net.training
     net.eval()
     for batch in batches:
         target = batch["target"].to(device)
-        with torch.autocast(device.type, dtype=half, enabled=half is not None):
+        with autocast(precision, device.type):
             logits = net(batch["input"].to(device))
         real = batch["target"][batch["target"] != IGNORED]
         total.nats += float(summed_cross_entropy(logits, target))

@@ -20,6 +20,10 @@ def short(number: float) -> str:
     return f"{number:.0f}"
 
 
+def documents(count: int) -> str:
+    return f"{count:,} document" + ("s" if count != 1 else "")
+
+
 def opening(
     config: TrainConfig, plan: Plan, corpus: Corpus, net: GPT, seconds: float, folder: Path
 ) -> str:
@@ -42,7 +46,7 @@ def opening(
         "model": f"{count_parameters(net):,} parameters: {model.n_layer} layers, {model.n_head} "
         f"heads, width {model.d_model}, context {model.context_length}; {model.norm}-norm, "
         f"{model.position} positions, {model.feed_forward}",
-        "data": f"{corpus.folder.name}: {splits['train'].documents:,} documents, "
+        "data": f"{corpus.folder.name}: {documents(splits['train'].documents)}, "
         f"{short(splits['train'].tokens)} tokens (vocabulary {corpus.tokenizer.vocab_size:,}); "
         f"held out: {held} ({corpus.meta['split_rule']})",
         "steps": f"{plan.steps:,} of {batch} = {short(total)} tokens = "
@@ -88,15 +92,15 @@ def closing(
         f"  checkpoints   {', '.join(checkpoints)} in {folder / 'checkpoints'}",
         f"  samples       {folder / 'samples'}",
         "next",
-        f"  python generate.py {generate_arguments(config)}",
+        " ".join(["  python generate.py", *generate_arguments(config)]),
         f"  tensorboard --logdir {config.run_root}",
     ]
     return "\n".join(lines)
 
 
-def generate_arguments(config: TrainConfig) -> str:
+def generate_arguments(config: TrainConfig) -> list[str]:
     prompt = (config.prompt or "").replace('"', '\\"')
     words = [f'prompt="{prompt}"'] if config.prompt else []
     if config.run_root != "runs":
         words.append(f"run_root={config.run_root}")
-    return " ".join(words)
+    return words

@@ -194,7 +194,7 @@ class Samples(StepCallback):
         n: int,
         max_new_tokens: int,
         seed: int,
-        every: int | None,
+        every: int,
         every_epoch: bool,
     ):
         self.folder = folder / "samples"
@@ -235,7 +235,7 @@ class Samples(StepCallback):
                 logger.experiment.add_text("samples", "\n\n".join(lines), self.step)
         shown = " ".join(first.split())
         short = shown if len(shown) <= 400 else shown[:400] + " …"
-        tqdm.write(f"\n  step {self.step:,}: {short}\n")
+        tqdm.write(f"  step {self.step:,}: {short}\n")
 
 
 class Checkpoints(StepCallback):
@@ -247,7 +247,7 @@ class Checkpoints(StepCallback):
         plan: Plan,
         meter: Meter,
         content: dict[str, Any],
-        every: int | None,
+        every: int,
         every_epoch: bool,
         keep_steps: bool,
     ):

@@ -77,7 +77,7 @@ class LanguageModel(LightningModule):
             "valid/bits_per_byte": bits_per_byte(nats, bytes_per_token),
         }
         # For callbacks to monitor; the Meter writes all metrics to the loggers.
-        self.log_dict(scores, logger=False)
+        self.log_dict(scores, logger=False, sync_dist=self.trainer.world_size > 1)
 
     def configure_gradient_clipping(self, optimizer: Optimizer, **_: object) -> None:
         """Clips the norm of the whole gradient, and keeps it for the Meter."""

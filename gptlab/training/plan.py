@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 
-from gptlab.config import ModelConfig, TrainConfig
+from gptlab.config import ModelConfig, OptimConfig, TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.loader import Shape
 from gptlab.data.windows import make_windows
@@ -19,8 +19,12 @@ class Plan:
     """Everything that the configuration left open, decided."""
 
     model: ModelConfig  # with vocabulary and context
+    optim: OptimConfig  # with its warm-up
     shape: Shape
     steps: int
+    eval_every: int  # steps; 0: never
+    checkpoint_every: int
+    sample_every: int
     row_tokens: int
     rows_per_epoch: int
     accelerator: str  # cpu | cuda | mps
@@ -49,16 +53,27 @@ def make_plan(config: TrainConfig, corpus: Corpus) -> Plan:
     shape = make_shape(config, windows.length)
     steps = count_steps(config, shape, len(windows), notes)
     accelerator = resolve_accelerator(config.trainer.accelerator)
+    trainer, often = config.trainer, max(1, min(1000, steps // 5))
     return Plan(
         model=model,
+        optim=warm_up(config.optim, steps),
         shape=shape,
         steps=steps,
+        eval_every=often if trainer.eval_every is None else trainer.eval_every,
+        checkpoint_every=often if trainer.checkpoint_every is None else trainer.checkpoint_every,
+        sample_every=often if trainer.sample_every is None else trainer.sample_every,
         row_tokens=windows.length,
         rows_per_epoch=len(windows),
         accelerator=accelerator,
         precision=resolve_precision(config.trainer.precision, accelerator),
         notes=notes,
     )
+
+
+def warm_up(optim: OptimConfig, steps: int) -> OptimConfig:
+    if optim.warmup_steps is not None:
+        return optim
+    return replace(optim, warmup_steps=min(100, steps // 10))
 
 
 def fit_model(config: TrainConfig, corpus: Corpus, notes: list[str]) -> ModelConfig:
@@ -99,14 +114,15 @@ def make_shape(config: TrainConfig, row_tokens: int) -> Shape:
 
 
 def count_steps(config: TrainConfig, shape: Shape, rows: int, notes: list[str]) -> int:
-    """Optimizer steps: max_steps or max_epochs, whichever comes first."""
+    """Optimizer steps: max_steps or max_epochs, whichever comes first, or the data's default."""
     trainer = config.trainer
     steps_per_epoch = rows / shape.rows_per_step
-    limits = [trainer.max_steps or math.inf]
+    default = math.inf if trainer.max_epochs else config.data.max_steps
+    limits = [trainer.max_steps or default]
     if trainer.max_epochs:
         # Up to the step that sees the last row: its remaining rows begin the next epoch.
         limits.append(max(1, math.ceil(trainer.max_epochs * steps_per_epoch - 1e-9)))
-    if config.data.fit_to_text:
+    if config.data.fit_to_text and not trainer.max_steps and not trainer.max_epochs:
         short = max(FEWEST_STEPS, math.ceil(PASSES * steps_per_epoch))
         if short < min(limits):
             notes.append(f"the text is short: {short} steps instead of {min(limits):g}")

@@ -17,7 +17,8 @@ def keep(record: logging.LogRecord) -> bool:
 
 
 def quiet() -> None:
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(keep)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
+        logging.getLogger(name).addFilter(keep)
     # Batches are made whole by one indexed read: workers would only add cost.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Lightning's own call of a pytree function that torch has deprecated.

@@ -1,8 +1,10 @@
 """One training run, from a checked configuration to the last line on the screen."""
 
 import inspect
+import os
 import time
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from gptlab.data.corpus import Corpus, open_corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.loader import TrainingBatches
 from gptlab.data.tokenizer import Tokenizer, decode
+from gptlab.device import autocast
 from gptlab.errors import UserError, did_you_mean
 from gptlab.evaluation.perplexity import Score, score
 from gptlab.generation.engine import prompt_ids
@@ -28,6 +31,8 @@ from gptlab.training.checkpoint import AtomicCheckpointIO
 from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
 from gptlab.training.quiet import quiet
+
+FOLDER = "GPTLAB_RUN_FOLDER"
 
 
 def train(config: TrainConfig) -> float:
@@ -46,13 +51,13 @@ def train(config: TrainConfig) -> float:
         net.compile()  # in place: torch.compile(net) would rename every weight
     data = TextData(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
     token_bytes = bytes_of_tokens(corpus.tokenizer, net.config.vocab_size)
-    module = LanguageModel(net, config.optim, plan.steps, token_bytes, config.seed)
+    module = LanguageModel(net, plan.optim, plan.steps, token_bytes, config.seed)
     module.configure_optimizers()  # a wrong name is found before anything is written
     prompt = sample_prompt(config, corpus)
     seconds = estimate_seconds(net, data, plan)
 
     stored = asdict(config) | {"model": asdict(plan.model)}
-    folder = runs.create(Path(config.run_root).expanduser(), run_name(config))
+    folder = run_folder(config)
     try:
         trainer = make_trainer(config, plan, data, corpus, folder, prompt, stored)
     except BaseException:
@@ -83,16 +88,27 @@ def check_extra(extra: dict[str, Any]) -> None:
             )
 
 
-def run_name(config: TrainConfig) -> str:
-    """The run's name: as given, or the experiment, or the model's and the data's choices."""
-    from hydra.core.hydra_config import HydraConfig
+def run_folder(config: TrainConfig) -> Path:
+    """A new folder: named after the run's choices, or within its sweep's folder.
 
-    if config.name:
-        return config.name
-    if not HydraConfig.initialized():
-        return "run"
-    choices = HydraConfig.get().runtime.choices
-    return choices.get("experiment") or f"{choices['model']}_{choices['data']}"
+    Lightning starts the other processes of a run on several devices with this command again:
+    they find the folder of the first in the environment.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if "LOCAL_RANK" in os.environ and FOLDER in os.environ:
+        return Path(os.environ[FOLDER])
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        folder = runs.create(Path(hydra.sweep.dir), f"{hydra.job.num}_{hydra.job.override_dirname}")
+    else:
+        choices = hydra.runtime.choices
+        name = choices.get("experiment") or f"{choices['model']}_{choices['data']}"
+        root = Path(config.run_root).expanduser()
+        folder = runs.create(root, f"{datetime.now():%Y-%m-%d_%H%M%S}_{config.name or name}")
+    os.environ[FOLDER] = str(folder)
+    return folder
 
 
 def bytes_of_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
@@ -122,7 +138,9 @@ def estimate_seconds(net: GPT, data: TextData, plan: Plan) -> float:
     source, target = (batch[name].to(plan.accelerator) for name in ("input", "target"))
     for _ in range(2):
         began = time.perf_counter()
-        float(summed_cross_entropy(net(source), target).backward() or 0)
+        with autocast(plan.precision, plan.accelerator):
+            logits = net(source)
+        summed_cross_entropy(logits, target).backward()
         torch.zeros(1, device=plan.accelerator).item()  # waits until the device is done
         seconds = time.perf_counter() - began
         net.zero_grad(set_to_none=True)
@@ -152,17 +170,17 @@ def make_trainer(
             n=config.n,
             max_new_tokens=config.max_new_tokens,
             seed=config.seed,
-            every=wanted.sample_every,
+            every=plan.sample_every,
             every_epoch=wanted.sample_every_epoch,
         ),
         Checkpoints(
             *(folder, plan, meter, {"config": stored, "tokenizer": corpus.tokenizer.state()}),
-            every=wanted.checkpoint_every,
+            every=plan.checkpoint_every,
             every_epoch=wanted.checkpoint_every_epoch,
             keep_steps=wanted.keep_steps,
         ),
     ]
-    validate_every = (wanted.eval_every or 0) * plan.shape.accumulate
+    validate_every = plan.eval_every * plan.shape.accumulate
     arguments = {
         "accelerator": plan.accelerator,
         "devices": wanted.devices,

@@ -1,0 +1,352 @@
+"""The recipe: losses, gradients, schedules, checkpoints, and whole runs."""
+
+import csv
+import errno
+import math
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from gptlab.config import DataConfig, ModelConfig, OptimConfig
+from gptlab.data.corpus import Corpus
+from gptlab.data.datamodule import TextData
+from gptlab.data.loader import Shape
+from gptlab.data.windows import IGNORED
+from gptlab.evaluation.perplexity import score
+from gptlab.model import checkpoint
+from gptlab.model.gpt import GPT
+from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
+from gptlab.training.checkpoint import AtomicCheckpointIO
+from gptlab.training.module import LanguageModel
+from gptlab.training.optim import learning_rate, make_optimizer, parameter_groups
+from gptlab.training.run import bytes_of_tokens
+from tests.conftest import TINY, files_below, toy_data
+
+
+def tiny_net(vocab_size: int, **changes) -> GPT:
+    torch.manual_seed(0)
+    settings = {"n_layer": 1, "n_head": 2, "d_model": 16, "context_length": 128}
+    return GPT(ModelConfig(vocab_size=vocab_size, **(settings | changes)))
+
+
+def test_padded_batches_have_the_loss_of_their_sequences(toy_corpus: Corpus) -> None:
+    data = TextData(toy_corpus, toy_data(), 128, Shape(6, 1), seed=1)
+    batch = data.train_dataloader().dataset[0]
+    net = tiny_net(toy_corpus.tokenizer.vocab_size)
+    together = summed_cross_entropy(net(batch["input"]), batch["target"])
+    alone, tokens = 0.0, 0
+    for source, target in zip(batch["input"], batch["target"], strict=True):
+        length = int((target != IGNORED).sum())
+        logits = net(source[None, :length])
+        losses = torch.nn.functional.cross_entropy(logits[0], target[:length], reduction="none")
+        alone += losses.sum()
+        tokens += length
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-4)
+    assert tokens == batch["step_tokens"]
+
+
+class KeepGradients(Callback):
+    """The gradients of the first optimizer step."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        self.gradients = [p.grad.clone() for p in module.net.parameters()]
+
+
+def one_step(corpus: Corpus, batch_size: int, accumulate: int) -> list[torch.Tensor]:
+    net = tiny_net(corpus.tokenizer.vocab_size, dropout=0.0)
+    data = TextData(corpus, toy_data(), 128, Shape(batch_size, accumulate), seed=1)
+    token_bytes = bytes_of_tokens(corpus.tokenizer, corpus.tokenizer.vocab_size)
+    keep = KeepGradients()
+    trainer = Trainer(
+        max_steps=1, max_epochs=-1, accumulate_grad_batches=accumulate, accelerator="cpu",
+        logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0,
+        callbacks=[keep],
+    )  # fmt: skip
+    trainer.fit(LanguageModel(net, OptimConfig(), 1, token_bytes, seed=1), datamodule=data)
+    return keep.gradients
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(toy_corpus: Corpus) -> None:
+    """1 × 32 and 32 × 1, stories of uneven lengths."""
+    whole, parts = one_step(toy_corpus, 32, 1), one_step(toy_corpus, 1, 32)
+    for a, b in zip(whole, parts, strict=True):
+        assert a.abs().max() > 0
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_schedules() -> None:
+    def rates(**settings) -> list[float]:
+        config = OptimConfig(lr=1.0, **settings)
+        return [learning_rate(step, 100, config) for step in range(101)]
+
+    assert set(rates()) == {1.0}
+    warm = rates(warmup_steps=10)
+    assert warm[:10] == pytest.approx([i / 10 for i in range(1, 11)]) and set(warm[10:]) == {1.0}
+    cosine = rates(schedule="cosine", warmup_steps=10, min_lr=0.1)
+    assert cosine[10] == pytest.approx(1.0) and cosine[55] == pytest.approx(0.55)
+    assert cosine[100] == pytest.approx(0.1) and cosine[10:] == sorted(cosine[10:], reverse=True)
+    wsd = rates(schedule="wsd", cooldown=0.2, min_lr=0.2)
+    assert set(wsd[:81]) == {1.0} and wsd[90] == pytest.approx(0.6)
+    assert wsd[100] == pytest.approx(0.2)
+
+
+def test_decay_is_for_matrices_only_or_for_all() -> None:
+    net = tiny_net(20)
+    by_name = {id(p): name for name, p in net.named_parameters()}
+    groups = parameter_groups(net, OptimConfig(weight_decay=0.1))
+    rates = {by_name[id(p)]: g["weight_decay"] for g in groups for p in g["params"]}
+    assert rates.pop("embedding.weight") == 0.1
+    assert all((rate == 0.1) == (net.get_parameter(name).ndim == 2) for name, rate in rates.items())
+    (group,) = parameter_groups(net, OptimConfig(decay="all"))
+    assert len(group["params"]) == len(by_name)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_optimizers_equal_torchs_by_name(name: str) -> None:
+    optimizer = make_optimizer(tiny_net(20), OptimConfig(name=name, lr=0.5))
+    assert type(optimizer).__name__.lower() == name
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+
+
+def test_figures() -> None:
+    assert perplexity(2.0) == pytest.approx(7.389, abs=5e-4)
+    assert perplexity(1e6) == math.inf
+    assert bits_per_byte(math.log(2) * 30, 10) == pytest.approx(3.0)
+
+
+def test_score_is_weighted_by_tokens_and_counts_bytes(toy_corpus: Corpus) -> None:
+    data = TextData(toy_corpus, toy_data(batch_size=3), 128, Shape(3, 1), seed=1)
+    net = tiny_net(toy_corpus.tokenizer.vocab_size)
+    token_bytes = bytes_of_tokens(toy_corpus.tokenizer, net.config.vocab_size)
+    got = score(net, data.val_dataloader(), token_bytes, "32-true")
+    valid = toy_corpus.splits["valid"]
+    assert (got.tokens, got.bytes) == (valid.tokens, valid.bytes)
+    assert got.loss == pytest.approx(math.log(net.config.vocab_size), abs=0.1)
+    assert got.bits_per_byte == pytest.approx(got.nats / math.log(2) / valid.bytes)
+
+
+# --- whole runs -------------------------------------------------------------------------------
+
+SMOKE = [*TINY, "profile=smoke"]
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def only_run(tmp_path: Path) -> Path:
+    (folder,) = (tmp_path / "runs").iterdir()
+    return folder
+
+
+def test_a_run_tells_and_leaves_everything(command, tmp_path: Path) -> None:
+    result = command("train", *SMOKE, "n=2")
+    assert result.code == 0, result.err
+    assert result.err == ""
+    told = [
+        "training", "model", "parameters", "data", "toy_stories-words", "steps", "passes",
+        "optimizer", "device", "32-true", "time", "about", "stored in", "step 4: Once upon a time",
+        "step 4/4", "tokens/s", "done in", "validation", "perplexity", "best possible",
+        "checkpoints", "next", "python generate.py prompt=\"Once upon a time\"",
+        "tensorboard --logdir runs",
+    ]  # fmt: skip
+    place = 0
+    for words in told:
+        assert words in result.out, words
+        if words not in ("step 4: Once upon a time", "step 4/4", "tokens/s", "done in"):
+            assert result.out.find(words, place) >= 0, f"{words} comes too early"
+    folder = only_run(tmp_path)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d{6}_toy_toy_stories", folder.name)
+    names = files_below(folder)
+    for name in ("config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        assert name in names
+    assert "samples/step_4.txt" in names and any("tfevents" in name for name in names)
+    assert not (tmp_path / "outputs").exists() and not (tmp_path / "multirun").exists()
+    rows = metrics(folder)
+    assert list(rows[0])[:3] == ["step", "tokens", "epoch"]
+    steps = [int(row["step"]) for row in rows if row["train/loss"]]
+    assert steps == [1, 2, 3, 4]
+    assert [int(row["step"]) for row in rows if row["valid/loss"]] == [2, 4]
+    final = re.search(r"loss ([\d.]+) nats", result.out)
+    best = min(float(row["valid/loss"]) for row in rows if row["valid/loss"])
+    assert float(final[1]) == pytest.approx(best, abs=2e-4)
+
+
+def test_tensorboard_has_the_tags(command, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert command("train", *SMOKE).code == 0
+    events = EventAccumulator(str(only_run(tmp_path))).Reload()
+    scalars = events.Tags()["scalars"]
+    for tag in (
+        *("train/loss", "train/perplexity", "train/lr", "train/tokens_per_second"),
+        *("train/tokens", "valid/loss", "valid/perplexity", "valid/best_possible"),
+    ):
+        assert tag in scalars
+    assert any("samples" in tag for tag in events.Tags()["tensors"])
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
+
+
+def test_the_same_command_twice_gives_the_same_bits(command, tmp_path: Path) -> None:
+    runs = []
+    for root in ("a", "b"):
+        arguments = [*SMOKE, f"run_root={root}", "model.dropout=0.2", "data.num_workers=0"]
+        assert command("train", *arguments).code == 0
+        (folder,) = (tmp_path / root).iterdir()
+        content = checkpoint.read(folder / "checkpoints" / "last.ckpt")
+        runs.append((content["state_dict"], [r["train/loss"] for r in metrics(folder)]))
+    assert runs[0][1] == runs[1][1]
+    assert all(torch.equal(a, runs[1][0][name]) for name, a in runs[0][0].items())
+
+
+def test_another_seed_is_another_run(command, tmp_path: Path) -> None:
+    losses = []
+    for seed in (1, 2):
+        assert command("train", *SMOKE, f"seed={seed}", f"run_root=r{seed}").code == 0
+        (folder,) = (tmp_path / f"r{seed}").iterdir()
+        losses.append(metrics(folder)[0]["train/loss"])
+    assert losses[0] != losses[1]
+
+
+def test_epochs_count_rows_and_leave_checkpoints_and_samples(command, tmp_path: Path) -> None:
+    result = command(
+        "train", *SMOKE, "data.max_samples=20", "data.split=0.2", "trainer.max_epochs=2",
+        "trainer.max_steps=null", "trainer.checkpoint_every_epoch=true",
+        "trainer.sample_every_epoch=true", "trainer.keep_steps=true",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    names = files_below(only_run(tmp_path))
+    for name in ("checkpoints/epoch_1.ckpt", "checkpoints/epoch_2.ckpt", "checkpoints/step_2.ckpt"):
+        assert name in names
+    text = (only_run(tmp_path) / "samples" / "generated_text_epoch_2.txt").read_text()
+    assert "[greedy]\nOnce upon a time" in text and "[sampled]\nOnce upon a time" in text
+    assert float(metrics(only_run(tmp_path))[-1]["epoch"]) >= 2
+
+
+def test_a_checkpoint_is_enough_to_write_with(command, tmp_path: Path) -> None:
+    assert command("train", *SMOKE).code == 0
+    path = only_run(tmp_path) / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    assert content["global_step"] == 4 and content["config"]["model"]["d_model"] == 16
+    assert all(name.startswith("net.") for name in content["state_dict"])
+    moved = tmp_path / "elsewhere.ckpt"
+    path.rename(moved)
+    for left in (tmp_path / "runs", tmp_path / "corpora"):
+        left.rename(tmp_path / f"hidden-{left.name}")
+    result = command("generate", f"run={moved}", "prompt=Once upon a time", "max_new_tokens=5")
+    assert result.code == 0 and result.out.startswith("Once upon a time")
+
+
+def test_compiled_keeps_the_names_of_weights() -> None:
+    net = tiny_net(20)
+    names = list(net.state_dict())
+    net.compile()
+    assert list(net.state_dict()) == names
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch) -> None:
+    writer, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    writer.save_checkpoint({"step": 1}, path)
+
+    def no_space(_content: object, file) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", no_space)
+    from gptlab.errors import UserError
+
+    with pytest.raises(UserError, match="disk is full"):
+        writer.save_checkpoint({"step": 2}, path)
+    monkeypatch.undo()
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert files_below(tmp_path) == ["last.ckpt"]
+
+
+def test_a_full_disk_ends_a_run_in_one_line(command, tmp_path: Path, monkeypatch) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gptlab.training.checkpoint.torch.save", no_space)
+    result = command("train", *SMOKE)
+    assert result.code == 2
+    assert "disk is full" in result.err and "Traceback" not in result.err
+
+
+class Malicious:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+def test_foreign_checkpoints_are_refused_and_not_executed(command, tmp_path: Path) -> None:
+    assert command("train", *SMOKE).code == 0
+    good = (only_run(tmp_path) / "checkpoints" / "last.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(good[: len(good) // 2])
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    torch.save({"model": {"w": torch.zeros(2)}}, tmp_path / "other.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save({"state_dict": Malicious()}, tmp_path / "malicious.ckpt")
+    (tmp_path / "pickle.ckpt").write_bytes(pickle.dumps(Malicious()))
+    wrong = torch.load(only_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    wrong["config"]["model"]["d_model"] = 32
+    torch.save(wrong, tmp_path / "wrong.ckpt")
+    words = {
+        "half": "truncated", "empty": "truncated", "text": "truncated, or not a checkpoint",
+        "other": "not a checkpoint of gptlab's", "list": "not a checkpoint of gptlab's",
+        "malicious": "refused", "pickle": "not a checkpoint", "wrong": "do not fit together",
+    }  # fmt: skip
+    for name, reason in words.items():
+        result = command("generate", f"run={tmp_path / name}.ckpt", "prompt=Once")
+        assert (result.code, result.err.count("\n")) == (2, 1), result.err
+        assert reason in result.err
+    assert not (tmp_path / "executed").exists()
+
+
+def test_no_model_beats_the_best_possible(command, tmp_path: Path) -> None:
+    """A short real training stays above the grammar's own likelihood, and far below chance."""
+    result = command(
+        "train", "model.n_layer=1", "model.d_model=32", "trainer.max_steps=150", "optim.lr=1e-2",
+        "data.max_samples=2000", "trainer.sample_every=0", "data.batch_size=8",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    ratio = float(re.search(r"is at ([\d.]+) times it", result.out)[1])
+    assert 1.0 < ratio < 3.5
+
+
+def test_an_unseen_future_is_why_the_bound_holds(command, tmp_path: Path) -> None:
+    """With the leak switched on, the same training goes under the best possible loss."""
+    result = command(
+        "train", "model.n_layer=1", "model.d_model=64", "model.init_std=0.08", "optim.lr=1e-2",
+        "model.position=rotary", "trainer.max_steps=150", "trainer.sample_every=0",
+        "data.max_samples=2000", "data.batch_size=8", "model.let_attention_see_the_future=true",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert "WARNING    attention sees the future" in result.out
+    assert float(re.search(r"is at ([\d.]+) times it", result.out)[1]) < 1.0
+
+
+def test_a_sweep_runs_every_job_in_a_folder_of_its_own(command, tmp_path: Path) -> None:
+    result = command("train", "-m", *SMOKE, "model.n_layer=1,2", "model.n_head=2,3")
+    (sweep,) = (tmp_path / "runs").iterdir()
+    assert sweep.name.endswith("_sweep")
+    finished = [path.name for path in sweep.iterdir() if (path / "metrics.csv").exists()]
+    assert len(finished) == 2
+    assert result.err.count("error: job") == 2 and "must divide" in result.err
+    assert result.code == 0
+    assert not (sweep / "multirun.yaml").exists()
+
+
+def test_dropout_needs_no_history(toy_corpus: Corpus) -> None:
+    """Data and dropout of a micro-batch are functions of its number."""
+    data = TextData(toy_corpus, DataConfig(batching="random"), 32, Shape(4, 1), seed=9)
+    dataset = data.train_dataloader().dataset
+    alone = dataset[5]["input"]
+    for number in range(5):
+        dataset[number]
+    assert torch.equal(dataset[5]["input"], alone)
