@@ -323,6 +323,9 @@ def test_best_possible_is_the_grammars_own_likelihood(toy_corpus: Corpus) -> Non
     expected = [-toy_stories.log_probability(text) for text in texts]
     np.testing.assert_allclose(toy_corpus.nats("valid"), expected, rtol=1e-12)
     assert toy_corpus.nats("train") is None
+    stored = toy_corpus.meta["best_possible"]
+    assert stored["entropy_per_document"] == pytest.approx(toy_stories.entropy(), rel=1e-12)
+    assert stored["negative_log_likelihood"]["valid"] == pytest.approx(sum(expected), rel=1e-12)
 
 
 def test_memory_stays_bounded_while_a_large_text_is_read(tmp_path: Path) -> None:

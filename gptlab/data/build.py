@@ -11,7 +11,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,12 @@ from gptlab.config import DataConfig, TokenizerConfig
 from gptlab.data.corpus import Split, checksums, say
 from gptlab.data.readers import Piece, repair
 from gptlab.data.sources import Source
+from gptlab.data.splits import Scan, SplitRule
 from gptlab.data.tokenizer import Tokenizer, build_tokenizer, fingerprint
 from gptlab.errors import UserError
 
 SHORTEST = 64  # tokens; below, there is nothing to learn
 BATCH = 1 << 20  # characters encoded at once
-
-
-@dataclass
-class Scan:
-    """What the first pass learns of one of the source's splits."""
-
-    lengths: array = field(default_factory=lambda: array("Q"))  # characters of each document
-    hashes: array = field(default_factory=lambda: array("Q"))  # 64 bits of each document's content
-    mojibake: int = 0  # places where the encoding was damaged
 
 
 def clean(pieces: Iterator[Piece], config: DataConfig, scan: Scan | None = None) -> Iterator[Piece]:
@@ -92,24 +84,34 @@ def build(
     for split, scan in scans.items():
         if not scan.lengths:
             raise UserError(f"data.{'path' if split == 'train' else 'valid_path'}: holds no text")
-    plan = Plan(scans, data, seed)
-    writers = write(folder, source, plan, data, tokenizer)
+    rule = SplitRule(scans, data, seed)
+    writers = write(folder, source, rule, data, tokenizer)
     splits = {name: writer.finish() for name, writer in writers.items()}
     check_length(splits)
     damage = sum(scan.mojibake for scan in scans.values())
     meta |= {
         "dtype": np.dtype(dtype_of(tokenizer)).name,
         "tokenizer": fingerprint(tokenizer),
-        "split_rule": plan.rule,
+        "split_rule": rule.words,
         "mojibake": damage,
         "repaired": data.repair_encoding,
-        "duplicates_across_splits": plan.duplicates(),
+        "duplicates_across_splits": rule.duplicates(),
+        "best_possible": best_possible(source, writers),
         "splits": {name: asdict(split) for name, split in splits.items()},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer.state()))
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, default=str))
     if damage and not data.repair_encoding:
         say(f"encoding damage such as â€œ in {damage:,} places; data.repair_encoding=true mends it")
+
+
+def best_possible(source: Source, writers: dict[str, "SplitWriter"]) -> dict[str, Any] | None:
+    """The least loss there can be, in nats: expected for a document, and of the held-out files."""
+    entropy = source.entropy()
+    if entropy is None:
+        return None
+    held = {name: sum(writer.nats) for name, writer in writers.items() if writer.nats}
+    return {"entropy_per_document": entropy, "negative_log_likelihood": held}
 
 
 def check_length(splits: dict[str, Split]) -> None:
@@ -122,101 +124,6 @@ def check_length(splits: dict[str, Split]) -> None:
                 f"data.split: nothing is left for the {name} split; give more text, another share, "
                 "or held-out text by data.valid_path="
             )
-
-
-class Plan:
-    """Which split each document belongs to.
-
-    Held-out documents validate, or test where the source brings its own validation. `random`
-    decides by a hash of seed and content, so equal documents never fall on two sides; `tail`
-    holds out the end. A single document is cut in two at a line or a space.
-    """
-
-    def __init__(self, scans: dict[str, Scan], data: DataConfig, seed: int):
-        self.scans = scans
-        self.held = "test" if "valid" in scans else "valid"
-        self.cut: int | None = None  # character at which a single document is cut
-        self.salt = seed.to_bytes(8, "little")
-        lengths = np.array(scans["train"].lengths, dtype=np.int64)
-        self.train = self.share(b"split") >= data.split
-        self.rule = f"{data.split:g} of the documents by a hash of seed and content"
-        if data.split_by == "tail" and data.split > 0:
-            done = lengths.cumsum()
-            boundary = int(np.abs(done - (1 - data.split) * lengths.sum()).argmin()) + 1
-            self.train = np.arange(len(lengths)) < boundary
-            self.rule = f"the last {data.split:g}, at the nearest document boundary"
-        if data.split == 0 and self.held == "valid":
-            raise UserError("data.split=0: nothing would be held out; give a share or valid_path")
-        if data.split > 0 and (self.train.all() or not self.train.any()):
-            self.rescue(lengths, data)
-        self.kept = self.share(b"subset") < data.subset
-        if data.subset < 1 and not (self.kept & self.train).any():
-            raise UserError(f"data.subset={data.subset:g}: leaves no document to train on")
-
-    def rescue(self, lengths: np.ndarray, data: DataConfig) -> None:
-        """Few documents can leave a side empty: hold one out, or cut the only one."""
-        self.train[:] = True
-        if len(lengths) > 1:
-            self.train[-1] = False
-            self.rule = "the last document"
-        else:
-            self.cut = int(lengths[0] * (1 - data.split))
-            self.rule = f"the last {data.split:g} of the only document"
-
-    def share(self, purpose: bytes) -> np.ndarray:
-        """For each training document a number from 0 to 1, by seed, purpose and content."""
-        key = blake2b(self.salt + purpose, digest_size=8).digest()
-        content = np.frombuffer(self.scans["train"].hashes, dtype=np.uint64)
-        return mix(content ^ np.frombuffer(key, dtype=np.uint64)[0]) / 2.0**64
-
-    def assign(self, split: str, pieces: Iterator[Piece]) -> Iterator[tuple[str, str, bool]]:
-        """(split, text, whole) for each piece that is kept."""
-        index, position = 0, 0
-        for text, whole in pieces:
-            if split != "train":
-                yield split, text, whole
-            elif self.cut is not None:
-                before, after = self.cut_piece(text, position)
-                if before:
-                    yield "train", before, whole or bool(after)
-                if after:
-                    yield self.held, after, whole
-            elif not self.train[index]:
-                yield self.held, text, whole
-            elif self.kept[index]:
-                yield "train", text, whole
-            position += len(text)
-            index += whole
-
-    def cut_piece(self, text: str, position: int) -> tuple[str, str]:
-        assert self.cut is not None
-        place = self.cut - position
-        if place <= 0:
-            return "", text
-        if place >= len(text):
-            return text, ""
-        for mark in ("\n", " "):
-            near = text.find(mark, place, place + 2000)
-            if near != -1 and near + 1 < len(text):
-                place = near + 1
-                break
-        return text[:place].rstrip(), text[place:].lstrip()
-
-    def duplicates(self) -> int:
-        """Held-out documents that stand in the training documents too, to the letter."""
-        content = np.frombuffer(self.scans["train"].hashes, dtype=np.uint64)
-        held = [content[~self.train]]
-        if "valid" in self.scans:
-            held.append(np.frombuffer(self.scans["valid"].hashes, dtype=np.uint64))
-        return int(np.isin(np.concatenate(held), content[self.train & self.kept]).sum())
-
-
-def mix(x: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of each number: the finaliser of SplitMix64 (Steele and others, 2014)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def dtype_of(tokenizer: Tokenizer) -> type:
@@ -255,15 +162,15 @@ class SplitWriter:
 
 
 def write(
-    folder: Path, source: Source, plan: Plan, data: DataConfig, tokenizer: Tokenizer
+    folder: Path, source: Source, rule: SplitRule, data: DataConfig, tokenizer: Tokenizer
 ) -> dict[str, SplitWriter]:
     """The second pass: encodes batches on all cores and writes them in order."""
     from tqdm import tqdm
 
     workers = os.cpu_count() or 1
-    names = dict.fromkeys(["train", plan.held, *source.splits] if data.split else source.splits)
+    names = dict.fromkeys(["train", rule.held, *source.splits] if data.split else source.splits)
     writers = {name: SplitWriter(folder, name, tokenizer) for name in names}
-    total = sum(sum(scan.lengths) for scan in plan.scans.values())
+    total = sum(sum(scan.lengths) for scan in rule.scans.values())
     pending: deque[Future] = deque()
     with (
         ThreadPoolExecutor(workers) as pool,
@@ -277,7 +184,7 @@ def write(
             bar.update(characters)
             return sum(w.split.tokens for w in writers.values()) < (data.max_tokens or 2**63)
 
-        for batch in batches(source, plan, data):
+        for batch in batches(source, rule, data):
             pending.append(pool.submit(encode, batch, source, tokenizer))
             if len(pending) > 2 * workers and not write_first():
                 return writers
@@ -289,12 +196,12 @@ def write(
 Batch = tuple[str, list[str], bool]  # split, documents, whether the last one is whole
 
 
-def batches(source: Source, plan: Plan, data: DataConfig) -> Iterator[Batch]:
+def batches(source: Source, rule: SplitRule, data: DataConfig) -> Iterator[Batch]:
     """Documents of one split in a row, about BATCH characters together."""
     for name in source.splits:
         held: dict[str, list[str]] = {}
         sizes: dict[str, int] = {}
-        for split, text, whole in plan.assign(name, clean(source.pieces(name), data)):
+        for split, text, whole in rule.assign(name, clean(source.pieces(name), data)):
             held.setdefault(split, []).append(text)
             sizes[split] = sizes.get(split, 0) + len(text)
             if sizes[split] >= BATCH or not whole:

@@ -4,9 +4,10 @@ import hashlib
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gptlab.config import DataConfig
 from gptlab.data import readers, toy_stories
@@ -15,22 +16,29 @@ from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.errors import UserError, look_up
 
 
-class Source(Protocol):
+class Source(ABC):
     """Documents in splits; the same ones, in the same order, each time they are asked for."""
 
     splits: list[str]  # "train", and "valid" where the source brings its own
 
+    @abstractmethod
     def identity(self) -> Any:
         """Plain values that change when the documents change."""
 
+    @abstractmethod
     def pieces(self, split: str) -> Iterator[Piece]:
         """The documents' pieces (see readers); raises UserError for what cannot be read."""
 
     def nats(self, document: str) -> float | None:
         """The document's true negative log-likelihood, where the source knows it."""
+        return None
+
+    def entropy(self) -> float | None:
+        """Nats that a document has on average, where the source knows it."""
+        return None
 
 
-class ToySource:
+class ToySource(Source):
     """Stories from the grammar in toy_stories.py."""
 
     def __init__(self, config: DataConfig, seed: int):
@@ -49,8 +57,11 @@ class ToySource:
     def nats(self, document: str) -> float | None:
         return -self.grammar.log_probability(document)
 
+    def entropy(self) -> float | None:
+        return self.grammar.entropy()
 
-class FileSource:
+
+class FileSource(Source):
     """Documents in files on this machine."""
 
     def __init__(self, config: DataConfig, paths: dict[str, list[Path]]):
@@ -68,11 +79,8 @@ class FileSource:
         for path in self.paths[split]:
             yield from readers.read(path, self.config)
 
-    def nats(self, document: str) -> float | None:
-        return None
 
-
-class HubSource:
+class HubSource(Source):
     """A data set of the Hugging Face hub, streamed once into files of our own.
 
     The files under CORPUS_ROOT/raw keep the text, so that another tokenizer or split needs no
@@ -100,14 +108,11 @@ class HubSource:
         return ["folder", stats, config.hub_config, *limits]
 
     @property
-    def splits(self) -> list[str]:
+    def splits(self) -> list[str]:  # type: ignore[override]
         return self.files().splits
 
     def pieces(self, split: str) -> Iterator[Piece]:
         return self.files().pieces(split)
-
-    def nats(self, document: str) -> float | None:
-        return None
 
     def files(self) -> FileSource:
         """The data set as files, fetched if they are not there yet."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from gptlab.config import DataConfig
-from gptlab.data.build import mix
 from gptlab.data.corpus import Corpus
 from gptlab.errors import UserError, look_up
+from gptlab.seeding import mix
 
 IGNORED = -100  # a target that does not count, as in torch.nn.functional.cross_entropy
 

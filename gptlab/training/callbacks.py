@@ -124,11 +124,11 @@ class Meter(StepCallback):
 class Progress(StepCallback):
     """One live bar on a terminal; elsewhere a plain line now and then."""
 
-    def __init__(self, meter: Meter, steps: int, every: float = 10.0):
+    def __init__(self, meter: Meter, steps: int, expected: float):
         self.meter = meter
         self.steps = steps
         self.live = sys.stderr.isatty()
-        self.every = every  # seconds between two plain lines
+        self.every = max(10.0, expected / 60)  # seconds between two plain lines
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)

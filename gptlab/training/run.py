@@ -59,7 +59,7 @@ def train(config: TrainConfig) -> float:
     stored = asdict(config) | {"model": asdict(plan.model)}
     folder = run_folder(config)
     try:
-        trainer = make_trainer(config, plan, data, corpus, folder, prompt, stored)
+        trainer = make_trainer(config, plan, data, corpus, folder, prompt, stored, seconds)
     except BaseException:
         folder.rmdir()
         raise
@@ -158,13 +158,14 @@ def make_trainer(
     folder: Path,
     prompt: list[int],
     stored: dict[str, Any],
+    seconds: float,
 ) -> Trainer:
     """Lightning's Trainer; raises UserError for a trainer.extra that it does not take."""
     wanted = config.trainer
     meter = Meter(folder, plan, wanted.log_every, data.best_possible())
     ours = [
         meter,
-        Progress(meter, plan.steps),
+        Progress(meter, plan.steps, seconds),
         Samples(
             *(folder, plan, corpus.tokenizer, prompt, config.sampling),
             n=config.n,

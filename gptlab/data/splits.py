@@ -1,0 +1,109 @@
+"""Which split each document belongs to, decided before anything is cut into windows."""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import numpy as np
+
+from gptlab.config import DataConfig
+from gptlab.data.readers import Piece
+from gptlab.errors import UserError
+from gptlab.seeding import mix
+
+
+@dataclass
+class Scan:
+    """What the first pass learns of one of the source's splits."""
+
+    lengths: array = field(default_factory=lambda: array("Q"))  # characters of each document
+    hashes: array = field(default_factory=lambda: array("Q"))  # 64 bits of each document's content
+    mojibake: int = 0  # places where the encoding was damaged
+
+
+class SplitRule:
+    """Which split each document belongs to.
+
+    Held-out documents validate, or test where the source brings its own validation. `random`
+    decides by a hash of seed and content, so equal documents never fall on two sides; `tail`
+    holds out the end. A single document is cut in two at a line or a space.
+    """
+
+    def __init__(self, scans: dict[str, Scan], data: DataConfig, seed: int):
+        self.scans = scans
+        self.held = "test" if "valid" in scans else "valid"
+        self.cut: int | None = None  # character at which a single document is cut
+        self.salt = seed.to_bytes(8, "little")
+        lengths = np.array(scans["train"].lengths, dtype=np.int64)
+        self.train = self.share(b"split") >= data.split
+        self.words = f"{data.split:g} of the documents by a hash of seed and content"
+        if data.split_by == "tail" and data.split > 0:
+            done = lengths.cumsum()
+            boundary = int(np.abs(done - (1 - data.split) * lengths.sum()).argmin()) + 1
+            self.train = np.arange(len(lengths)) < boundary
+            self.words = f"the last {data.split:g}, at the nearest document boundary"
+        if data.split == 0 and self.held == "valid":
+            raise UserError("data.split=0: nothing would be held out; give a share or valid_path")
+        if data.split > 0 and (self.train.all() or not self.train.any()):
+            self.rescue(lengths, data)
+        self.kept = self.share(b"subset") < data.subset
+        if data.subset < 1 and not (self.kept & self.train).any():
+            raise UserError(f"data.subset={data.subset:g}: leaves no document to train on")
+
+    def rescue(self, lengths: np.ndarray, data: DataConfig) -> None:
+        """Few documents can leave a side empty: hold one out, or cut the only one."""
+        self.train[:] = True
+        if len(lengths) > 1:
+            self.train[-1] = False
+            self.words = "the last document"
+        else:
+            self.cut = int(lengths[0] * (1 - data.split))
+            self.words = f"the last {data.split:g} of the only document"
+
+    def share(self, purpose: bytes) -> np.ndarray:
+        """For each training document a number from 0 to 1, by seed, purpose and content."""
+        key = blake2b(self.salt + purpose, digest_size=8).digest()
+        content = np.frombuffer(self.scans["train"].hashes, dtype=np.uint64)
+        return mix(content ^ np.frombuffer(key, dtype=np.uint64)[0]) / 2.0**64
+
+    def assign(self, split: str, pieces: Iterator[Piece]) -> Iterator[tuple[str, str, bool]]:
+        """(split, text, whole) for each piece that is kept."""
+        index, position = 0, 0
+        for text, whole in pieces:
+            if split != "train":
+                yield split, text, whole
+            elif self.cut is not None:
+                before, after = self.cut_piece(text, position)
+                if before:
+                    yield "train", before, whole or bool(after)
+                if after:
+                    yield self.held, after, whole
+            elif not self.train[index]:
+                yield self.held, text, whole
+            elif self.kept[index]:
+                yield "train", text, whole
+            position += len(text)
+            index += whole
+
+    def cut_piece(self, text: str, position: int) -> tuple[str, str]:
+        assert self.cut is not None
+        place = self.cut - position
+        if place <= 0:
+            return "", text
+        if place >= len(text):
+            return text, ""
+        for mark in ("\n", " "):
+            near = text.find(mark, place, place + 2000)
+            if near != -1 and near + 1 < len(text):
+                place = near + 1
+                break
+        return text[:place].rstrip(), text[place:].lstrip()
+
+    def duplicates(self) -> int:
+        """Held-out documents that stand in the training documents too, to the letter."""
+        content = np.frombuffer(self.scans["train"].hashes, dtype=np.uint64)
+        held = [content[~self.train]]
+        if "valid" in self.scans:
+            held.append(np.frombuffer(self.scans["valid"].hashes, dtype=np.uint64))
+        return int(np.isin(np.concatenate(held), content[self.train & self.kept]).sum())
