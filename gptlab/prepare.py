@@ -6,7 +6,7 @@ from gptlab.launcher import command
 
 @command("prepare")
 def main(config: PrepareConfig) -> None:
-    from gptlab.data.corpus import open_corpus  # heavy imports wait
+    from gptlab.data.build import open_corpus  # heavy imports wait
 
     corpus = open_corpus(
         config.data, config.tokenizer, config.seed, config.corpus_root, every_block=config.verify

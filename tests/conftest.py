@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from gptlab.config import DataConfig, TokenizerConfig
-from gptlab.data.corpus import Corpus, open_corpus
+from gptlab.data.build import open_corpus
+from gptlab.data.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits

@@ -19,7 +19,8 @@ import pytest
 from gptlab.config import DataConfig, TokenizerConfig
 from gptlab.data import build as build_module
 from gptlab.data import readers
-from gptlab.data.corpus import Corpus, open_corpus
+from gptlab.data.build import open_corpus
+from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError
 from tests.conftest import ROOT, toy_data
@@ -272,7 +273,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
 BUILD = """
 import sys; sys.path.insert(0, {root!r})
 from gptlab.config import DataConfig, TokenizerConfig
-from gptlab.data.corpus import open_corpus
+from gptlab.data.build import open_corpus
 print("ready", flush=True)
 data = DataConfig(source="toy_stories", max_samples={count}, split=0.1)
 open_corpus(data, TokenizerConfig(name="words"), 1, {corpora!r})

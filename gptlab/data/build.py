@@ -1,5 +1,8 @@
 """The making of a corpus: scan the documents, decide their splits, tokenise, write.
 
+A corpus is a folder under `corpus_root`, named by a hash of all that decides its content: it is
+built once, in a temporary folder that is renamed when complete, and found again afterwards.
+
 Two passes over the source. The first reads all of it, so that a flaw in the last file is found
 before anything is written; it collects lengths, hashes and the vocabulary. The second encodes on
 all cores while documents stream by; memory holds a few megabytes of text, however long it is.
@@ -7,27 +10,72 @@ all cores while documents stream by; memory holds a few megabytes of text, howev
 
 import json
 import os
+import shutil
 from array import array
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gptlab.config import DataConfig, TokenizerConfig
-from gptlab.data.corpus import Split, checksums, say
+from gptlab.data.corpus import Corpus, Split, checksums
 from gptlab.data.readers import Piece, repair
-from gptlab.data.sources import Source
+from gptlab.data.sources import Source, make_source
 from gptlab.data.splits import Scan, SplitRule
 from gptlab.data.tokenizer import Tokenizer, build_tokenizer, fingerprint
 from gptlab.errors import UserError
+from gptlab.files import say, temporary_folder
 
+FORMAT = 1  # raised when what a corpus folder holds changes
 SHORTEST = 64  # tokens; below, there is nothing to learn
 BATCH = 1 << 20  # characters encoded at once
+
+
+def open_corpus(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    seed: int,
+    corpus_root: str,
+    every_block: bool = False,
+) -> Corpus:
+    """The corpus of this configuration: found, or built now.
+
+    Raises UserError for sources that cannot be read; then nothing is left on disk.
+    """
+    root = Path(corpus_root).expanduser()
+    source = make_source(data, seed, root)
+    decisive = {name: getattr(data, name) for name in DECISIVE}
+    key = [FORMAT, source.identity(), asdict(tokenizer), decisive, seed]
+    digest = sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    folder = root / f"{corpus_name(data)}-{tokenizer.name}-{digest[:12]}"
+    if folder.exists():
+        try:
+            return Corpus(folder, every_block)
+        except UserError as error:
+            say(f"{error}: building this corpus anew")
+            shutil.rmtree(folder)
+    with temporary_folder(folder) as building:
+        build(building, source, data, tokenizer, seed, {"key": key})
+    return Corpus(folder)
+
+
+# Settings that change which documents a corpus holds, and in which split.
+DECISIVE = (
+    *("text_column", "documents", "repair_encoding", "max_samples", "max_tokens"),
+    *("subset", "split", "split_by"),
+)
+
+
+def corpus_name(data: DataConfig) -> str:
+    if data.path is not None:
+        first = data.path if isinstance(data.path, str) else str(data.path[0])
+        return Path(first).resolve().name.split(".")[0] or "text"
+    return Path(data.hub).name if data.source == "hub" and data.hub else data.source
 
 
 def clean(pieces: Iterator[Piece], config: DataConfig, scan: Scan | None = None) -> Iterator[Piece]:

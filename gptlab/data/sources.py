@@ -14,6 +14,7 @@ from gptlab.data import readers, toy_stories
 from gptlab.data.readers import Piece
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.errors import UserError, look_up
+from gptlab.files import temporary_folder
 
 
 class Source(ABC):
@@ -125,8 +126,6 @@ class HubSource(Source):
 
     def fetch(self) -> None:
         """Streams the splits into a temporary folder that is renamed when complete."""
-        from gptlab.data.corpus import temporary_folder  # here: corpus.py reads this module
-
         if not self.local:
             require_network(self.config.hub)
         import datasets

@@ -14,7 +14,8 @@ from lightning.pytorch import Trainer
 
 from gptlab import runs
 from gptlab.config import TrainConfig
-from gptlab.data.corpus import Corpus, open_corpus
+from gptlab.data.build import open_corpus
+from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.loader import TrainingBatches
 from gptlab.data.tokenizer import Tokenizer, decode
