@@ -3,8 +3,10 @@
 import csv
 import errno
 import math
+import os
 import pickle
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -306,6 +308,20 @@ def test_foreign_checkpoints_are_refused_and_not_executed(command, tmp_path: Pat
         assert (result.code, result.err.count("\n")) == (2, 1), result.err
         assert reason in result.err
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_keeps_the_run(command, tmp_path, monkeypatch, number, code) -> None:
+    monkeypatch.setattr(
+        "gptlab.training.callbacks.Samples.write", lambda *_: os.kill(os.getpid(), number)
+    )
+    result = command("train", *SMOKE, "trainer.sample_every=2", "trainer.max_steps=500")
+    assert result.code == code
+    assert "stopped after step" in result.err and "Traceback" not in result.err
+    stopped = int(re.search(r"after step (\d+)", result.err)[1])
+    content = checkpoint.read(only_run(tmp_path) / "checkpoints" / "last.ckpt")
+    assert content["global_step"] == stopped <= 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_no_model_beats_the_best_possible(command, tmp_path: Path) -> None:

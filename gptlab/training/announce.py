@@ -8,8 +8,8 @@ from gptlab.config import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.evaluation.perplexity import Score
 from gptlab.model.gpt import GPT, count_parameters
-from gptlab.training.callbacks import duration
 from gptlab.training.plan import Plan
+from gptlab.training.progress import duration
 
 
 def short(number: float) -> str:

@@ -1,10 +1,12 @@
-"""What happens beside the steps: metrics, progress, samples, checkpoints.
+"""What happens beside the steps: metrics, samples, checkpoints, interruption.
 
 All count in optimizer steps. Nothing here draws from the global random state.
 """
 
 import csv
 import math
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -121,66 +123,6 @@ class Meter(StepCallback):
             logger.log_metrics(metrics | {"train/tokens": place["tokens"]}, step=self.step)
 
 
-class Progress(StepCallback):
-    """One live bar on a terminal; elsewhere a plain line now and then."""
-
-    def __init__(self, meter: Meter, steps: int, expected: float):
-        self.meter = meter
-        self.steps = steps
-        self.live = sys.stderr.isatty()
-        self.every = max(10.0, expected / 60)  # seconds between two plain lines
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        super().on_train_start(trainer, module)
-        self.first, self.began = self.step, time.perf_counter()
-        self.said = self.began
-        self.show = trainer.is_global_zero
-        self.bar = tqdm(
-            total=self.steps,
-            initial=self.step,
-            disable=not (self.live and self.show),
-            bar_format="{bar:24} {n_fmt}/{total_fmt}  {desc}",
-            leave=False,
-        )
-
-    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
-        now = time.perf_counter()
-        self.bar.set_description_str(self.words(now), refresh=False)
-        self.bar.update()
-        last = self.step == self.steps
-        if self.show and not self.live and (last or now - self.said > self.every):
-            self.said = now
-            print(f"step {self.step:,}/{self.steps:,}  {self.words(now)}", flush=True)
-
-    def words(self, now: float) -> str:
-        left = (now - self.began) / (self.step - self.first) * (self.steps - self.step)
-        latest = self.meter.latest
-        words = []
-        if "train/loss" in latest:
-            words.append(f"loss {latest['train/loss']:.3f}")
-            words.append(f"perplexity {latest['train/perplexity']:.4g}")
-        if "valid/loss" in latest:
-            words.append(f"valid {latest['valid/loss']:.3f}")
-        if "train/loss" in latest:
-            words.append(f"{latest['train/tokens_per_second']:,.0f} tokens/s")
-        return "  ".join([*words, f"{duration(left)} left"])
-
-    def on_train_end(self, *_: Any) -> None:
-        self.bar.close()
-
-    on_exception = on_train_end
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `5 h 10 min`."""
-    seconds = max(0, math.ceil(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
 class Samples(StepCallback):
     """Lets the model write, into `samples/`, the loggers and the terminal."""
 
@@ -285,6 +227,30 @@ class Checkpoints(StepCallback):
 
     def save(self, trainer: Trainer, name: str) -> None:
         trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)
+
+
+class Interruption(StepCallback):
+    """Ctrl-C and SIGTERM end the run after the step at hand; a second one ends it at once."""
+
+    signal: int | None = None  # the one that came
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        # Here, not in setup: Lightning installs handlers of its own in between.
+        self.before = {s: signal.signal(s, self.receive) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def receive(self, number: int, _frame: Any) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        print("\nstopping after this step; again to leave at once", file=sys.stderr, flush=True)
+
+    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        trainer.should_stop = trainer.should_stop or self.signal is not None
+
+    def on_train_end(self, *_: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 def epoch_ended(plan: Plan, step: int) -> int | None:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 import time
 from dataclasses import asdict
 from datetime import datetime
@@ -27,10 +28,11 @@ from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.training.announce import closing, opening
-from gptlab.training.callbacks import Checkpoints, Meter, Progress, Samples
+from gptlab.training.callbacks import Checkpoints, Interruption, Meter, Samples
 from gptlab.training.checkpoint import AtomicCheckpointIO
 from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
+from gptlab.training.progress import Progress
 from gptlab.training.quiet import quiet
 
 FOLDER = "GPTLAB_RUN_FOLDER"
@@ -69,6 +71,7 @@ def train(config: TrainConfig) -> float:
     if trainer.is_global_zero:
         print(opening(config, plan, corpus, net, seconds, folder), flush=True)
     trainer.fit(module, datamodule=data)
+    leave_if_interrupted(trainer, folder)
 
     final = final_score(folder, data, token_bytes, plan)
     if trainer.is_global_zero:
@@ -76,6 +79,16 @@ def train(config: TrainConfig) -> float:
         took = time.perf_counter() - began
         print(closing(config, folder, final, data.best_possible(), stories, took))
     return final.loss
+
+
+def leave_if_interrupted(trainer: Trainer, folder: Path) -> None:
+    """Raises SystemExit with the shell's code for the signal, 130 for Ctrl-C, if one came."""
+    (interruption,) = (c for c in trainer.callbacks if isinstance(c, Interruption))
+    if interruption.signal is not None:
+        if trainer.is_global_zero:
+            kept = folder / "checkpoints" / "last.ckpt"
+            print(f"stopped after step {trainer.global_step:,}; kept in {kept}", file=sys.stderr)
+        raise SystemExit(128 + interruption.signal)
 
 
 def check_extra(extra: dict[str, Any]) -> None:
@@ -166,6 +179,7 @@ def make_trainer(
     meter = Meter(folder, plan, wanted.log_every, data.best_possible())
     ours = [
         meter,
+        Interruption(),
         Progress(meter, plan.steps, seconds),
         Samples(
             *(folder, plan, corpus.tokenizer, prompt, config.sampling),
