@@ -38,6 +38,8 @@ class SplitRule:
         lengths = np.array(scans["train"].lengths, dtype=np.int64)
         self.train = self.share(b"split") >= data.split
         self.words = f"{data.split:g} of the documents by a hash of seed and content"
+        if data.split == 0:
+            self.words = "held-out documents of its own"
         if data.split_by == "tail" and data.split > 0:
             done = lengths.cumsum()
             boundary = int(np.abs(done - (1 - data.split) * lengths.sum()).argmin()) + 1
