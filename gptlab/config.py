@@ -56,10 +56,10 @@ class DataConfig:
     hub: str | None = None  # a data set on the Hugging Face hub, or a folder with a copy of one
     hub_config: str | None = None
     text_column: str | None = None  # of .jsonl, .json and .parquet; null: `text`
-    documents: str = "auto"  # auto | separator | line | file: what is one document in a text file
+    documents: str = "auto"  # auto (by <|endoftext|>) | line | file: one document of a text file
     repair_encoding: bool = False  # turn â€œ back into “ and so on
     max_samples: int | None = None  # documents, from the first; toy_stories: how many are written
-    max_tokens: int | None = None  # stop reading when so many tokens have been reached
+    max_tokens: int | None = None  # stop reading after about so many
     subset: float = 1.0  # a random share of the training documents
     split: float = 0.1  # share held out: for validation, or for a test where validation exists
     split_by: str = "random"  # random | tail
@@ -230,7 +230,7 @@ BOUNDS: list[tuple[str, float | None, float | None]] = [
 CHOICES: dict[str, tuple[str, ...]] = {
     "tokenizer.unknown": ("error", "skip"),
     "unknown": ("error", "skip"),
-    "data.documents": ("auto", "separator", "line", "file"),
+    "data.documents": ("auto", "line", "file"),
     "data.split_by": ("random", "tail"),
     "data.batching": ("rows", "random", "sliding"),
     "optim.decay": ("matrices", "all"),
@@ -296,13 +296,8 @@ def check_training(config: TrainConfig) -> None:
         )
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         raise UserError(f"optim.betas={optim.betas}: must be two numbers from 0 to below 1")
-    if optim.min_lr > optim.lr:
+    if optim.schedule != "constant" and optim.min_lr > optim.lr:
         raise UserError(f"optim.min_lr={optim.min_lr:g}: is above optim.lr={optim.lr:g}")
-    if trainer.max_steps and (optim.warmup_steps or 0) > trainer.max_steps:
-        raise UserError(
-            f"optim.warmup_steps={optim.warmup_steps}: is above trainer.max_steps="
-            f"{trainer.max_steps}"
-        )
     if trainer.tokens_per_step and trainer.accumulate_grad_batches != 1:
         raise UserError(
             f"trainer.tokens_per_step={trainer.tokens_per_step} decides the accumulation; leave "

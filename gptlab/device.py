@@ -5,7 +5,7 @@ import torch
 from gptlab.errors import UserError
 
 
-def resolve_accelerator(wanted: str) -> str:
+def resolve_accelerator(wanted: str, key: str = "trainer.accelerator") -> str:
     """cuda, mps or cpu; raises UserError where the wanted one is not there."""
     there = {
         "cuda": torch.cuda.is_available(),
@@ -16,9 +16,9 @@ def resolve_accelerator(wanted: str) -> str:
         found = next(name for name, available in there.items() if available)
         if wanted == "auto" or found != "cpu":
             return found
-        raise UserError("trainer.accelerator=gpu: this machine has none that torch can use")
+        raise UserError(f"{key}=gpu: this machine has none that torch can use")
     if not there[wanted]:
-        raise UserError(f"trainer.accelerator={wanted}: torch finds no such device here; try auto")
+        raise UserError(f"{key}={wanted}: torch finds no such device here; try auto")
     return wanted
 
 

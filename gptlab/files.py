@@ -3,12 +3,19 @@
 import contextlib
 import errno
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from gptlab.errors import UserError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_ENTRY = (
+    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG),
+)
 
 
 def say(line: str) -> None:
@@ -22,7 +29,7 @@ def temporary_folder(final: Path) -> Iterator[Path]:
     Two processes may build the same corpus: the first to finish wins, the other's is dropped.
     Raises UserError for a full disk or a folder that cannot be written.
     """
-    building = final.parent / f".{final.name}.{os.getpid()}.building"
+    building = final.parent / f".{final.name}.{platform.node()}.{os.getpid()}.building"
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(final)
@@ -34,7 +41,7 @@ def temporary_folder(final: Path) -> Iterator[Path]:
         if not final.is_dir():
             raise UserError(f"{final}: cannot be created")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
+        if error.errno not in (*NO_SPACE, *NO_ENTRY):
             raise
         raise UserError(
             f"{final.parent}: cannot be written ({error.strerror}); nothing was kept; "
@@ -45,10 +52,9 @@ def temporary_folder(final: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(final: Path) -> None:
-    """Removes what killed processes left of this corpus."""
-    for left in final.parent.glob(f".{final.name}.*.building"):
-        process = left.name.split(".")[-2]
-        if not Path(f"/proc/{process}").exists() and not alive(int(process)):
+    """Removes what killed processes of this machine left of this folder."""
+    for left in final.parent.glob(f".{final.name}.{platform.node()}.*.building"):
+        if not alive(int(left.name.split(".")[-2])):
             shutil.rmtree(left, ignore_errors=True)
 
 

@@ -5,11 +5,13 @@ stop at, one plain line with exit code 2 for a user's mistake, and no trace on d
 values are checked.
 """
 
+import contextlib
 import functools
 import inspect
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -22,8 +24,8 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 # Keys whose value is text or a path, taken to the letter.
 FREE_TEXT = {
-    *("prompt", "prompt_file", "text", "stop", "save", "to", "run", "resume", "init_from", "name"),
-    *("run_root", "corpus_root", "data.path", "data.valid_path", "data.hub", "data.prompt"),
+    *("prompt", "prompt_file", "run", "name", "run_root", "corpus_root"),
+    *("data.path", "data.valid_path", "data.hub", "data.prompt"),
 }
 PATHS = {"data.path", "data.valid_path"}
 
@@ -63,6 +65,15 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
                 raise SystemExit(2) from None
+            except BrokenPipeError:  # the reader of our output has left: `… | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise SystemExit(1) from None
+            except Exception as error:
+                if not is_memory(error):
+                    raise
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                print(f"error: out of memory ({reason}); {LESS_MEMORY}", file=sys.stderr)
+                raise SystemExit(2) from None
             except KeyboardInterrupt:
                 print("\nstopped", file=sys.stderr)
                 raise SystemExit(130) from None
@@ -70,6 +81,15 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
         return main
 
     return decorate
+
+
+LESS_MEMORY = "take a smaller data.batch_size (with trainer.tokens_per_step), context or model"
+
+
+def is_memory(error: Exception) -> bool:
+    """Whether numpy, torch on the CPU, or torch on a GPU found no memory."""
+    told = "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or told
 
 
 def run_hydra(name: str, action: Callable[[Any], None]) -> None:
@@ -84,12 +104,14 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing a block and exiting with 1
     ConfigStore.instance().store(f"{name}_schema", SCHEMAS[name])
     refuse_removals(sys.argv[1:])
-    raised: list[BaseException] = []
+    raised: list[Exception] = []
+    refused: list[UserError] = []
+    began = time.time()
 
     def task(raw: Any) -> float | None:
         try:
-            return run_job(name, raw, action)
-        except BaseException as error:  # kept from Hydra, which would print a line of its own
+            return run_job(name, raw, action, refused)
+        except Exception as error:  # kept from Hydra, which would print a line of its own
             raised.append(error)
             return None
 
@@ -98,20 +120,26 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, name)) from None
     finally:
-        tidy_sweeps(sys.argv[1:])
+        tidy_sweeps(sys.argv[1:], began)
     if raised:
         raise raised[0]
+    if refused:
+        raise SystemExit(2)
 
 
-def tidy_sweeps(arguments: list[str]) -> None:
-    """Removes what Hydra leaves of a sweep: its own record, and a folder without any job."""
+def tidy_sweeps(arguments: list[str], began: float) -> None:
+    """Removes what Hydra leaves of this sweep: its own record, and empty folders."""
     if not {"-m", "--multirun"} & set(arguments):
         return
     roots = [a.partition("=")[2].strip("'") for a in arguments if a.startswith("run_root=")]
-    for record in Path(roots[-1] if roots else "runs").glob("*_sweep/multirun.yaml"):
+    root = Path(roots[-1] if roots else "runs")
+    for record in root.glob("*_sweep/multirun.yaml"):
+        if record.stat().st_mtime < began - 1:
+            continue  # of another sweep, perhaps still running
         record.unlink()
-        if not any(record.parent.iterdir()):
-            record.parent.rmdir()
+        for folder in [*(p for p in record.parent.iterdir() if p.is_dir()), record.parent, root]:
+            with contextlib.suppress(OSError):  # not empty: of a job that ran
+                folder.rmdir()
 
 
 def refuse_removals(arguments: list[str]) -> None:
@@ -121,7 +149,9 @@ def refuse_removals(arguments: list[str]) -> None:
             raise UserError(f"{argument}: a key cannot be removed; set it to another value or null")
 
 
-def run_job(name: str, raw: Any, action: Callable[[Any], None]) -> float | None:
+def run_job(
+    name: str, raw: Any, action: Callable[[Any], None], refused: list[UserError]
+) -> float | None:
     """One job: typed, checked, run. In a sweep a refused job is told and does not stop the rest."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -134,6 +164,7 @@ def run_job(name: str, raw: Any, action: Callable[[Any], None]) -> float | None:
         if not sweeping:
             raise
         print(f"error: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
+        refused.append(error)
         return float("inf")
 
 

@@ -13,7 +13,7 @@ def create(root: Path, name: str) -> Path:
 
     Raises UserError where the folder cannot be made.
     """
-    stem = re.sub(r"[^\w.=,-]+", "-", name).strip("-.")
+    stem = re.sub(r"[^\w.=,-]+", "-", name).strip("-.")[:120]
     for number in range(1, 1000):
         folder = root / (stem if number == 1 else f"{stem}-{number}")
         try:

@@ -81,7 +81,8 @@ def test_a_folder_and_a_list_are_read_in_order(tmp_path: Path) -> None:
     corpus = make(tmp_path, tmp_path / "texts", split=0.2, split_by="tail")
     assert all_documents(corpus) == STORIES[:9]
     files = [str(tmp_path / "texts" / "deep" / f"{i}.txt") for i in (3, 1, 2)]
-    assert all_documents(make(tmp_path, files, split_by="tail")) == [STORIES[i] for i in (3, 1, 2)]
+    listed = make(tmp_path, files, split=0.3, split_by="tail")
+    assert all_documents(listed) == [STORIES[i] for i in (3, 1, 2)]
 
 
 def test_documents_by_line_and_by_file(tmp_path: Path) -> None:
@@ -136,6 +137,17 @@ def test_a_single_document_is_cut_at_a_line(tmp_path: Path) -> None:
     assert 5 <= len(valid.split("\n")) <= 11
 
 
+def test_few_documents_of_uneven_length_are_cut_to_the_share(tmp_path: Path) -> None:
+    files = [
+        write(tmp_path / "a.txt", "short one. " * 20),
+        write(tmp_path / "b.txt", "long " * 9999),
+    ]
+    for split_by in ("tail", "random"):
+        corpus = make(tmp_path, [str(path) for path in files], split=0.1, split_by=split_by)
+        train, valid = corpus.splits["train"].tokens, corpus.splits["valid"].tokens
+        assert valid / (train + valid) == pytest.approx(0.1, abs=0.02)
+
+
 def test_samples_subset_and_tokens_are_limited(tmp_path: Path) -> None:
     path = as_format(tmp_path, ".jsonl")
     assert len(all_documents(make(tmp_path, path, max_samples=7))) == 7
@@ -145,6 +157,31 @@ def test_samples_subset_and_tokens_are_limited(tmp_path: Path) -> None:
     assert documents(make(tmp_path, path, subset=0.5), "valid") == documents(
         make(tmp_path, path), "valid"
     )
+
+
+def test_a_limit_on_tokens_leaves_validation_whole(tmp_path: Path) -> None:
+    many = [f"{i} {story}" for i in range(50) for story in STORIES]
+    path = write(tmp_path / "a.txt", "<|endoftext|>".join(many))
+    valid = write(tmp_path / "v.txt", "<|endoftext|>".join(STORIES))
+    whole = make(tmp_path, path, valid_path=str(valid))
+    few = make(tmp_path, path, valid_path=str(valid), max_tokens=10_000)
+    read = sum(few.splits[name].tokens for name in ("train", "test"))
+    assert 10_000 <= read <= 30_000 < whole.splits["train"].tokens
+    assert documents(few, "valid") == STORIES
+    with pytest.raises(UserError, match="would end before the tail"):
+        make(tmp_path, path, max_tokens=10_000, split_by="tail")
+
+
+def test_a_mark_within_line_and_file_documents_ends_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "\n".join(f"{s!r}<|endoftext|>more" for s in STORIES))
+    for mode, count in (("line", 40), ("file", 1)):
+        for name in ("gpt2", "char"):
+            corpus = make(
+                tmp_path, path, TokenizerConfig(name=name), documents=mode, split_by="tail"
+            )
+            assert "endoftext" not in "".join(all_documents(corpus))
+            found = sum(split.documents for split in corpus.splits.values())
+            assert found == count + (mode == "file")  # a single document is cut in two
 
 
 def test_a_long_document_passes_in_pieces_without_changing_a_token(tmp_path, monkeypatch) -> None:
@@ -243,6 +280,11 @@ def test_damage_is_noticed_said_and_mended(tmp_path: Path, capsys) -> None:
         make(tmp_path, path)
         assert "building this corpus anew" in capsys.readouterr().err
         assert (folder / "train.bin").read_bytes() == good
+    for name in ("valid.ends.npy", "tokenizer.json"):
+        (folder / name).unlink()
+        with pytest.raises(UserError, match="damaged"):
+            Corpus(folder)
+        make(tmp_path, path)
     (folder / "meta.json").write_text("{")
     assert make(tmp_path, path).splits["train"].documents > 0
 

@@ -199,6 +199,7 @@ def test_presets_have_the_published_number_of_parameters(name: str) -> None:
 
     vocab_size, expected = PRESETS[name]
     settings = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())
+    settings.pop("defaults", None)
     with torch.device("meta"):
         net = GPT(ModelConfig(**{"vocab_size": vocab_size, **settings}))
     assert count_parameters(net) == expected
@@ -227,3 +228,20 @@ def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
     ids_BxT = torch.randint(0, 11, (1, 6))
     assert torch.equal(net.eval()(ids_BxT), net(ids_BxT))
     assert not torch.equal(net.train()(ids_BxT), net(ids_BxT))
+
+
+def test_embeddings_are_scaled_on_request() -> None:
+    net = GPT(replace(SMALL, position="none", scale_embeddings=True))
+    ids_BxT = torch.arange(6)[None]
+    torch.testing.assert_close(net.embed(ids_BxT), net.embedding(ids_BxT) * 8**0.5)
+
+
+def test_residual_outputs_begin_smaller() -> None:
+    net = GPT(ModelConfig(n_layer=8, d_model=128, vocab_size=50, init_std=0.02))
+    for block in net.blocks:
+        for inner, outer in (
+            (block.attention.qkv, block.attention.out),
+            (block.feed_forward.up, block.feed_forward.down),
+        ):
+            assert inner.weight.std().item() == pytest.approx(0.02, rel=0.05)
+            assert outer.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)

@@ -7,13 +7,15 @@ import os
 import pickle
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from gptlab.config import DataConfig, ModelConfig, OptimConfig
+from gptlab.config import ModelConfig, OptimConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.loader import Shape
@@ -26,7 +28,7 @@ from gptlab.training.checkpoint import AtomicCheckpointIO
 from gptlab.training.module import LanguageModel
 from gptlab.training.optim import learning_rate, make_optimizer, parameter_groups
 from gptlab.training.run import bytes_of_tokens
-from tests.conftest import TINY, files_below, toy_data
+from tests.conftest import ROOT, TINY, files_below, toy_data
 
 
 def tiny_net(vocab_size: int, **changes) -> GPT:
@@ -58,17 +60,20 @@ class KeepGradients(Callback):
         self.gradients = [p.grad.clone() for p in module.net.parameters()]
 
 
+def quiet_trainer(**arguments: object) -> Trainer:
+    return Trainer(
+        max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        limit_val_batches=0, **arguments,
+    )  # fmt: skip
+
+
 def one_step(corpus: Corpus, batch_size: int, accumulate: int) -> list[torch.Tensor]:
     net = tiny_net(corpus.tokenizer.vocab_size, dropout=0.0)
     data = TextData(corpus, toy_data(), 128, Shape(batch_size, accumulate), seed=1)
     token_bytes = bytes_of_tokens(corpus.tokenizer, corpus.tokenizer.vocab_size)
     keep = KeepGradients()
-    trainer = Trainer(
-        max_steps=1, max_epochs=-1, accumulate_grad_batches=accumulate, accelerator="cpu",
-        logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0,
-        callbacks=[keep],
-    )  # fmt: skip
+    trainer = quiet_trainer(max_steps=1, accumulate_grad_batches=accumulate, callbacks=[keep])
     trainer.fit(LanguageModel(net, OptimConfig(), 1, token_bytes, seed=1), datamodule=data)
     return keep.gradients
 
@@ -354,15 +359,110 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(command, tmp_path: Path) 
     finished = [path.name for path in sweep.iterdir() if (path / "metrics.csv").exists()]
     assert len(finished) == 2
     assert result.err.count("error: job") == 2 and "must divide" in result.err
-    assert result.code == 0
+    assert result.code == 2  # some job was refused; the others ran
+    names = sorted(path.name for path in sweep.iterdir())
+    assert names == ["0,model.n_layer=1,model.n_head=2", "2,model.n_layer=2,model.n_head=2"]
+    assert command("train", "-m", *SMOKE, "optim.lr=-1,-2", "run_root=none").code == 2
+    assert not (tmp_path / "none").exists()
     assert not (sweep / "multirun.yaml").exists()
 
 
-def test_dropout_needs_no_history(toy_corpus: Corpus) -> None:
-    """Data and dropout of a micro-batch are functions of its number."""
-    data = TextData(toy_corpus, DataConfig(batching="random"), 32, Shape(4, 1), seed=9)
-    dataset = data.train_dataloader().dataset
-    alone = dataset[5]["input"]
-    for number in range(5):
-        dataset[number]
-    assert torch.equal(dataset[5]["input"], alone)
+def test_dropout_is_a_function_of_the_micro_batch(toy_corpus: Corpus) -> None:
+    """Seeded for its own number: other draws before it change nothing."""
+    losses = []
+    for drawn_before in (0, 17):
+
+        class Disturb(KeepGradients):
+            def on_train_batch_end(self, *_: object, before: int = drawn_before) -> None:
+                torch.rand(before)
+
+        losses.append(two_steps(toy_corpus, Disturb()))
+    assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
+
+
+def two_steps(corpus: Corpus, keep: KeepGradients) -> list[torch.Tensor]:
+    """The gradients of a second step, with dropout."""
+    net = tiny_net(corpus.tokenizer.vocab_size, dropout=0.5)
+    data = TextData(corpus, toy_data(), 128, Shape(2, 1), seed=1)
+    token_bytes = bytes_of_tokens(corpus.tokenizer, corpus.tokenizer.vocab_size)
+    trainer = quiet_trainer(max_steps=2, callbacks=[keep])
+    trainer.fit(LanguageModel(net, OptimConfig(), 2, token_bytes, seed=1), datamodule=data)
+    return keep.gradients
+
+
+def test_clipping_bounds_the_norm_and_reports_the_unclipped(command, tmp_path: Path) -> None:
+    for clip in ("0.01", "0"):
+        arguments = [
+            *SMOKE,
+            f"optim.grad_clip={clip}",
+            "optim=sgd",
+            "optim.momentum=0",
+            "optim.lr=1",
+        ]
+        schedule = ["optim.schedule=constant", "trainer.max_steps=1", f"run_root=c{clip}"]
+        assert command("train", *arguments, *schedule).code == 0
+    moved, norms = [], []
+    for clip in ("0.01", "0"):
+        (folder,) = (tmp_path / f"c{clip}").iterdir()
+        norms.append(float(metrics(folder)[0]["train/gradient_norm"]))
+        weights = checkpoint.read(folder / "checkpoints" / "last.ckpt")["state_dict"]
+        moved.append(weights)
+    assert norms[0] == norms[1] > 0.1
+    names = [name for name in moved[0] if name != "net.head.weight"]  # tied to the embedding
+    steps = {name: moved[0][name] - moved[1][name] for name in names}
+    # Same gradient g, so the weights differ by (1 - 0.01 / |g|) times g: nearly all of it.
+    size = math.sqrt(sum(float(step.square().sum()) for step in steps.values()))
+    assert size == pytest.approx(norms[0] - 0.01, rel=1e-3)
+
+
+def test_logged_rate_is_the_one_that_was_used(command, tmp_path: Path) -> None:
+    arguments = ["optim.warmup_steps=4", "optim.lr=0.4", "optim.schedule=constant"]
+    assert command("train", *SMOKE, *arguments).code == 0
+    rates = [float(r["train/lr"]) for r in metrics(only_run(tmp_path)) if r["train/lr"]]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_tokens_per_step_and_other_intervals(command, tmp_path: Path) -> None:
+    arguments = ["trainer.accumulate_grad_batches=1", "trainer.tokens_per_step=768"]
+    result = command("train", *SMOKE, *arguments, "trainer.eval_every=0", "trainer.sample_every=0")
+    assert result.code == 0, result.err
+    assert "2 × 128 tokens × 3 accumulated" in result.out
+    folder = only_run(tmp_path)
+    assert not (folder / "samples").exists()
+    assert not (folder / "checkpoints" / "best.ckpt").exists()
+    assert "validation" in result.out  # scored at the end all the same
+
+
+def test_early_stopping_stops(command, tmp_path: Path) -> None:
+    arguments = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optim.lr=0"]
+    result = command("train", *SMOKE, *arguments, "optim.min_lr=0", "trainer.max_steps=50")
+    assert result.code == 0, result.err
+    assert int(metrics(only_run(tmp_path))[-1]["step"]) == 4
+
+
+def test_a_diverged_model_is_said_and_ends_no_run(command, tmp_path: Path) -> None:
+    wild = ["optim=sgd", "optim.lr=1e30", "optim.grad_clip=0", "trainer.sample_every=1"]
+    result = command("train", *SMOKE, *wild)
+    assert result.code == 0 and "no sample: the model's logits are not finite" in result.out
+    assert "loss nan nats a token" in result.out
+    result = command("generate", "prompt=Once")
+    assert result.code == 2 and "diverged" in result.err
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """2 × 2 rows on two processes are 4 rows on one: the same losses, one run folder."""
+    losses = {}
+    for devices, batch in ((1, 4), (2, 2)):
+        root = tmp_path / f"r{devices}"
+        arguments = [
+            *SMOKE, f"run_root={root}", f"corpus_root={tmp_path / 'c'}", "trainer.accelerator=cpu",
+            f"trainer.devices={devices}", f"data.batch_size={batch}", "trainer=ddp",
+        ]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        (folder,) = root.iterdir()
+        losses[devices] = [float(r["train/loss"]) for r in metrics(folder) if r["train/loss"]]
+    assert losses[1] == pytest.approx(losses[2], abs=1e-5)

@@ -5,18 +5,22 @@ built once, in a temporary folder that is renamed when complete, and found again
 
 Two passes over the source. The first reads all of it, so that a flaw in the last file is found
 before anything is written; it collects lengths, hashes and the vocabulary. The second encodes on
-all cores while documents stream by; memory holds a few megabytes of text, however long it is.
+all cores (tiktoken leaves Python's lock) while documents stream by. Memory holds a few megabytes of
+text however long it is, the vocabulary's counts, and 16 bytes a document.
 """
 
 import json
+import math
 import os
 import shutil
+import zlib
 from array import array
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from hashlib import blake2b, sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ from gptlab.data.corpus import Corpus, Split, checksums
 from gptlab.data.readers import Piece, repair
 from gptlab.data.sources import Source, make_source
 from gptlab.data.splits import Scan, SplitRule
-from gptlab.data.tokenizer import Tokenizer, build_tokenizer, fingerprint
+from gptlab.data.tokenizer import SEPARATOR, Tokenizer, build_tokenizer, fingerprint
 from gptlab.errors import UserError
 from gptlab.files import say, temporary_folder
 
@@ -57,11 +61,13 @@ def open_corpus(
         try:
             return Corpus(folder, every_block)
         except UserError as error:
+            if every_block:
+                raise UserError(f"{error}; remove the folder to have it built anew") from None
             say(f"{error}: building this corpus anew")
             shutil.rmtree(folder)
     with temporary_folder(folder) as building:
         build(building, source, data, tokenizer, seed, {"key": key})
-    return Corpus(folder)
+    return Corpus(folder, every_block)
 
 
 # Settings that change which documents a corpus holds, and in which split.
@@ -87,6 +93,8 @@ def clean(pieces: Iterator[Piece], config: DataConfig, scan: Scan | None = None)
         if scan is not None:
             scan.mojibake += damage
         text = mended if config.repair_encoding else text
+        # In `line` and `file` documents the mark is not a boundary, and must not become one.
+        text = text.replace(SEPARATOR, "\n") if SEPARATOR in text else text
         text = text.lstrip() if start else text
         text = text.rstrip() if whole else text
         if start and not text:
@@ -148,6 +156,8 @@ def build(
         "splits": {name: asdict(split) for name, split in splits.items()},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer.state()))
+    small = [path for path in folder.iterdir() if path.suffix != ".bin"]
+    meta["files"] = {path.name: zlib.crc32(path.read_bytes()) for path in small}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, default=str))
     if damage and not data.repair_encoding:
         say(f"encoding damage such as â€œ in {damage:,} places; data.repair_encoding=true mends it")
@@ -219,44 +229,46 @@ def write(
     names = dict.fromkeys(["train", rule.held, *source.splits] if data.split else source.splits)
     writers = {name: SplitWriter(folder, name, tokenizer) for name in names}
     total = sum(sum(scan.lengths) for scan in rule.scans.values())
-    pending: deque[Future] = deque()
     with (
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=total, unit="B", unit_scale=True, desc="tokenising", disable=None) as bar,
     ):
-
-        def write_first() -> bool:
-            """Writes the oldest batch; says whether more is wanted."""
-            split, tokens, characters, text_bytes, nats = pending.popleft().result()
-            writers[split].add(tokens, text_bytes, nats)
-            bar.update(characters)
-            return sum(w.split.tokens for w in writers.values()) < (data.max_tokens or 2**63)
-
-        for batch in batches(source, rule, data):
-            pending.append(pool.submit(encode, batch, source, tokenizer))
-            if len(pending) > 2 * workers and not write_first():
-                return writers
-        while pending and write_first():
-            pass
+        for name in source.splits:
+            # The limit is on what the source gives to train on and to hold out of it.
+            most = data.max_tokens if name == "train" and data.max_tokens else math.inf
+            pending: deque[Future] = deque()
+            tokens, stream = 0, batches(source, name, rule, data)
+            while tokens < most:
+                for batch in islice(stream, 2 * workers - len(pending)):
+                    pending.append(pool.submit(encode, batch, source, tokenizer))
+                if not pending:
+                    break
+                split, ids, characters, text_bytes, nats = pending.popleft().result()
+                writers[split].add(ids, text_bytes, nats)
+                bar.update(characters)
+                tokens += len(ids)
+            wait(pending)
     return writers
 
 
 Batch = tuple[str, list[str], bool]  # split, documents, whether the last one is whole
 
 
-def batches(source: Source, rule: SplitRule, data: DataConfig) -> Iterator[Batch]:
-    """Documents of one split in a row, about BATCH characters together."""
-    for name in source.splits:
-        held: dict[str, list[str]] = {}
-        sizes: dict[str, int] = {}
-        for split, text, whole in rule.assign(name, clean(source.pieces(name), data)):
-            held.setdefault(split, []).append(text)
-            sizes[split] = sizes.get(split, 0) + len(text)
-            if sizes[split] >= BATCH or not whole:
-                yield split, held.pop(split), whole
-                sizes[split] = 0
-        for split, texts in held.items():
-            yield split, texts, True
+def batches(source: Source, name: str, rule: SplitRule, data: DataConfig) -> Iterator[Batch]:
+    """The pieces of one of the source's splits, in batches of about BATCH characters."""
+    most = min(BATCH, data.max_tokens or BATCH)  # a limit on tokens ends with a batch
+    held: dict[str, list[str]] = {}
+    size = 0
+    for split, text, whole in rule.assign(name, clean(source.pieces(name), data)):
+        held.setdefault(split, []).append(text)
+        size += len(text)
+        if size >= most or not whole:
+            # What is held out first: a limit may end with the training part.
+            for each in sorted(held, key="train".__eq__):
+                yield each, held[each], whole or each != split
+            held, size = {}, 0
+    for split, texts in held.items():
+        yield split, texts, True
 
 
 def encode(

@@ -35,6 +35,10 @@ class Corpus:
             self.dtype = np.dtype(self.meta["dtype"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: its meta.json cannot be read ({error!r})") from None
+        for name, wanted in self.meta.get("files", {}).items():
+            path = folder / name
+            if not path.is_file() or zlib.crc32(path.read_bytes()) != wanted:
+                raise UserError(f"{path}: damaged (missing, or its checksum differs)")
         for name in self.splits:
             self.verify(name, every_block)
 
@@ -70,8 +74,6 @@ class Corpus:
         for block in range(count) if every_block else sampled:
             if checksum(path, block) != wanted.checksums[block]:
                 raise UserError(f"{path}: damaged (the checksum of block {block} differs)")
-        if len(self.ends(split)) != wanted.documents:
-            raise UserError(f"{self.folder / split}.ends.npy: damaged (documents are missing)")
 
 
 def checksum(path: Path, block: int) -> int:

@@ -7,6 +7,7 @@ is `(text, whole)` where `whole` says that the document ends with it.
 import gzip
 import io
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ Piece = tuple[str, bool]
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".json", ".parquet")
 CHUNK = 1 << 20  # characters read at once, and about the longest piece
+SURROGATE = re.compile("[\ud800-\udfff]")
 LONGEST_LINE = 10_000_000  # characters
 
 
@@ -68,11 +70,12 @@ def read(path: Path, config: DataConfig) -> Iterator[Piece]:
 def documents_of(texts: Iterator[str]) -> Iterator[Piece]:
     """A row is a document, or several where it holds the separator."""
     for text in texts:
+        text = SURROGATE.sub("\ufffd", text)  # JSON can hold half a character; UTF-8 cannot
         for document in text.split(SEPARATOR):
             yield document, True
 
 
-def chunks(path: Path) -> Iterator[str]:
+def chunks(path: Path, longest_line: float = LONGEST_LINE) -> Iterator[str]:
     """The text of a file, CHUNK characters at a time, every line end as \\n."""
     lines = 1
     since_line_end = 0
@@ -86,7 +89,7 @@ def chunks(path: Path) -> Iterator[str]:
                 since_line_end += len(first)
                 if rest or chunk.endswith("\n"):
                     since_line_end = len(chunk) - chunk.rindex("\n") - 1
-                if since_line_end > LONGEST_LINE:
+                if since_line_end > longest_line:
                     raise UserError(
                         f"{path}: line {lines + chunk.count(chr(10))} is longer than "
                         f"{LONGEST_LINE:,} characters; is it text? Break it into lines"
@@ -127,8 +130,8 @@ def read_text(path: Path, documents: str) -> Iterator[Piece]:
 
 def place_to_cut(text: str) -> int:
     """A place in the second half of a piece where cutting changes no token: before a line that
-    follows another without a blank one between; without such a place, before any line."""
-    for pattern in (r"(?<=\S\n)(?=\S)", r"(?<=\n)", r"(?<=\s)(?=\S)"):
+    follows another without a blank one between; without such a place, any line or word."""
+    for pattern in (r"(?<=\S\n)(?=\S)", r"(?<=\n)", r"(?<=\S)(?=\s\S)"):
         if match := re.compile(pattern).search(text, CHUNK, 2 * CHUNK):
             return match.start()
     return CHUNK
@@ -153,7 +156,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 def read_json(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        rows = json.loads("".join(chunks(path)))
+        rows = json.loads("".join(chunks(path, longest_line=math.inf)))
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(rows, list):
@@ -188,10 +191,12 @@ def read_parquet(path: Path, column: str | None) -> Iterator[str]:
         file = pyarrow.parquet.ParquetFile(path)
         if name not in file.schema_arrow.names:
             raise UserError(no_column(path, "the file", name, ", ".join(file.schema_arrow.names)))
+        row = 0
         for batch in file.iter_batches(batch_size=1024, columns=[name]):
-            for number, text in enumerate(batch.column(0).to_pylist(), 1):
+            for text in batch.column(0).to_pylist():
+                row += 1
                 if not isinstance(text, str):
-                    raise UserError(f"{path}: row {number}: '{name}' is not text but {text!r:.40}")
+                    raise UserError(f"{path}: row {row}: '{name}' is not text but {text!r:.40}")
                 yield text
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]

@@ -134,6 +134,11 @@ class HubSource(Source):
         with temporary_folder(self.folder) as building:
             try:
                 splits = datasets.get_dataset_split_names(self.config.hub, self.config.hub_config)
+                if "train" not in splits:
+                    raise UserError(
+                        f"data.hub={self.config.hub}: has no train split; there are: "
+                        f"{', '.join(splits)}"
+                    )
                 for ours, theirs in (("train", "train"), ("valid", "validation")):
                     if theirs in splits:
                         self.write(ours, theirs, building / f"{ours}.jsonl")

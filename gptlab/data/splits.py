@@ -27,41 +27,53 @@ class SplitRule:
 
     Held-out documents validate, or test where the source brings its own validation. `random`
     decides by a hash of seed and content, so equal documents never fall on two sides; `tail`
-    holds out the end. A single document is cut in two at a line or a space.
+    holds out the end. Where documents are too few to come near the share, the end is held out
+    and the document in which it begins is cut in two, at a line or a space.
+    Raises UserError where a split would be empty by its settings.
     """
 
     def __init__(self, scans: dict[str, Scan], data: DataConfig, seed: int):
         self.scans = scans
         self.held = "test" if "valid" in scans else "valid"
-        self.cut: int | None = None  # character at which a single document is cut
+        self.cut: tuple[int, int] | None = None  # document, and character in it
         self.salt = seed.to_bytes(8, "little")
+        if data.max_tokens and data.split_by == "tail" and data.split > 0:
+            raise UserError(
+                f"data.max_tokens={data.max_tokens}: would end before the tail that is held out; "
+                "take data.split_by=random, or data.max_samples"
+            )
+        if data.split == 0 and self.held == "valid":
+            raise UserError("data.split=0: nothing would be held out; give a share or valid_path")
         lengths = np.array(scans["train"].lengths, dtype=np.int64)
         self.train = self.share(b"split") >= data.split
         self.words = f"{data.split:g} of the documents by a hash of seed and content"
         if data.split == 0:
             self.words = "held-out documents of its own"
-        if data.split_by == "tail" and data.split > 0:
-            done = lengths.cumsum()
-            boundary = int(np.abs(done - (1 - data.split) * lengths.sum()).argmin()) + 1
-            self.train = np.arange(len(lengths)) < boundary
-            self.words = f"the last {data.split:g}, at the nearest document boundary"
-        if data.split == 0 and self.held == "valid":
-            raise UserError("data.split=0: nothing would be held out; give a share or valid_path")
-        if data.split > 0 and (self.train.all() or not self.train.any()):
-            self.rescue(lengths, data)
+        elif data.split_by == "tail" or not self.near(lengths, data.split):
+            self.hold_out_tail(lengths, data.split)
         self.kept = self.share(b"subset") < data.subset
         if data.subset < 1 and not (self.kept & self.train).any():
-            raise UserError(f"data.subset={data.subset:g}: leaves no document to train on")
+            raise UserError(
+                f"data.subset={data.subset:g}: leaves no document of {len(lengths):,} to train on"
+            )
 
-    def rescue(self, lengths: np.ndarray, data: DataConfig) -> None:
-        """Few documents can leave a side empty: hold one out, or cut the only one."""
-        self.train[:] = True
-        if len(lengths) > 1:
-            self.train[-1] = False
-            self.words = "the last document"
-        else:
-            self.cut = int(lengths[0] * (1 - data.split))
-            self.words = f"the last {data.split:g} of the only document"
+    def near(self, lengths: np.ndarray, split: float) -> bool:
+        """Whether the characters held out are between a third and three times the share."""
+        held = lengths[~self.train].sum() / lengths.sum()
+        return split / 3 <= held <= min(3 * split, (1 + split) / 2)
+
+    def hold_out_tail(self, lengths: np.ndarray, split: float) -> None:
+        """At the nearest document boundary, or within a document where that is far off."""
+        done = lengths.cumsum()
+        wanted = int((1 - split) * done[-1])
+        boundary = int(np.abs(done - wanted).argmin()) + 1
+        self.train = np.arange(len(lengths)) < boundary
+        self.words = f"the last {split:g}, at the nearest document boundary"
+        if not self.near(lengths, split):
+            index = int(np.searchsorted(done, wanted, side="right"))
+            self.train = np.arange(len(lengths)) <= index
+            self.cut = (index, wanted - int(done[index] - lengths[index]))
+            self.words = f"the last {split:g}, cut within a document"
 
     def share(self, purpose: bytes) -> np.ndarray:
         """For each training document a number from 0 to 1, by seed, purpose and content."""
@@ -75,8 +87,8 @@ class SplitRule:
         for text, whole in pieces:
             if split != "train":
                 yield split, text, whole
-            elif self.cut is not None:
-                before, after = self.cut_piece(text, position)
+            elif self.cut is not None and self.cut[0] == index:
+                before, after = cut_piece(text, self.cut[1] - position)
                 if before:
                     yield "train", before, whole or bool(after)
                 if after:
@@ -85,22 +97,8 @@ class SplitRule:
                 yield self.held, text, whole
             elif self.kept[index]:
                 yield "train", text, whole
-            position += len(text)
+            position = 0 if whole else position + len(text)
             index += whole
-
-    def cut_piece(self, text: str, position: int) -> tuple[str, str]:
-        assert self.cut is not None
-        place = self.cut - position
-        if place <= 0:
-            return "", text
-        if place >= len(text):
-            return text, ""
-        for mark in ("\n", " "):
-            near = text.find(mark, place, place + 2000)
-            if near != -1 and near + 1 < len(text):
-                place = near + 1
-                break
-        return text[:place].rstrip(), text[place:].lstrip()
 
     def duplicates(self) -> int:
         """Held-out documents that stand in the training documents too, to the letter."""
@@ -109,3 +107,17 @@ class SplitRule:
         if "valid" in self.scans:
             held.append(np.frombuffer(self.scans["valid"].hashes, dtype=np.uint64))
         return int(np.isin(np.concatenate(held), content[self.train & self.kept]).sum())
+
+
+def cut_piece(text: str, place: int) -> tuple[str, str]:
+    """The text before and after a place, moved on to the next line or word."""
+    if place <= 0:
+        return "", text
+    if place >= len(text):
+        return text, ""
+    for mark in ("\n", " "):
+        near = text.find(mark, place, place + 2000)
+        if near != -1 and near + 1 < len(text):
+            place = near + 1
+            break
+    return text[:place].rstrip(), text[place:].lstrip()

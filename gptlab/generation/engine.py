@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gptlab.config import SamplingConfig
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import UserError
 from gptlab.generation.sampling import probabilities
 from gptlab.model.gpt import GPT
 from gptlab.seeding import derive
@@ -36,7 +37,8 @@ def generate(
 
     A sample ends at end-of-text, which is not yielded. Each draws from a generator of its own,
     so sample i is the same text in whatever company it is written. Where the text outgrows the
-    context, the model goes on from its last `context_length` tokens.
+    context, the model goes on from its last `context_length` tokens. Raises UserError for a model
+    that diverged.
     """
     device = next(net.parameters()).device
     draws = [torch.Generator().manual_seed(derive(seed, sample)) for sample in range(n)]
@@ -49,7 +51,10 @@ def generate(
             hidden_BxTxD = net.hidden(ids_BxT[:, -net.config.context_length :])
             logits_BxV = net.head(hidden_BxTxD[:, -1])
             logits_BxV[:, tokenizer.vocab_size :] = float("-inf")  # ids that only pad the table
-            chosen = draw(probabilities(logits_BxV, sampling), draws)
+            probabilities_BxV = probabilities(logits_BxV, sampling)
+            if not probabilities_BxV.isfinite().all():
+                raise UserError("the model's logits are not finite: its training diverged")
+            chosen = draw(probabilities_BxV, draws)
             ended = [e or token == tokenizer.eot for e, token in zip(ended, chosen, strict=True)]
             if all(ended):
                 return

@@ -11,7 +11,7 @@ from gptlab.config import SamplingConfig
 
 def temperature(logits_BxV: Tensor, value: float) -> Tensor:
     """Sharper below 1, flatter above; 0 leaves only the likeliest token (greedy)."""
-    if value == 0:
+    if value < 1e-5:  # so near 0 that dividing would overflow
         return top_k(logits_BxV, 1)
     return logits_BxV / value
 

@@ -3,7 +3,6 @@
 Prompt and text go to standard output, all else to standard error, so that the text can be piped.
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -12,12 +11,9 @@ from gptlab.config import GenerateConfig
 from gptlab.data.tokenizer import Vocabulary
 from gptlab.device import resolve_accelerator
 from gptlab.errors import UserError
+from gptlab.files import say
 from gptlab.generation.engine import TextStream, generate, prompt_ids
 from gptlab.model import checkpoint
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def read_prompt(config: GenerateConfig) -> str:
@@ -43,7 +39,7 @@ def read_prompt(config: GenerateConfig) -> str:
 def write(config: GenerateConfig) -> None:
     """Streams the text of the first sample as it comes; further ones follow, each whole."""
     text = read_prompt(config)
-    accelerator = resolve_accelerator(config.accelerator)
+    accelerator = resolve_accelerator(config.accelerator, "accelerator")
     model = checkpoint.load(runs.find_checkpoint(config.run, config.run_root))
     tokenizer = model.tokenizer
     if isinstance(tokenizer, Vocabulary):

@@ -1,5 +1,7 @@
 """The words of a run: what it is about to do, and what came of it."""
 
+import re
+import shlex
 from pathlib import Path
 
 import torch
@@ -66,20 +68,18 @@ def opening(
 def closing(
     config: TrainConfig,
     folder: Path,
-    score: Score | None,
+    score: Score,
     best_possible: float | None,
     stories: int,
     seconds: float,
 ) -> str:
     """What came of the run, and the two commands to type next."""
-    lines = [f"done in {duration(seconds)}"]
-    if score is not None:
-        lines.append(
-            f"  validation    loss {score.loss:.4f} nats a token, perplexity "
-            f"{score.perplexity:.4g}, {score.bits_per_byte:.3f} bits a byte "
-            f"({score.tokens:,} tokens)"
-        )
-    if score is not None and best_possible is not None:
+    lines = [
+        f"done in {duration(seconds)}",
+        f"  validation    loss {score.loss:.4f} nats a token, perplexity {score.perplexity:.4g}, "
+        f"{score.bits_per_byte:.3f} bits a byte ({score.tokens:,} tokens)",
+    ]
+    if best_possible is not None:
         per_story = score.tokens / stories
         lines.append(
             f"  best possible loss {best_possible:.4f}: this model is at "
@@ -93,14 +93,15 @@ def closing(
         f"  samples       {folder / 'samples'}",
         "next",
         " ".join(["  python generate.py", *generate_arguments(config)]),
-        f"  tensorboard --logdir {config.run_root}",
+        f"  tensorboard --logdir {shlex.quote(config.run_root)}",
     ]
     return "\n".join(lines)
 
 
 def generate_arguments(config: TrainConfig) -> list[str]:
-    prompt = (config.prompt or "").replace('"', '\\"')
-    words = [f'prompt="{prompt}"'] if config.prompt else []
+    plain = config.prompt and re.fullmatch(r"[\w ,.!?]+", config.prompt)
+    quoted = f'"{config.prompt}"' if plain else shlex.quote(config.prompt or "")
+    words = [f"prompt={quoted}"] if config.prompt else []
     if config.run_root != "runs":
-        words.append(f"run_root={config.run_root}")
+        words.append(f"run_root={shlex.quote(config.run_root)}")
     return words

@@ -3,12 +3,14 @@
 All count in optimizer steps. Nothing here draws from the global random state.
 """
 
+import contextlib
 import csv
 import math
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 from gptlab.config import SamplingConfig
 from gptlab.data.tokenizer import Tokenizer, decode
+from gptlab.errors import UserError
 from gptlab.generation import engine
 from gptlab.model.loss import perplexity
 from gptlab.training.plan import Plan
@@ -62,7 +65,8 @@ class Meter(StepCallback):
         self.nats: torch.Tensor | float = 0.0
         self.tokens = 0  # targets since the last line
         self.tokens_seen = 0
-        self.training_seconds = 0.0  # validation, samples and checkpoints left out
+        self.paused_seconds = 0.0  # in validation, samples and checkpoints since the last line
+        self.rate = 0.0
         self.latest: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -71,13 +75,21 @@ class Meter(StepCallback):
             with self.path.open("w", newline="") as file:
                 csv.writer(file).writerow(COLUMNS)
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self.began = time.perf_counter()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time in which the run does not train, left out of the speed."""
+        began = time.perf_counter()
+        yield
+        self.paused_seconds += time.perf_counter() - began
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
+        self.rate = optimizer.param_groups[0]["lr"]  # before the scheduler moves on
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self.nats = self.nats + outputs["nats"]
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
-        self.training_seconds += time.perf_counter() - self.began
 
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         self.tokens += batch["step_tokens"]
@@ -86,19 +98,24 @@ class Meter(StepCallback):
             return
         nats = torch.as_tensor(self.nats, device=module.device)
         loss = float(trainer.strategy.reduce(nats, reduce_op="sum")) / self.tokens
-        seconds = self.training_seconds + time.perf_counter() - self.began
+        now = time.perf_counter()
+        seconds = now - self.began - self.paused_seconds
         metrics = {
             "train/loss": loss,
             "train/perplexity": perplexity(loss),
-            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/lr": self.rate,
             "train/gradient_norm": float(module.gradient_norm),
             "train/tokens_per_second": self.tokens / max(seconds, 1e-9),
         }
-        self.nats, self.tokens, self.training_seconds = 0.0, 0, 0.0
-        self.began = time.perf_counter()
+        self.nats, self.tokens = 0.0, 0
+        self.began, self.paused_seconds = now, 0.0
         self.write(trainer, metrics)
 
+    def on_validation_start(self, *_: Any) -> None:
+        self.validation_began = time.perf_counter()
+
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.paused_seconds += time.perf_counter() - self.validation_began
         metrics = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -130,6 +147,7 @@ class Samples(StepCallback):
         self,
         folder: Path,
         plan: Plan,
+        meter: Meter,
         tokenizer: Tokenizer,
         prompt: list[int],
         sampling: SamplingConfig,
@@ -141,6 +159,7 @@ class Samples(StepCallback):
     ):
         self.folder = folder / "samples"
         self.plan = plan
+        self.meter = meter
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.kinds = {"sampled": (sampling, n)}
@@ -159,6 +178,13 @@ class Samples(StepCallback):
             self.write(trainer, module, f"step_{self.step}", self.kinds)
 
     def write(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
+        with self.meter.paused():
+            try:
+                self.write_now(trainer, module, name, kinds)
+            except UserError as error:  # a model that has diverged is no reason to end the run
+                tqdm.write(f"  step {self.step:,}: no sample: {error}\n")
+
+    def write_now(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
         opening = decode(self.tokenizer, self.prompt)
         lines, first = [], ""
         for kind, (sampling, n) in kinds.items():
@@ -226,7 +252,8 @@ class Checkpoints(StepCallback):
         self.save(trainer, "last")
 
     def save(self, trainer: Trainer, name: str) -> None:
-        trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)
+        with self.meter.paused():
+            trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)
 
 
 class Interruption(StepCallback):
@@ -246,11 +273,16 @@ class Interruption(StepCallback):
         print("\nstopping after this step; again to leave at once", file=sys.stderr, flush=True)
 
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
-        trainer.should_stop = trainer.should_stop or self.signal is not None
+        asked = self.signal is not None
+        if trainer.world_size > 1:  # a signal to one process stops all, after the same step
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        trainer.should_stop = trainer.should_stop or asked
 
     def on_train_end(self, *_: Any) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    on_exception = on_train_end
 
 
 def epoch_ended(plan: Plan, step: int) -> int | None:

@@ -37,8 +37,9 @@ class LanguageModel(LightningModule):
         self.seed = seed
         self.register_buffer("token_bytes", token_bytes, persistent=False)
         self.gradient_norm = torch.zeros(())
-        self.validation_nats = MeanMetric()
-        self.validation_bytes = MeanMetric()
+        # A loss that is not a number must show, not be left out of the mean.
+        self.validation_nats = MeanMetric(nan_strategy="disable")
+        self.validation_bytes = MeanMetric(nan_strategy="disable")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         number = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
@@ -77,7 +78,7 @@ class LanguageModel(LightningModule):
             "valid/bits_per_byte": bits_per_byte(nats, bytes_per_token),
         }
         # For callbacks to monitor; the Meter writes all metrics to the loggers.
-        self.log_dict(scores, logger=False, sync_dist=self.trainer.world_size > 1)
+        self.log_dict(scores, logger=False, sync_dist=True)
 
     def configure_gradient_clipping(self, optimizer: Optimizer, **_: object) -> None:
         """Clips the norm of the whole gradient, and keeps it for the Meter."""

@@ -71,7 +71,10 @@ def make_plan(config: TrainConfig, corpus: Corpus) -> Plan:
 
 
 def warm_up(optim: OptimConfig, steps: int) -> OptimConfig:
+    """The warm-up decided where it was left open; raises UserError if longer than the run."""
     if optim.warmup_steps is not None:
+        if optim.warmup_steps > steps:
+            raise UserError(f"optim.warmup_steps={optim.warmup_steps}: the run has {steps} steps")
         return optim
     return replace(optim, warmup_steps=min(100, steps // 10))
 
@@ -89,6 +92,7 @@ def fit_model(config: TrainConfig, corpus: Corpus, notes: list[str]) -> ModelCon
     if config.data.fit_to_text:
         tokens = {name: split.tokens for name, split in corpus.splits.items()}
         fits = max(4, min(tokens["train"] // 8, tokens["valid"] - 1))
+        fits = max(fits, (config.data.row_length or 0) - 1)
         if fits < context:
             notes.append(f"the text is short: context {fits} instead of {context}")
             context = fits

@@ -1,5 +1,6 @@
 """One training run, from a checked configuration to the last line on the screen."""
 
+import contextlib
 import inspect
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gptlab import runs
 from gptlab.config import TrainConfig
@@ -19,7 +21,7 @@ from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.loader import TrainingBatches
-from gptlab.data.tokenizer import Tokenizer, decode
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.device import autocast
 from gptlab.errors import UserError, did_you_mean
 from gptlab.evaluation.perplexity import Score, score
@@ -46,6 +48,7 @@ def train(config: TrainConfig) -> float:
     quiet()
     began = time.perf_counter()
     check_extra(config.trainer.extra)
+    check_sweep(config)
     corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
     plan = make_plan(config, corpus)
     torch.manual_seed(config.seed)
@@ -57,7 +60,7 @@ def train(config: TrainConfig) -> float:
     module = LanguageModel(net, plan.optim, plan.steps, token_bytes, config.seed)
     module.configure_optimizers()  # a wrong name is found before anything is written
     prompt = sample_prompt(config, corpus)
-    seconds = estimate_seconds(net, data, plan)
+    seconds = 0.0 if is_child() else estimate_seconds(net, data, plan)
 
     stored = asdict(config) | {"model": asdict(plan.model)}
     folder = run_folder(config)
@@ -65,9 +68,12 @@ def train(config: TrainConfig) -> float:
         trainer = make_trainer(config, plan, data, corpus, folder, prompt, stored, seconds)
     except BaseException:
         folder.rmdir()
+        with contextlib.suppress(OSError):  # other runs are in it
+            folder.parent.rmdir()
         raise
-    text = yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    if not is_child():
+        text = yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
     if trainer.is_global_zero:
         print(opening(config, plan, corpus, net, seconds, folder), flush=True)
     trainer.fit(module, datamodule=data)
@@ -91,8 +97,23 @@ def leave_if_interrupted(trainer: Trainer, folder: Path) -> None:
         raise SystemExit(128 + interruption.signal)
 
 
+# What the plan decides, or what would make the endless loader begin again.
+OURS = {
+    *("accelerator", "devices", "num_nodes", "strategy", "precision", "max_steps", "max_epochs"),
+    *("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch", "callbacks"),
+    *("limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs", "logger"),
+    *("gradient_clip_val", "gradient_clip_algorithm", "use_distributed_sampler", "plugins"),
+    *("min_epochs", "fast_dev_run", "default_root_dir", "deterministic", "enable_checkpointing"),
+}
+
+
+def is_child() -> bool:
+    """Whether Lightning started this process beside a first one that has made the run folder."""
+    return os.environ.get("LOCAL_RANK", "0") != "0" and FOLDER in os.environ
+
+
 def check_extra(extra: dict[str, Any]) -> None:
-    """Raises UserError for arguments that Lightning's Trainer does not have."""
+    """Raises UserError for arguments that Lightning's Trainer lacks, or that are decided here."""
     known = inspect.signature(Trainer.__init__).parameters
     for name in extra:
         if name not in known:
@@ -100,6 +121,24 @@ def check_extra(extra: dict[str, Any]) -> None:
                 f"trainer.extra.{name}: Lightning's Trainer has no such argument"
                 f"{did_you_mean(name, known)}"
             )
+        if name in OURS:
+            raise UserError(
+                f"trainer.extra.{name}: is decided by gptlab's own keys; see "
+                "`python train.py --help` for those of trainer, optim, callbacks and logger"
+            )
+
+
+def check_sweep(config: TrainConfig) -> None:
+    """Raises UserError for a sweep on several devices: its processes would share one folder."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    several = config.trainer.devices * config.trainer.num_nodes > 1
+    if several and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            f"trainer.devices={config.trainer.devices}: a sweep (-m) runs on one device; start "
+            "its jobs one by one"
+        )
 
 
 def run_folder(config: TrainConfig) -> Path:
@@ -111,11 +150,14 @@ def run_folder(config: TrainConfig) -> Path:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    if "LOCAL_RANK" in os.environ and FOLDER in os.environ:
+    if is_child():
         return Path(os.environ[FOLDER])
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
-        folder = runs.create(Path(hydra.sweep.dir), f"{hydra.job.num}_{hydra.job.override_dirname}")
+        swept = {a.partition("=")[0] for a in sys.argv[1:] if "," in a and "'" not in a}
+        chosen = [a for a in hydra.overrides.task if a.partition("=")[0] in swept]
+        sweep = Path(hydra.sweep.dir).expanduser()
+        folder = runs.create(sweep, ",".join([str(hydra.job.num), *chosen]))
     else:
         choices = hydra.runtime.choices
         name = choices.get("experiment") or f"{choices['model']}_{choices['data']}"
@@ -134,16 +176,15 @@ def bytes_of_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
 def sample_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
     """What samples begin with: the prompt, or the first ten tokens that were held out."""
     if config.prompt is None:
-        first = corpus.tokens("valid")[:10].tolist()
-        opening = [token for token in first if token != corpus.tokenizer.eot]
-        return prompt_ids(
-            corpus.tokenizer, decode(corpus.tokenizer, opening), config.data.eot_first
-        )
+        eot = corpus.tokenizer.eot
+        ids = [token for token in corpus.tokens("valid")[:10].tolist() if token != eot]
+        return [eot, *ids] if config.data.eot_first or not ids else ids
     return prompt_ids(corpus.tokenizer, config.prompt, config.data.eot_first)
 
 
 def estimate_seconds(net: GPT, data: TextData, plan: Plan) -> float:
-    """How long the run will take: from the second of two micro-batches, forward and backward.
+    """How long the run will take: from a micro-batch, forward and backward, after a first one
+    that warms up (and compiles).
 
     On the device of the run; the gradients are thrown away and no weight moves.
     """
@@ -158,8 +199,8 @@ def estimate_seconds(net: GPT, data: TextData, plan: Plan) -> float:
         torch.zeros(1, device=plan.accelerator).item()  # waits until the device is done
         seconds = time.perf_counter() - began
         net.zero_grad(set_to_none=True)
-        if seconds > 5:
-            break
+        if seconds > 10 and net._compiled_call_impl is None:
+            break  # so slow that warming up makes no difference
     net.to("cpu")
     return seconds * plan.shape.accumulate * plan.steps
 
@@ -182,7 +223,7 @@ def make_trainer(
         Interruption(),
         Progress(meter, plan.steps, seconds),
         Samples(
-            *(folder, plan, corpus.tokenizer, prompt, config.sampling),
+            *(folder, plan, meter, corpus.tokenizer, prompt, config.sampling),
             n=config.n,
             max_new_tokens=config.max_new_tokens,
             seed=config.seed,
@@ -223,10 +264,9 @@ def make_trainer(
     }
     try:
         return Trainer(**arguments | wanted.extra)
-    except (TypeError, ValueError) as error:
-        if not wanted.extra:
-            raise
-        raise UserError(f"trainer.extra={wanted.extra}: {error}") from None
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"Lightning cannot train with these trainer settings: {reason}") from None
 
 
 def plugged(group: dict[str, Any], **arguments: Any) -> list[Any]:
