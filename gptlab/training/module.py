@@ -5,7 +5,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 
 from gptlab.config import OptimConfig
 from gptlab.data.loader import Batch
@@ -37,9 +37,10 @@ class LanguageModel(LightningModule):
         self.seed = seed
         self.register_buffer("token_bytes", token_bytes, persistent=False)
         self.gradient_norm = torch.zeros(())
-        # A loss that is not a number must show, not be left out of the mean.
-        self.validation_nats = MeanMetric(nan_strategy="disable")
-        self.validation_bytes = MeanMetric(nan_strategy="disable")
+        # Sums, not MeanMetric: that drops values that are not numbers, or else the weights.
+        self.validation = nn.ModuleDict(
+            {name: SumMetric(nan_strategy="disable") for name in ("nats", "tokens", "bytes")}
+        )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         number = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
@@ -56,26 +57,25 @@ class LanguageModel(LightningModule):
         return {"loss": nats * (parts / batch["step_tokens"]), "nats": nats.detach()}
 
     def on_validation_epoch_start(self) -> None:
-        self.validation_nats.reset()
-        self.validation_bytes.reset()
+        for total in self.validation.values():
+            total.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         target = batch["target"]
         real = target != IGNORED
-        tokens = real.sum()
         nats = summed_cross_entropy(self.net(batch["input"]), target)
-        written = self.token_bytes[target[real]].sum()
-        # Weighted by tokens: the mean over all targets, whatever the batches' sizes.
-        self.validation_nats.update(nats / tokens.clamp(min=1), tokens)
-        self.validation_bytes.update(written / tokens.clamp(min=1), tokens)
+        self.validation["nats"].update(nats)
+        self.validation["tokens"].update(real.sum())
+        self.validation["bytes"].update(self.token_bytes[target[real]].sum())
 
     def on_validation_epoch_end(self) -> None:
-        nats = self.validation_nats.compute().item()
-        bytes_per_token = self.validation_bytes.compute().item()
+        """The mean over all targets, whatever the batches' sizes."""
+        total = {name: metric.compute().item() for name, metric in self.validation.items()}
+        nats = total["nats"] / total["tokens"]
         scores = {
             "valid/loss": nats,
             "valid/perplexity": perplexity(nats),
-            "valid/bits_per_byte": bits_per_byte(nats, bytes_per_token),
+            "valid/bits_per_byte": bits_per_byte(total["nats"], total["bytes"]),
         }
         # For callbacks to monitor; the Meter writes all metrics to the loggers.
         self.log_dict(scores, logger=False, sync_dist=True)
