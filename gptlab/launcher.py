@@ -57,10 +57,13 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     def decorate(action: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(action)
         def main() -> None:
-            if {"--help", "-h"} & set(sys.argv[1:]):
-                print(help_text(name))
-                return
+            # Threads that wait soon sleep: spinning on, a step took two to ten times as long beside
+            # any other busy program. GNU OpenMP reads this when torch is imported.
+            os.environ.setdefault("GOMP_SPINCOUNT", "1000")
             try:
+                if {"--help", "-h"} & set(sys.argv[1:]):
+                    print(help_text(name))
+                    return
                 run_hydra(name, action)
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
@@ -83,6 +86,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     return decorate
 
 
+SWEEP = {"-m", "--multirun"}
 LESS_MEMORY = "take a smaller data.batch_size (with trainer.tokens_per_step), context or model"
 
 
@@ -96,11 +100,12 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
     """Composes conf/NAME.yaml and calls the action; raises UserError for what does not compose."""
     import hydra
     from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     if "LOCAL_RANK" not in os.environ:  # DDP children inherit arguments that are quoted already
         sys.argv[1:] = [quote_free_text(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in SWEEP)  # Hydra wants it first
+    if name != "train" and SWEEP & set(sys.argv[1:]):
+        raise UserError("-m: only train.py runs sweeps")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing a block and exiting with 1
     ConfigStore.instance().store(f"{name}_schema", SCHEMAS[name])
     refuse_removals(sys.argv[1:])
@@ -117,7 +122,9 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
 
     try:
         hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(task)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of the composition: the job's own are in `raised`
         raise UserError(explain(error, name)) from None
     finally:
         tidy_sweeps(sys.argv[1:], began)
@@ -129,7 +136,7 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
 
 def tidy_sweeps(arguments: list[str], began: float) -> None:
     """Removes what Hydra leaves of this sweep: its own record, and empty folders."""
-    if not {"-m", "--multirun"} & set(arguments):
+    if not SWEEP & set(arguments):
         return
     roots = [a.partition("=")[2].strip("'") for a in arguments if a.startswith("run_root=")]
     root = Path(roots[-1] if roots else "runs")
@@ -185,7 +192,7 @@ def to_config(name: str, raw: Any) -> Any:
 
 def explain(error: Exception, name: str) -> str:
     """One line from Hydra's or OmegaConf's message: the key, the value, what is allowed."""
-    known = [*flatten(SCHEMAS[name]()), *groups()]
+    known = [*flatten(SCHEMAS[name]()), *groups(name)]
     if override := getattr(error, "override", None):
         reason = str(error).splitlines()[0]
         return f"{override}: cannot be read as key=value ({reason}); quote its special characters"
@@ -210,6 +217,14 @@ def explain(error: Exception, name: str) -> str:
         if match := re.search(r"Value '(.*)' (?:of type .* to (\w+)|is not a valid (bool))", text):
             kind = match[2] or match[3]
             return f"{full[1] if full else 'a key'}={match[1]}: must be {A_VALUE.get(kind, kind)}"
+        if "is not Optional" in text and full:
+            return f"{full[1]}=null: must have a value"
+        if text.startswith("Ambiguous value for argument"):
+            return f"{text.split(chr(39))[1]}: several values are a sweep: add -m; a text, quote it"
+        if "Config group override must be" in text:
+            return "a group must name one of its choices (see --help), not a number or null"
+        if full:
+            return f"{full[1]}: {text.splitlines()[0]}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
     return f"{first} (see `python {Path(sys.argv[0]).name} --help`)"
 
@@ -224,8 +239,10 @@ A_VALUE = {
 }
 
 
-def groups() -> list[str]:
-    return sorted(path.name for path in CONF.iterdir() if path.is_dir())
+def groups(name: str) -> list[str]:
+    """The groups that a command composes, in alphabetical order."""
+    text = (CONF / f"{name}.yaml").read_text()
+    return sorted(re.findall(r"^  - (?:override )?(\w+):", text, re.MULTILINE))
 
 
 def choices(group: str) -> list[str]:
@@ -245,7 +262,6 @@ def help_text(name: str) -> str:
     """The command's help: how to call it, the groups with their choices, every key."""
     text = (CONF / f"{name}.yaml").read_text()
     program = re.match(r"# (\S+(?: -m)? \S+)", text)[1]
-    used = [group for group in groups() if re.search(rf"^  - {group}:", text, re.MULTILINE)]
     lines = [
         text.partition("\n")[0].removeprefix("# "),
         "",
@@ -254,7 +270,7 @@ def help_text(name: str) -> str:
         f'eval "$({program} -sc install=bash)"            complete groups and keys with Tab',
         "",
         "Groups and their choices (conf/GROUP/CHOICE.yaml):",
-        *(f"  {group:<11}{', '.join(choices(group))}" for group in used),
+        *(f"  {group:<11}{', '.join(choices(group))}" for group in groups(name)),
         "",
         "Keys:",
         *key_help(SCHEMAS[name], ""),

@@ -32,9 +32,13 @@ def find_checkpoint(run: str, run_root: str) -> Path:
 
     Of a folder, the best by validation loss, otherwise the last. Raises UserError if there is none.
     """
+    try:
+        root, path = Path(run_root).expanduser(), Path(run).expanduser()
+        path.exists()
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"run={run:.200}: {str(error).splitlines()[0]:.200}") from None
     if run == "latest":
-        return latest(Path(run_root).expanduser())
-    path = Path(run).expanduser()
+        return latest(root)
     if path.is_file():
         return path
     if not path.exists() and (Path(run_root) / run).exists():

@@ -330,14 +330,15 @@ def build_elsewhere(tmp_path: Path, count: int = 3000) -> subprocess.Popen:
     return child
 
 
-def test_a_kill_at_any_moment_leaves_no_false_corpus(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_kill_at_any_moment_leaves_no_false_corpus(tmp_path: Path, times: int) -> None:
     began = time.perf_counter()
     build_elsewhere(tmp_path).wait()
     whole = time.perf_counter() - began
     (finished,) = (tmp_path / "corpora").iterdir()
     good = {path.name: path.read_bytes() for path in finished.iterdir()}
     draw, killed = random.Random(0), 0
-    for _ in range(8):
+    for _ in range(times):
         for path in (tmp_path / "corpora").iterdir():
             subprocess.run(["rm", "-r", path], check=True)
         child = build_elsewhere(tmp_path)

@@ -33,6 +33,7 @@ class Corpus:
             self.meta = json.loads((folder / "meta.json").read_text())
             self.splits = {name: Split(**split) for name, split in self.meta["splits"].items()}
             self.dtype = np.dtype(self.meta["dtype"])
+            self.splits["train"], self.meta["split_rule"]  # without these it is no corpus
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: its meta.json cannot be read ({error!r})") from None
         for name, wanted in self.meta.get("files", {}).items():

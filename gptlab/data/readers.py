@@ -30,7 +30,13 @@ def find_files(key: str, given: Any) -> list[Path]:
     """The files that a path, a list of paths or a folder means; raises UserError if none."""
     if not isinstance(given, str | list) or not given:
         raise UserError(f"{key}={given}: must be a file, a list of files, or a folder")
-    files: list[Path] = []
+    try:
+        return list(existing_files(key, given))
+    except (RuntimeError, OSError) as error:  # no such user's home, a name too long, a loop
+        raise UserError(f"{key}={given!s:.200}: {str(error).splitlines()[0]:.200}") from None
+
+
+def existing_files(key: str, given: str | list[str]) -> Iterator[Path]:
     for name in [given] if isinstance(given, str) else given:
         path = Path(str(name)).expanduser()
         if path.is_dir():
@@ -39,13 +45,12 @@ def find_files(key: str, given: Any) -> list[Path]:
                 raise UserError(
                     f"{key}={name}: no text in this folder (looked for {', '.join(SUFFIXES)})"
                 )
-            files += found
+            yield from found
         elif path.is_file():
-            files.append(path)
+            yield path
         else:
             near = did_you_mean(path.name, names_in(path.parent))
             raise UserError(f"{key}={name}: there is no such file or folder{near}")
-    return files
 
 
 def names_in(folder: Path) -> list[str]:

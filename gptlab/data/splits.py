@@ -52,7 +52,8 @@ class SplitRule:
         elif data.split_by == "tail" or not self.near(lengths, data.split):
             self.hold_out_tail(lengths, data.split)
         self.kept = self.share(b"subset") < data.subset
-        if data.subset < 1 and not (self.kept & self.train).any():
+        alone = self.cut is not None and self.train.sum() == 1
+        if data.subset < 1 and (alone or not (self.kept & self.train).any()):
             raise UserError(
                 f"data.subset={data.subset:g}: leaves no document of {len(lengths):,} to train on"
             )

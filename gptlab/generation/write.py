@@ -22,8 +22,8 @@ def read_prompt(config: GenerateConfig) -> str:
         raise UserError("prompt and prompt_file: give one of them")
     if config.prompt_file is not None:
         try:
-            prompt = Path(config.prompt_file).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            prompt = Path(config.prompt_file).expanduser().read_text(encoding="utf-8-sig")
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise UserError(f"prompt_file={config.prompt_file}: {reason}") from None
     else:
@@ -44,7 +44,7 @@ def write(config: GenerateConfig) -> None:
     tokenizer = model.tokenizer
     if isinstance(tokenizer, Vocabulary):
         tokenizer.unknown = config.unknown
-    prompt = prompt_ids(tokenizer, text, model.config["data"]["eot_first"])
+    prompt = prompt_ids(tokenizer, text, model.eot_first)
     context = model.net.config.context_length
     say(f"{model.path}, step {model.step:,}")
     if len(prompt) > context:

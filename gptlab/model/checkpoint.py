@@ -23,6 +23,7 @@ class Loaded:
     tokenizer: Tokenizer
     config: dict[str, Any]
     step: int
+    eot_first: bool  # whether its texts begin with end-of-text
     facts: dict[str, Any]
 
 
@@ -44,12 +45,16 @@ def load(path: Path) -> Loaded:
             if key.startswith("net.")
         }
         net.load_state_dict(weights)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        if tokenizer.vocab_size > net.config.vocab_size:
+            raise ValueError("the tokenizer has more tokens than the model")
+        step = int(content["global_step"])
+        eot_first = bool(content["config"]["data"]["eot_first"])
+    except Exception as error:  # whatever a foreign content provokes
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its parts do not fit together ({reason})") from None
     net.eval()
     facts = content.get("gptlab", {})
-    return Loaded(path, net, tokenizer, content["config"], int(content["global_step"]), facts)
+    return Loaded(path, net, tokenizer, content["config"], step, eot_first, facts)
 
 
 def read(path: Path) -> Mapping[str, Any]:

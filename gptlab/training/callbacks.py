@@ -110,6 +110,11 @@ class Meter(StepCallback):
         self.nats, self.tokens = 0.0, 0
         self.began, self.paused_seconds = now, 0.0
         self.write(trainer, metrics)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {self.step}: training diverged; take a lower optim.lr "
+                "or a longer optim.warmup_steps; the checkpoints before are kept"
+            )
 
     def on_validation_start(self, *_: Any) -> None:
         self.validation_began = time.perf_counter()
@@ -260,6 +265,9 @@ class Interruption(StepCallback):
     """Ctrl-C and SIGTERM end the run after the step at hand; a second one ends it at once."""
 
     signal: int | None = None  # the one that came
+
+    def __init__(self) -> None:
+        self.before: dict[int, Any] = {}  # the handlers to put back
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)

@@ -6,7 +6,8 @@ import warnings
 
 # What the opening lines say already, advertisements, and the normal end of a run.
 LINES = re.compile(
-    r"(GPU|TPU|HPU) available|limit_val_batches=1.0|💡 Tip|Trainer\.fit.* stopped: `max_steps|"
+    r"(GPU|TPU|HPU) available|limit_val_batches=1.0|val_check_interval=1\)|💡 Tip|"
+    r"Trainer\.fit.* stopped: `max_steps|"
     r"Trainer already configured with model summary|LOCAL_RANK|Initializing distributed|"
     r"distributed_backend=|^-{20,}|Using .*bfloat16 Automatic|Using .*16bit Automatic|Seed set to"
 )

@@ -1,7 +1,6 @@
 """One training run, from a checked configuration to the last line on the screen."""
 
 import contextlib
-import inspect
 import os
 import sys
 import time
@@ -12,7 +11,8 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gptlab import runs
@@ -23,7 +23,7 @@ from gptlab.data.datamodule import TextData
 from gptlab.data.loader import TrainingBatches
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.device import autocast
-from gptlab.errors import UserError, did_you_mean
+from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import Score, score
 from gptlab.generation.engine import prompt_ids
 from gptlab.model import checkpoint
@@ -32,6 +32,7 @@ from gptlab.model.loss import summed_cross_entropy
 from gptlab.training.announce import closing, opening
 from gptlab.training.callbacks import Checkpoints, Interruption, Meter, Samples
 from gptlab.training.checkpoint import AtomicCheckpointIO
+from gptlab.training.checks import check_before_anything, plugged
 from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
 from gptlab.training.progress import Progress
@@ -47,8 +48,7 @@ def train(config: TrainConfig) -> float:
     """
     quiet()
     began = time.perf_counter()
-    check_extra(config.trainer.extra)
-    check_sweep(config)
+    check_before_anything(config)
     corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
     plan = make_plan(config, corpus)
     torch.manual_seed(config.seed)
@@ -58,7 +58,6 @@ def train(config: TrainConfig) -> float:
     data = TextData(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
     token_bytes = bytes_of_tokens(corpus.tokenizer, net.config.vocab_size)
     module = LanguageModel(net, plan.optim, plan.steps, token_bytes, config.seed)
-    module.configure_optimizers()  # a wrong name is found before anything is written
     prompt = sample_prompt(config, corpus)
     seconds = 0.0 if is_child() else estimate_seconds(net, data, plan)
 
@@ -97,48 +96,9 @@ def leave_if_interrupted(trainer: Trainer, folder: Path) -> None:
         raise SystemExit(128 + interruption.signal)
 
 
-# What the plan decides, or what would make the endless loader begin again.
-OURS = {
-    *("accelerator", "devices", "num_nodes", "strategy", "precision", "max_steps", "max_epochs"),
-    *("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch", "callbacks"),
-    *("limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs", "logger"),
-    *("gradient_clip_val", "gradient_clip_algorithm", "use_distributed_sampler", "plugins"),
-    *("min_epochs", "fast_dev_run", "default_root_dir", "deterministic", "enable_checkpointing"),
-}
-
-
 def is_child() -> bool:
     """Whether Lightning started this process beside a first one that has made the run folder."""
     return os.environ.get("LOCAL_RANK", "0") != "0" and FOLDER in os.environ
-
-
-def check_extra(extra: dict[str, Any]) -> None:
-    """Raises UserError for arguments that Lightning's Trainer lacks, or that are decided here."""
-    known = inspect.signature(Trainer.__init__).parameters
-    for name in extra:
-        if name not in known:
-            raise UserError(
-                f"trainer.extra.{name}: Lightning's Trainer has no such argument"
-                f"{did_you_mean(name, known)}"
-            )
-        if name in OURS:
-            raise UserError(
-                f"trainer.extra.{name}: is decided by gptlab's own keys; see "
-                "`python train.py --help` for those of trainer, optim, callbacks and logger"
-            )
-
-
-def check_sweep(config: TrainConfig) -> None:
-    """Raises UserError for a sweep on several devices: its processes would share one folder."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    several = config.trainer.devices * config.trainer.num_nodes > 1
-    if several and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError(
-            f"trainer.devices={config.trainer.devices}: a sweep (-m) runs on one device; start "
-            "its jobs one by one"
-        )
 
 
 def run_folder(config: TrainConfig) -> Path:
@@ -259,25 +219,14 @@ def make_trainer(
         "log_every_n_steps": 1,
         "default_root_dir": folder,
         "plugins": [AtomicCheckpointIO()],
-        "callbacks": ours + plugged(config.callbacks),
-        "logger": plugged(config.logger, save_dir=str(folder)),
+        "callbacks": ours + plugged(config.callbacks, Callback),
+        "logger": plugged(config.logger, Logger, save_dir=str(folder)),
     }
     try:
         return Trainer(**arguments | wanted.extra)
     except (TypeError, ValueError, MisconfigurationException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"Lightning cannot train with these trainer settings: {reason}") from None
-
-
-def plugged(group: dict[str, Any], **arguments: Any) -> list[Any]:
-    """The user's own classes, named by `_target_` in the typed configuration."""
-    from hydra.errors import HydraException
-    from hydra.utils import instantiate
-
-    try:
-        return [instantiate(arguments | settings) for settings in group.values() if settings]
-    except HydraException as error:
-        raise UserError(f"a class in callbacks or logger: {str(error).splitlines()[0]}") from None
 
 
 def final_score(folder: Path, data: TextData, token_bytes: torch.Tensor, plan: Plan) -> Score:
