@@ -57,8 +57,8 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     def decorate(action: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(action)
         def main() -> None:
-            # Threads that wait soon sleep: spinning on, a step took two to ten times as long beside
-            # any other busy program. GNU OpenMP reads this when torch is imported.
+            # Threads that wait soon sleep: spinning on, a step took several times as long beside
+            # other busy programs (docs/measurements.md). Read when torch is imported.
             os.environ.setdefault("GOMP_SPINCOUNT", "1000")
             try:
                 if {"--help", "-h"} & set(sys.argv[1:]):
