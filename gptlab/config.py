@@ -19,6 +19,7 @@ class ModelConfig:
     d_model: int = 128
     d_ff: int | None = None  # null: 4 × d_model
     context_length: int = 128  # tokens the model can see at once
+    trained_length: int | None = None  # set by training: positions beyond it never occurred
     vocab_size: int | None = None  # null: the tokenizer's; larger: padded with ids never written
     norm: str = "pre"  # pre | post
     norm_type: str = "layernorm"  # layernorm | rmsnorm
@@ -35,6 +36,11 @@ class ModelConfig:
     attention_dropout: float = 0.0
     init_std: float = 0.02
     let_attention_see_the_future: bool = False  # a demonstration of a leak; never for a real model
+
+    @property
+    def window(self) -> int:
+        """Tokens to show the model at once: those positions that its training has reached."""
+        return min(self.context_length, self.trained_length or self.context_length)
 
 
 @dataclass
@@ -60,16 +66,17 @@ class DataConfig:
     repair_encoding: bool = False  # turn â€œ back into “ and so on
     max_samples: int | None = None  # documents, from the first; toy_stories: how many are written
     max_tokens: int | None = None  # stop reading after about so many
-    subset: float = 1.0  # a random share of the training documents
+    subset: float = 1.0  # a random share of the training documents, before any is held out
     split: float = 0.1  # share held out: for validation, or for a test where validation exists
     split_by: str = "random"  # random | tail
     batching: str = "random"  # rows | random | sliding
     batch_size: int = 16  # rows in a micro-batch
     stride: int | None = None  # sliding: tokens from one window to the next; null: context_length
-    row_length: int | None = None  # rows: tokens a row is cut or padded to; null: context + 1
+    row_length: int | None = None  # tokens of a row, input and target; null: context_length + 1
     eot_first: bool = False  # begin rows and prompts with end-of-text: the first word counts too
     keep_first_eot: bool = True  # rows: learn to end; false: ignore every end-of-text in the loss
     valid_tokens: int = 100_000  # at most so many tokens are scored in one validation
+    final_tokens: int | None = None  # likewise at the end, of each split; null: all
     max_steps: int = 2000  # of a run that names neither trainer.max_steps nor max_epochs
     num_workers: int = 0  # processes that make batches ready
     fit_to_text: bool = False  # own text: shorten context and training where the text is short
@@ -129,6 +136,15 @@ class SamplingConfig:
 
 
 @dataclass
+class HellaswagConfig:
+    """Which continuation is the right one (gptlab/evaluation/hellaswag.py)."""
+
+    path: str | None = None  # the official file; null: fetched once, its hash checked
+    rows: int | None = None  # the first so many; null: all
+    batch_size: int = 32  # sequences scored at once
+
+
+@dataclass
 class TrainConfig:
     """conf/train.yaml"""
 
@@ -139,12 +155,15 @@ class TrainConfig:
     prompt: str | None = None  # of the samples written while training
     n: int = 1  # samples each time
     max_new_tokens: int = 128
+    before: list[str] = field(default_factory=list)  # at step 0: perplexity, samples, hellaswag
+    after: list[str] = field(default_factory=lambda: ["perplexity"])  # likewise; also: windows
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    hellaswag: HellaswagConfig = field(default_factory=HellaswagConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
 
@@ -198,6 +217,9 @@ BOUNDS: list[tuple[str, float | None, float | None]] = [
     ("data.stride", 1, None),
     ("data.row_length", 2, None),
     ("data.valid_tokens", 1, None),
+    ("data.final_tokens", 1, None),
+    ("hellaswag.rows", 1, None),
+    ("hellaswag.batch_size", 1, None),
     ("data.max_steps", 1, None),
     ("data.num_workers", 0, None),
     ("optim.lr", 0, None),

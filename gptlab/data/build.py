@@ -35,7 +35,7 @@ from gptlab.data.tokenizer import SEPARATOR, Tokenizer, build_tokenizer, fingerp
 from gptlab.errors import UserError
 from gptlab.files import say, temporary_folder
 
-FORMAT = 1  # raised when what a corpus folder holds changes
+FORMAT = 2  # raised when what a corpus folder holds changes
 SHORTEST = 64  # tokens; below, there is nothing to learn
 BATCH = 1 << 20  # characters encoded at once
 

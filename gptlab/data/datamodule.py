@@ -34,20 +34,26 @@ class TextData(LightningDataModule):
         return self.load(batches, sampler=Endless(0))
 
     def val_dataloader(self) -> DataLoader:
-        return self.load(self.validation("valid"))
+        return self.load(self.validation("valid", self.config.valid_tokens))
 
-    def validation(self, split: str) -> ValidationBatches:
+    def validation(self, split: str, most_tokens: int | None) -> ValidationBatches:
+        """A split in its own order, about `most_tokens` of it; all of it for None."""
         windows = make_windows(self.corpus, split, self.context, self.config, self.seed)
-        return ValidationBatches(windows, self.shape.batch_size, self.config.valid_tokens)
+        return ValidationBatches(windows, self.shape.batch_size, most_tokens)
 
-    def best_possible(self) -> float | None:
-        """Nats per scored token of the validation pass that no model can beat but by luck.
+    def drawn(self, split: str) -> TrainingBatches:
+        """Batches of a split as training would draw them."""
+        windows = make_windows(self.corpus, split, self.context, self.config, self.seed)
+        return TrainingBatches(windows, Shape(self.shape.batch_size, 1))
+
+    def best_possible(self, most_tokens: int | None) -> float | None:
+        """Nats per scored token of a validation pass that no model can beat but by luck.
 
         Known where the source knows its documents' likelihood and every token of the scored
         documents counts: whole documents as rows, from their first token to their end-of-text.
         """
         nats, config = self.corpus.nats("valid"), self.config
-        validation = self.validation("valid")
+        validation = self.validation("valid", most_tokens)
         windows = validation.windows
         if nats is None or not isinstance(windows, Rows):
             return None

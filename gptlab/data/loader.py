@@ -1,5 +1,6 @@
 """Batches for training and validation, each made whole and known by its number alone."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,15 +68,16 @@ class Endless(Sampler):
 
 
 class ValidationBatches(Dataset):
-    """A split in its own order, every target once, at most about `most_tokens` of them.
+    """A split in its own order, every target once, at most about `most_tokens` of them (or all).
 
     Stream windows follow each other; the last is moved back to end with the stream, and what the
     one before it has scored already is ignored.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, most_tokens: int):
+    def __init__(self, windows: Windows, batch_size: int, most_tokens: int | None):
         self.windows = windows
         self.batch_size = batch_size
+        most_tokens = sys.maxsize if most_tokens is None else most_tokens
         if isinstance(windows, Rows):
             counted = windows.counted(np.arange(len(windows))).cumsum()
             self.rows = max(1, int(np.searchsorted(counted, most_tokens, side="right")))

@@ -25,6 +25,7 @@ class Scan:
 class SplitRule:
     """Which split each document belongs to.
 
+    First a random share is kept (`data.subset`), then the held-out share is taken of that.
     Held-out documents validate, or test where the source brings its own validation. `random`
     decides by a hash of seed and content, so equal documents never fall on two sides; `tail`
     holds out the end. Where documents are too few to come near the share, the end is held out
@@ -45,15 +46,17 @@ class SplitRule:
         if data.split == 0 and self.held == "valid":
             raise UserError("data.split=0: nothing would be held out; give a share or valid_path")
         lengths = np.array(scans["train"].lengths, dtype=np.int64)
+        self.kept = self.share(b"subset") < data.subset
+        lengths[~self.kept] = 0
         self.train = self.share(b"split") >= data.split
         self.words = f"{data.split:g} of the documents by a hash of seed and content"
         if data.split == 0:
             self.words = "held-out documents of its own"
-        elif data.split_by == "tail" or not self.near(lengths, data.split):
+        elif self.kept.any() and (data.split_by == "tail" or not self.near(lengths, data.split)):
             self.hold_out_tail(lengths, data.split)
-        self.kept = self.share(b"subset") < data.subset
-        alone = self.cut is not None and self.train.sum() == 1
-        if data.subset < 1 and (alone or not (self.kept & self.train).any()):
+        if data.subset < 1:
+            self.words += f", of {data.subset:g} of them at random"
+        if not (self.kept & self.train).any() or (data.subset < 1 and self.kept.sum() < 2):
             raise UserError(
                 f"data.subset={data.subset:g}: leaves no document of {len(lengths):,} to train on"
             )
@@ -88,6 +91,8 @@ class SplitRule:
         for text, whole in pieces:
             if split != "train":
                 yield split, text, whole
+            elif not self.kept[index]:
+                pass
             elif self.cut is not None and self.cut[0] == index:
                 before, after = cut_piece(text, self.cut[1] - position)
                 if before:
@@ -96,7 +101,7 @@ class SplitRule:
                     yield self.held, after, whole
             elif not self.train[index]:
                 yield self.held, text, whole
-            elif self.kept[index]:
+            else:
                 yield "train", text, whole
             position = 0 if whole else position + len(text)
             index += whole
@@ -104,7 +109,7 @@ class SplitRule:
     def duplicates(self) -> int:
         """Held-out documents that stand in the training documents too, to the letter."""
         content = np.frombuffer(self.scans["train"].hashes, dtype=np.uint64)
-        held = [content[~self.train]]
+        held = [content[self.kept & ~self.train]]
         if "valid" in self.scans:
             held.append(np.frombuffer(self.scans["valid"].hashes, dtype=np.uint64))
         return int(np.isin(np.concatenate(held), content[self.train & self.kept]).sum())

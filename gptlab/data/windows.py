@@ -64,7 +64,7 @@ class Sliding:
 
     def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):
         self.tokens = corpus.tokens(split)
-        self.length = min(context, len(self.tokens) - 1)
+        self.length = min((config.row_length or context + 1) - 1, len(self.tokens) - 1)
         self.stride = config.stride or self.length
         self.seed = seed
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gptlab.config import SamplingConfig
+from gptlab.config import SamplingConfig, TrainConfig
+from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import UserError
 from gptlab.generation.sampling import probabilities
@@ -23,6 +24,15 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str, eot_first: bool) -> list[int]:
     return [tokenizer.eot, *ids] if eot_first or not ids else ids
 
 
+def sample_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
+    """What a run's samples begin with: its prompt, or the first ten tokens held out."""
+    if config.prompt is None:
+        eot = corpus.tokenizer.eot
+        ids = [token for token in corpus.tokens("valid")[:10].tolist() if token != eot]
+        return [eot, *ids] if config.data.eot_first or not ids else ids
+    return prompt_ids(corpus.tokenizer, config.prompt, config.data.eot_first)
+
+
 @torch.inference_mode()
 def generate(
     net: GPT,
@@ -37,7 +47,7 @@ def generate(
 
     A sample ends at end-of-text, which is not yielded. Each draws from a generator of its own,
     so sample i is the same text in whatever company it is written. Where the text outgrows the
-    context, the model goes on from its last `context_length` tokens. Raises UserError for a model
+    window, the model goes on from its last tokens. Raises UserError for a model
     that diverged.
     """
     device = next(net.parameters()).device
@@ -48,7 +58,7 @@ def generate(
     net.eval()
     try:
         for _ in range(max_new_tokens):
-            hidden_BxTxD = net.hidden(ids_BxT[:, -net.config.context_length :])
+            hidden_BxTxD = net.hidden(ids_BxT[:, -net.config.window :])
             logits_BxV = net.head(hidden_BxTxD[:, -1])
             logits_BxV[:, tokenizer.vocab_size :] = float("-inf")  # ids that only pad the table
             probabilities_BxV = probabilities(logits_BxV, sampling)

@@ -45,7 +45,7 @@ def write(config: GenerateConfig) -> None:
     if isinstance(tokenizer, Vocabulary):
         tokenizer.unknown = config.unknown
     prompt = prompt_ids(tokenizer, text, model.eot_first)
-    context = model.net.config.context_length
+    context = model.net.config.window
     say(f"{model.path}, step {model.step:,}")
     if len(prompt) > context:
         say(f"the prompt has {len(prompt):,} tokens: the model sees its last {context:,}")

@@ -8,10 +8,10 @@ import torch
 
 from gptlab.config import TrainConfig
 from gptlab.data.corpus import Corpus
-from gptlab.evaluation.perplexity import Score
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.training.plan import Plan
 from gptlab.training.progress import duration
+from gptlab.training.summary import Summary
 
 
 def short(number: float) -> str:
@@ -68,22 +68,19 @@ def opening(
 def closing(
     config: TrainConfig,
     folder: Path,
-    score: Score,
+    summary: Summary,
     best_possible: float | None,
     stories: int,
-    seconds: float,
 ) -> str:
     """What came of the run, and the two commands to type next."""
-    lines = [
-        f"done in {duration(seconds)}",
-        f"  validation    loss {score.loss:.4f} nats a token, perplexity {score.perplexity:.4g}, "
-        f"{score.bits_per_byte:.3f} bits a byte ({score.tokens:,} tokens)",
-    ]
+    after = summary.after
+    loss, tokens = after["valid/loss"], after["valid/tokens"]
+    lines = [f"done in {duration(summary.seconds)}", *figure_lines(after)]
     if best_possible is not None:
-        per_story = score.tokens / stories
+        per_story = tokens / stories
         lines.append(
             f"  best possible loss {best_possible:.4f}: this model is at "
-            f"{score.loss / best_possible:.3f} times it ({score.loss * per_story:.1f} against "
+            f"{loss / best_possible:.3f} times it ({loss * per_story:.1f} against "
             f"{best_possible * per_story:.1f} nats a story, from the first token to the end)"
         )
     checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("*.ckpt"))
@@ -96,6 +93,46 @@ def closing(
         f"  tensorboard --logdir {shlex.quote(config.run_root)}",
     ]
     return "\n".join(lines)
+
+
+NAMES = {
+    "valid": "validation",
+    "test": "test",
+    "estimate": "estimate",
+    "windows": "own windows",
+}
+
+
+def figure_lines(after: dict[str, float]) -> list[str]:
+    """A line for each part of the held-out text, and for each suite."""
+    lines = []
+    for name, words in NAMES.items():
+        if f"{name}/loss" in after:
+            loss, perplexity, bits, tokens = (
+                after[f"{name}/{figure}"]
+                for figure in ("loss", "perplexity", "bits_per_byte", "tokens")
+            )
+            lines.append(
+                f"  {words:<13} loss {loss:.4f} nats a token, perplexity {perplexity:.4g}, "
+                f"{bits:.3f} bits a byte ({tokens:,} tokens)"
+            )
+    if "hellaswag/n" in after:
+        lines.append(
+            f"  {'hellaswag':<13} {after['hellaswag/acc_norm']:.2%} right by the mean loss, "
+            f"{after['hellaswag/acc']:.2%} by the sum, of {after['hellaswag/n']:,} (chance 25 %, "
+            f"standard error {after['hellaswag/standard_error']:.2%})"
+        )
+    if "memorisation/longest" in after:
+        for name, words in (("", "writes"), ("_held_out", "real text")):
+            longest, mean, grams = (
+                after[f"memorisation{name}/{figure}"]
+                for figure in ("longest", "mean_longest", "10_grams")
+            )
+            lines.append(
+                f"  {words:<13} verbatim from the training text: {longest} tokens at the longest, "
+                f"{mean:.1f} on average, {grams:.1%} of all runs of ten"
+            )
+    return lines
 
 
 def generate_arguments(config: TrainConfig) -> list[str]:

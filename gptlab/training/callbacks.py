@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics, samples, checkpoints, interruption.
+"""What happens beside the steps: metrics, checkpoints, interruption.
 
 All count in optimizer steps. Nothing here draws from the global random state.
 """
@@ -18,17 +18,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from gptlab.config import SamplingConfig
-from gptlab.data.tokenizer import Tokenizer, decode
+from gptlab.config import TrainerConfig
 from gptlab.errors import UserError
-from gptlab.generation import engine
 from gptlab.model.loss import perplexity
+from gptlab.training.checkpoint import link
 from gptlab.training.plan import Plan
 
 COLUMNS = [
     *("step", "tokens", "epoch", "train/loss", "train/perplexity", "train/lr"),
     *("train/gradient_norm", "train/tokens_per_second", "valid/loss", "valid/perplexity"),
-    *("valid/bits_per_byte", "valid/best_possible"),
+    *("valid/bits_per_byte", "valid/best_possible", "train/epoch_loss"),
 ]
 
 
@@ -57,15 +56,20 @@ class Meter(StepCallback):
     Losses stay on the device between two lines of the log: no step waits for them.
     """
 
-    def __init__(self, folder: Path, plan: Plan, log_every: int, best_possible: float | None):
+    def __init__(
+        self, folder: Path, plan: Plan, trainer: TrainerConfig, best_possible: float | None
+    ):
         self.path = folder / "metrics.csv"
         self.plan = plan
-        self.log_every = log_every
+        self.log_every = trainer.log_every
+        self.say_epochs = trainer.max_epochs is not None
         self.best_possible = best_possible
         self.nats: torch.Tensor | float = 0.0
         self.tokens = 0  # targets since the last line
         self.tokens_seen = 0
         self.paused_seconds = 0.0  # in validation, samples and checkpoints since the last line
+        self.epoch_nats = 0.0
+        self.epoch_tokens = 0
         self.rate = 0.0
         self.latest: dict[str, float] = {}
 
@@ -94,7 +98,8 @@ class Meter(StepCallback):
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         self.tokens += batch["step_tokens"]
         self.tokens_seen += batch["step_tokens"]
-        if self.step % self.log_every and self.step != self.plan.steps:
+        epoch = epoch_ended(self.plan, self.step)
+        if self.step % self.log_every and self.step != self.plan.steps and not epoch:
             return
         nats = torch.as_tensor(self.nats, device=module.device)
         loss = float(trainer.strategy.reduce(nats, reduce_op="sum")) / self.tokens
@@ -107,6 +112,13 @@ class Meter(StepCallback):
             "train/gradient_norm": float(module.gradient_norm),
             "train/tokens_per_second": self.tokens / max(seconds, 1e-9),
         }
+        self.epoch_nats += loss * self.tokens
+        self.epoch_tokens += self.tokens
+        if epoch:
+            metrics["train/epoch_loss"] = self.epoch_nats / self.epoch_tokens
+            self.epoch_nats, self.epoch_tokens = 0.0, 0
+            if self.say_epochs and trainer.is_global_zero:
+                tqdm.write(f"epoch {epoch}: average loss {metrics['train/epoch_loss']:.4f}")
         self.nats, self.tokens = 0.0, 0
         self.began, self.paused_seconds = now, 0.0
         self.write(trainer, metrics)
@@ -140,75 +152,9 @@ class Meter(StepCallback):
             "epoch": self.step * self.plan.shape.rows_per_step / self.plan.rows_per_epoch,
         }
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(place | metrics)
+            csv.DictWriter(file, COLUMNS, extrasaction="ignore").writerow(place | metrics)
         for logger in trainer.loggers:
             logger.log_metrics(metrics | {"train/tokens": place["tokens"]}, step=self.step)
-
-
-class Samples(StepCallback):
-    """Lets the model write, into `samples/`, the loggers and the terminal."""
-
-    def __init__(
-        self,
-        folder: Path,
-        plan: Plan,
-        meter: Meter,
-        tokenizer: Tokenizer,
-        prompt: list[int],
-        sampling: SamplingConfig,
-        n: int,
-        max_new_tokens: int,
-        seed: int,
-        every: int,
-        every_epoch: bool,
-    ):
-        self.folder = folder / "samples"
-        self.plan = plan
-        self.meter = meter
-        self.tokenizer = tokenizer
-        self.prompt = prompt
-        self.kinds = {"sampled": (sampling, n)}
-        self.greedy = {"greedy": (SamplingConfig(temperature=0.0), 1)}
-        self.max_new_tokens = max_new_tokens
-        self.seed = seed
-        self.every = every
-        self.every_epoch = every_epoch
-
-    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
-        if not trainer.is_global_zero:
-            return
-        if epoch := epoch_ended(self.plan, self.step) if self.every_epoch else None:
-            self.write(trainer, module, f"generated_text_epoch_{epoch}", self.greedy | self.kinds)
-        if self.every and self.step % self.every == 0:
-            self.write(trainer, module, f"step_{self.step}", self.kinds)
-
-    def write(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
-        with self.meter.paused():
-            try:
-                self.write_now(trainer, module, name, kinds)
-            except UserError as error:  # a model that has diverged is no reason to end the run
-                tqdm.write(f"  step {self.step:,}: no sample: {error}\n")
-
-    def write_now(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
-        opening = decode(self.tokenizer, self.prompt)
-        lines, first = [], ""
-        for kind, (sampling, n) in kinds.items():
-            texts = engine.write(
-                *(module.net, self.tokenizer, self.prompt, sampling),
-                n=n,
-                max_new_tokens=self.max_new_tokens,
-                seed=self.seed,
-            )
-            lines += [f"[{kind}]\n{opening}{text}\n" for text in texts]
-            first = opening + texts[0]
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
-        for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_text"):
-                logger.experiment.add_text("samples", "\n\n".join(lines), self.step)
-        shown = " ".join(first.split())
-        short = shown if len(shown) <= 400 else shown[:400] + " …"
-        tqdm.write(f"  step {self.step:,}: {short}\n")
 
 
 class Checkpoints(StepCallback):
@@ -232,6 +178,8 @@ class Checkpoints(StepCallback):
         self.every_epoch = every_epoch
         self.keep_steps = keep_steps
         self.best = math.inf
+        self.saved_step = -1
+        self.saved = self.folder
 
     def on_save_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
@@ -257,8 +205,14 @@ class Checkpoints(StepCallback):
         self.save(trainer, "last")
 
     def save(self, trainer: Trainer, name: str) -> None:
+        """Written once a step; under a further name it is the same file, by a link."""
+        path = self.folder / f"{name}.ckpt"
         with self.meter.paused():
-            trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)
+            if self.step != self.saved_step:
+                trainer.save_checkpoint(path, weights_only=False)
+                self.saved_step, self.saved = self.step, path
+            elif trainer.is_global_zero and path != self.saved:
+                link(self.saved, path)
 
 
 class Interruption(StepCallback):

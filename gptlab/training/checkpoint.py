@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def link(source: Path, path: Path) -> None:
+    """The same file under another name, replacing what was there at once; a copy where the
+    disk knows no links."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(path)

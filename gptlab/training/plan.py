@@ -45,10 +45,14 @@ def make_plan(config: TrainConfig, corpus: Corpus) -> Plan:
     notes: list[str] = []
     model = fit_model(config, corpus, notes)
     windows = make_windows(corpus, "train", model.context_length, config.data, config.seed)
-    if windows.length < model.context_length and config.data.batching != "rows":
+    if windows.length < (config.data.row_length or model.context_length + 1) - 1:
+        notes.append(f"the text is short: windows have {windows.length} tokens")
+    short = windows.length < model.context_length
+    model = replace(model, trained_length=windows.length if short else None)
+    if windows.length < model.context_length - 1:
         notes.append(
-            f"the text is shorter than model.context_length={model.context_length}: "
-            f"windows have {windows.length} tokens"
+            f"rows have {windows.length} tokens: positions from there to model.context_length="
+            f"{model.context_length} are never trained; writing and scoring keep below them"
         )
     shape = make_shape(config, windows.length)
     steps = count_steps(config, shape, len(windows), notes)

@@ -11,32 +11,35 @@ from typing import Any
 
 import torch
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gptlab import runs
-from gptlab.config import TrainConfig
+from gptlab.config import TrainConfig, flatten
 from gptlab.data.build import open_corpus
-from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.loader import TrainingBatches
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.device import autocast
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import Score, score
-from gptlab.generation.engine import prompt_ids
+from gptlab.generation.engine import sample_prompt
 from gptlab.model import checkpoint
-from gptlab.model.gpt import GPT
+from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.training.announce import closing, opening
-from gptlab.training.callbacks import Checkpoints, Interruption, Meter, Samples
+from gptlab.training.callbacks import Checkpoints, Interruption, Meter
 from gptlab.training.checkpoint import AtomicCheckpointIO
 from gptlab.training.checks import check_before_anything, plugged
 from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
 from gptlab.training.progress import Progress
 from gptlab.training.quiet import quiet
+from gptlab.training.samples import Samples
+from gptlab.training.suites import Before, Examiner, check_suites
+from gptlab.training.summary import Summary, command, commit, corpus_facts, machine
 
 FOLDER = "GPTLAB_RUN_FOLDER"
 
@@ -47,8 +50,9 @@ def train(config: TrainConfig) -> float:
     Raises UserError, with nothing left on disk, for whatever can be known before the first step.
     """
     quiet()
-    began = time.perf_counter()
+    began = datetime.now()
     check_before_anything(config)
+    check_suites(config)
     corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
     plan = make_plan(config, corpus)
     torch.manual_seed(config.seed)
@@ -58,13 +62,15 @@ def train(config: TrainConfig) -> float:
     data = TextData(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
     token_bytes = bytes_of_tokens(corpus.tokenizer, net.config.vocab_size)
     module = LanguageModel(net, plan.optim, plan.steps, token_bytes, config.seed)
+    examiner = Examiner(config, plan, data, token_bytes)
     prompt = sample_prompt(config, corpus)
     seconds = 0.0 if is_child() else estimate_seconds(net, data, plan)
 
     stored = asdict(config) | {"model": asdict(plan.model)}
     folder = run_folder(config)
     try:
-        trainer = make_trainer(config, plan, data, corpus, folder, prompt, stored, seconds)
+        ours = make_callbacks(examiner, folder, prompt, stored, seconds)
+        trainer = make_trainer(config, plan, ours, folder)
     except BaseException:
         folder.rmdir()
         with contextlib.suppress(OSError):  # other runs are in it
@@ -77,13 +83,58 @@ def train(config: TrainConfig) -> float:
         print(opening(config, plan, corpus, net, seconds, folder), flush=True)
     trainer.fit(module, datamodule=data)
     leave_if_interrupted(trainer, folder)
+    return finish(trainer, examiner, folder, began).after["valid/loss"]
 
-    final = final_score(folder, data, token_bytes, plan)
+
+def finish(trainer: Trainer, examiner: Examiner, folder: Path, began: datetime) -> Summary:
+    """Scores the best checkpoint, as it stands on disk, and tells and stores what came of it."""
+    config, plan, data = examiner.config, examiner.plan, examiner.data
+    found = runs.checkpoint_of(folder)
+    assert found is not None, "training ends by writing last.ckpt"
+    model = checkpoint.load(found)
+    after = examiner.run(config.after, model.net.to(plan.accelerator), config.data.final_tokens)
+    (before,) = (c for c in trainer.callbacks if isinstance(c, Before))
+    summary = Summary(
+        experiment=HydraConfig.get().runtime.choices.get("experiment"),
+        command=command(),
+        began=began.isoformat(timespec="seconds"),
+        seconds=(datetime.now() - began).total_seconds(),
+        cpu_seconds=time.process_time(),
+        machine=machine(plan),
+        commit=commit(),
+        parameters=count_parameters(model.net),
+        steps=trainer.global_step,
+        tokens=before.meter.tokens_seen,
+        epochs=trainer.global_step * plan.shape.rows_per_step / plan.rows_per_epoch,
+        corpus=corpus_facts(data.corpus),
+        scored=f"{found.name}, step {model.step}",
+        before=before.results,
+        after=after,
+    )
     if trainer.is_global_zero:
-        stories = data.validation("valid").rows
-        took = time.perf_counter() - began
-        print(closing(config, folder, final, data.best_possible(), stories, took))
-    return final.loss
+        summary.write(folder)
+        log_choices(trainer, config, after)
+        best_possible = data.best_possible(config.data.final_tokens)
+        stories = data.validation("valid", config.data.final_tokens).rows
+        print(closing(config, folder, summary, best_possible, stories))
+    return summary
+
+
+def log_choices(trainer: Trainer, config: TrainConfig, after: dict[str, float]) -> None:
+    """TensorBoard's HPARAMS tab: every key of the run beside what came of it."""
+    plain = {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in flatten(config).items()
+    }
+    figures = {f"final/{name.replace('/', '_')}": value for name, value in after.items()}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(plain, figures, step=trainer.global_step)
+            logger.save()
+            logger.finalize("success")
+        else:
+            logger.log_hyperparams(plain)
+            logger.log_metrics(figures, step=trainer.global_step)
 
 
 def leave_if_interrupted(trainer: Trainer, folder: Path) -> None:
@@ -107,9 +158,6 @@ def run_folder(config: TrainConfig) -> Path:
     Lightning starts the other processes of a run on several devices with this command again:
     they find the folder of the first in the environment.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
     if is_child():
         return Path(os.environ[FOLDER])
     hydra = HydraConfig.get()
@@ -131,15 +179,6 @@ def bytes_of_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
     """For each id of the model's vocabulary the bytes it writes; padding ids write none."""
     lengths = [len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)]
     return torch.tensor(lengths + [0] * (vocab_size - len(lengths)))
-
-
-def sample_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
-    """What samples begin with: the prompt, or the first ten tokens that were held out."""
-    if config.prompt is None:
-        eot = corpus.tokenizer.eot
-        ids = [token for token in corpus.tokens("valid")[:10].tolist() if token != eot]
-        return [eot, *ids] if config.data.eot_first or not ids else ids
-    return prompt_ids(corpus.tokenizer, config.prompt, config.data.eot_first)
 
 
 def estimate_seconds(net: GPT, data: TextData, plan: Plan) -> float:
@@ -165,38 +204,36 @@ def estimate_seconds(net: GPT, data: TextData, plan: Plan) -> float:
     return seconds * plan.shape.accumulate * plan.steps
 
 
-def make_trainer(
-    config: TrainConfig,
-    plan: Plan,
-    data: TextData,
-    corpus: Corpus,
+def make_callbacks(
+    examiner: Examiner,
     folder: Path,
     prompt: list[int],
     stored: dict[str, Any],
     seconds: float,
-) -> Trainer:
-    """Lightning's Trainer; raises UserError for a trainer.extra that it does not take."""
-    wanted = config.trainer
-    meter = Meter(folder, plan, wanted.log_every, data.best_possible())
-    ours = [
+) -> list[Callback]:
+    """What every run has; the order is that in which they act after a step."""
+    config, plan, data = examiner.config, examiner.plan, examiner.data
+    tokenizer = data.corpus.tokenizer
+    best_possible = data.best_possible(config.data.valid_tokens)
+    meter = Meter(folder, plan, config.trainer, best_possible)
+    return [
         meter,
         Interruption(),
         Progress(meter, plan.steps, seconds),
-        Samples(
-            *(folder, plan, meter, corpus.tokenizer, prompt, config.sampling),
-            n=config.n,
-            max_new_tokens=config.max_new_tokens,
-            seed=config.seed,
-            every=plan.sample_every,
-            every_epoch=wanted.sample_every_epoch,
-        ),
+        Before(examiner, meter),
+        Samples(folder, plan, meter, tokenizer, prompt, config),
         Checkpoints(
-            *(folder, plan, meter, {"config": stored, "tokenizer": corpus.tokenizer.state()}),
+            *(folder, plan, meter, {"config": stored, "tokenizer": tokenizer.state()}),
             every=plan.checkpoint_every,
-            every_epoch=wanted.checkpoint_every_epoch,
-            keep_steps=wanted.keep_steps,
+            every_epoch=config.trainer.checkpoint_every_epoch,
+            keep_steps=config.trainer.keep_steps,
         ),
     ]
+
+
+def make_trainer(config: TrainConfig, plan: Plan, ours: list[Callback], folder: Path) -> Trainer:
+    """Lightning's Trainer; raises UserError for a trainer.extra that it does not take."""
+    wanted = config.trainer
     validate_every = plan.eval_every * plan.shape.accumulate
     arguments = {
         "accelerator": plan.accelerator,
@@ -227,11 +264,3 @@ def make_trainer(
     except (TypeError, ValueError, MisconfigurationException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"Lightning cannot train with these trainer settings: {reason}") from None
-
-
-def final_score(folder: Path, data: TextData, token_bytes: torch.Tensor, plan: Plan) -> Score:
-    """The best checkpoint, as it stands on disk, on the whole (bounded) validation split."""
-    found = runs.checkpoint_of(folder)
-    assert found is not None, "training ends by writing last.ckpt"
-    net = checkpoint.load(found).net.to(plan.accelerator)
-    return score(net, data.val_dataloader(), token_bytes, plan.precision)

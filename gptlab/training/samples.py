@@ -1,0 +1,105 @@
+"""What the model writes while it trains, and where it looks."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from tqdm import tqdm
+
+from gptlab.config import SamplingConfig, TrainConfig
+from gptlab.data.tokenizer import Tokenizer, decode
+from gptlab.errors import UserError
+from gptlab.evaluation import attention
+from gptlab.generation import engine
+from gptlab.training.callbacks import Meter, StepCallback, epoch_ended
+from gptlab.training.plan import Plan
+
+SHOWN = 24  # tokens in a picture of attention: more cannot be read
+
+
+class Samples(StepCallback):
+    """Lets the model write, into `samples/`, the loggers and the terminal."""
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        meter: Meter,
+        tokenizer: Tokenizer,
+        prompt: list[int],
+        config: TrainConfig,
+    ):
+        self.folder = folder / "samples"
+        self.plan = plan
+        self.meter = meter
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.kinds = {"sampled": (config.sampling, config.n)}
+        self.greedy = {"greedy": (SamplingConfig(temperature=0.0), 1)}
+        self.max_new_tokens = config.max_new_tokens
+        self.seed = config.seed
+        self.every_epoch = config.trainer.sample_every_epoch
+        self.at_start = "samples" in config.before
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        if self.at_start and trainer.is_global_zero:
+            self.write(trainer, module, f"step_{self.step}", self.kinds)
+
+    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        if epoch := epoch_ended(self.plan, self.step) if self.every_epoch else None:
+            self.write(trainer, module, f"generated_text_epoch_{epoch}", self.greedy | self.kinds)
+        every, last = self.plan.sample_every, self.step == self.plan.steps
+        if every and (self.step % every == 0 or last):
+            self.write(trainer, module, f"step_{self.step}", self.kinds)
+            if last:
+                with self.meter.paused():
+                    self.show_attention(trainer, module)
+
+    def write(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
+        with self.meter.paused():
+            try:
+                self.write_now(trainer, module, name, kinds)
+            except UserError as error:  # a model that has diverged is no reason to end the run
+                tqdm.write(f"  step {self.step:,}: no sample: {error}\n")
+
+    def write_now(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
+        opening = decode(self.tokenizer, self.prompt)
+        lines, first = [], ""
+        for kind, (sampling, n) in kinds.items():
+            texts = engine.write(
+                *(module.net, self.tokenizer, self.prompt, sampling),
+                n=n,
+                max_new_tokens=self.max_new_tokens,
+                seed=self.seed,
+            )
+            lines += [f"[{kind}]\n{opening}{text}\n" for text in texts]
+            first = opening + texts[0]
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_text"):
+                logger.experiment.add_text("samples", "\n\n".join(lines), self.step)
+        shown = " ".join(first.split())
+        short = shown if len(shown) <= 400 else shown[:400] + " …"
+        tqdm.write(f"  step {self.step:,}: {short}\n")
+
+    def show_attention(self, trainer: Trainer, module: LightningModule) -> None:
+        """A picture per layer in TensorBoard: where each head looks as the model reads its text."""
+        loggers = [log for log in trainer.loggers if hasattr(log.experiment, "add_figure")]
+        if not loggers:
+            return
+        text = engine.generate(
+            *(module.net, self.tokenizer, self.prompt, self.kinds["sampled"][0]),
+            max_new_tokens=SHOWN,
+            seed=self.seed,
+        )
+        ids = [*self.prompt, *(token for (token,) in text if token is not None)]
+        ids = ids[: min(SHOWN, module.net.config.window)]
+        words = [decode(self.tokenizer, [token]) or "·" for token in ids]
+        for layer, weights in enumerate(attention.attention(module.net, ids)):
+            figure = attention.picture(weights, words, f"layer {layer}, step {self.step:,}")
+            for logger in loggers:
+                logger.experiment.add_figure(f"attention/layer_{layer}", figure, self.step)
