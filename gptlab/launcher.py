@@ -5,18 +5,20 @@ stop at, one plain line with exit code 2 for a user's mistake, and no trace on d
 values are checked.
 """
 
-import contextlib
 import functools
 import inspect
+import math
 import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from gptlab import sweeps
 from gptlab.config import SCHEMAS, check, flatten
 from gptlab.errors import UserError, did_you_mean
 
@@ -86,7 +88,6 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     return decorate
 
 
-SWEEP = {"-m", "--multirun"}
 LESS_MEMORY = "take a smaller data.batch_size (with trainer.tokens_per_step), context or model"
 
 
@@ -103,19 +104,21 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
 
     if "LOCAL_RANK" not in os.environ:  # DDP children inherit arguments that are quoted already
         sys.argv[1:] = [quote_free_text(argument) for argument in sys.argv[1:]]
-        sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in SWEEP)  # Hydra wants it first
-    if name != "train" and SWEEP & set(sys.argv[1:]):
+        sys.argv[1:] = sorted(
+            sys.argv[1:], key=lambda a: a not in sweeps.FLAGS
+        )  # Hydra wants it first
+    if name != "train" and sweeps.FLAGS & set(sys.argv[1:]):
         raise UserError("-m: only train.py runs sweeps")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing a block and exiting with 1
     ConfigStore.instance().store(f"{name}_schema", SCHEMAS[name])
     refuse_removals(sys.argv[1:])
+    sweeps.note_varied(sys.argv[1:])
     raised: list[Exception] = []
-    refused: list[UserError] = []
     began = time.time()
 
     def task(raw: Any) -> float | None:
         try:
-            return run_job(name, raw, action, refused)
+            return run_job(name, raw, action)
         except Exception as error:  # kept from Hydra, which would print a line of its own
             raised.append(error)
             return None
@@ -127,26 +130,9 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
     except Exception as error:  # of the composition: the job's own are in `raised`
         raise UserError(explain(error, name)) from None
     finally:
-        tidy_sweeps(sys.argv[1:], began)
+        sweeps.tidy(sys.argv[1:], began)
     if raised:
         raise raised[0]
-    if refused:
-        raise SystemExit(2)
-
-
-def tidy_sweeps(arguments: list[str], began: float) -> None:
-    """Removes what Hydra leaves of this sweep: its own record, and empty folders."""
-    if not SWEEP & set(arguments):
-        return
-    roots = [a.partition("=")[2].strip("'") for a in arguments if a.startswith("run_root=")]
-    root = Path(roots[-1] if roots else "runs")
-    for record in root.glob("*_sweep/multirun.yaml"):
-        if record.stat().st_mtime < began - 1:
-            continue  # of another sweep, perhaps still running
-        record.unlink()
-        for folder in [*(p for p in record.parent.iterdir() if p.is_dir()), record.parent, root]:
-            with contextlib.suppress(OSError):  # not empty: of a job that ran
-                folder.rmdir()
 
 
 def refuse_removals(arguments: list[str]) -> None:
@@ -156,23 +142,19 @@ def refuse_removals(arguments: list[str]) -> None:
             raise UserError(f"{argument}: a key cannot be removed; set it to another value or null")
 
 
-def run_job(
-    name: str, raw: Any, action: Callable[[Any], None], refused: list[UserError]
-) -> float | None:
-    """One job: typed, checked, run. In a sweep a refused job is told and does not stop the rest."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+def run_job(name: str, raw: Any, action: Callable[[Any], None]) -> float | None:
+    """One job: typed, checked, run. In a sweep one that fails does not stop the rest."""
+    if not sweeps.is_job():
+        return action(to_config(name, raw))
+    sweeps.clean_state()
     try:
-        config = to_config(name, raw)
-        return action(config)
+        return action(to_config(name, raw))
     except UserError as error:
-        if not sweeping:
-            raise
-        print(f"error: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
-        refused.append(error)
-        return float("inf")
+        sweeps.fail(str(error))
+    except Exception as error:
+        memory = f"out of memory; {LESS_MEMORY}"
+        sweeps.fail(memory if is_memory(error) else traceback.format_exc().strip())
+    return math.inf
 
 
 def to_config(name: str, raw: Any) -> Any:

@@ -8,12 +8,17 @@ from gptlab.errors import UserError, did_you_mean
 CHECKPOINTS = ("best.ckpt", "last.ckpt")
 
 
+def clean(name: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w.=,-]+", "-", name).strip("-.")[:120]
+
+
 def create(root: Path, name: str) -> Path:
     """A new folder of that name; where there is one already, the new one gets a number.
 
     Raises UserError where the folder cannot be made.
     """
-    stem = re.sub(r"[^\w.=,-]+", "-", name).strip("-.")[:120]
+    stem = clean(name)
     for number in range(1, 1000):
         folder = root / (stem if number == 1 else f"{stem}-{number}")
         try:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from gptlab import sweeps
 from gptlab.config import TrainConfig
 from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError, did_you_mean, look_up
@@ -64,11 +65,8 @@ def check_parts(config: TrainConfig) -> None:
 
 def check_sweep(config: TrainConfig) -> None:
     """Raises UserError for a sweep on several devices: its processes would share one folder."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
     several = config.trainer.devices * config.trainer.num_nodes > 1
-    if several and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if several and sweeps.is_job():
         raise UserError(
             f"trainer.devices={config.trainer.devices}: a sweep (-m) runs on one device; start "
             "its jobs one by one"

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from gptlab import runs
+from gptlab import runs, sweeps
 from gptlab.config import TrainConfig, flatten
 from gptlab.data.build import open_corpus
 from gptlab.data.datamodule import TextData
@@ -95,6 +94,7 @@ def finish(trainer: Trainer, examiner: Examiner, folder: Path, began: datetime) 
     after = examiner.run(config.after, model.net.to(plan.accelerator), config.data.final_tokens)
     (before,) = (c for c in trainer.callbacks if isinstance(c, Before))
     summary = Summary(
+        overrides=sweeps.choices(),
         experiment=HydraConfig.get().runtime.choices.get("experiment"),
         command=command(),
         began=began.isoformat(timespec="seconds"),
@@ -161,11 +161,9 @@ def run_folder(config: TrainConfig) -> Path:
     if is_child():
         return Path(os.environ[FOLDER])
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN:
-        swept = {a.partition("=")[0] for a in sys.argv[1:] if "," in a and "'" not in a}
-        chosen = [a for a in hydra.overrides.task if a.partition("=")[0] in swept]
-        sweep = Path(hydra.sweep.dir).expanduser()
-        folder = runs.create(sweep, ",".join([str(hydra.job.num), *chosen]))
+    if sweeps.is_job():
+        job = sweeps.job_folder()
+        folder = runs.create(job.parent, job.name)
     else:
         choices = hydra.runtime.choices
         name = choices.get("experiment") or f"{choices['model']}_{choices['data']}"

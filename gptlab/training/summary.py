@@ -22,6 +22,7 @@ class Summary:
     """Everything a comparison of runs needs, beside the run's configuration and metrics."""
 
     experiment: str | None
+    overrides: list[str]  # of a sweep's job, those in which the jobs differ
     command: str
     began: str  # local time, ISO 8601
     seconds: float  # from the command to its end

@@ -1,0 +1,85 @@
+"""The jobs of a sweep: their folders, their clean beginnings, their failures.
+
+Nothing heavy is imported here: the launcher loads this file. The ranking at a sweep's end is in
+gptlab/report/sweep.py.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from gptlab import runs
+
+FLAGS = {"-m", "--multirun"}
+VARIED = "GPTLAB_VARIED"  # tells the jobs, in whatever process, which keys the sweep varies
+SEVERAL = re.compile(r"[^'=]+=(?:[^']*,|(?:range|choice|glob|interval)\()")
+
+
+def note_varied(arguments: list[str]) -> None:
+    """Remembers the keys to which the command line gives several values."""
+    keys = [a.partition("=")[0].lstrip("+") for a in arguments if SEVERAL.match(a)]
+    os.environ[VARIED] = " ".join(keys)
+
+
+def is_job() -> bool:
+    """Whether this is a job of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def choices() -> list[str]:
+    """Of this job's overrides, those in which the jobs of its sweep differ."""
+    from hydra.core.hydra_config import HydraConfig
+
+    keys = os.environ.get(VARIED, "").split() if is_job() else []
+    return [a for a in HydraConfig.get().overrides.task if a.partition("=")[0] in keys]
+
+
+def job_folder() -> Path:
+    """The folder of this job within its sweep's; it may not be there yet."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    name = ",".join([str(hydra.job.num), *choices()])
+    return Path(hydra.sweep.dir).expanduser() / runs.clean(name)
+
+
+def clean_state() -> None:
+    """Leaves nothing of the job before: no compiled graph, no memory held."""
+    if torch := sys.modules.get("torch"):
+        gc.collect()
+        torch.compiler.reset()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def fail(reason: str) -> None:
+    """Tells why this job failed, and leaves it in the job's folder for the ranking."""
+    from hydra.core.hydra_config import HydraConfig
+
+    number, folder = HydraConfig.get().job.num, job_folder()
+    print(f"error: job {number}: {reason}", file=sys.stderr, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"job": number, "overrides": choices(), "reason": reason}
+    (folder / "failed.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def tidy(arguments: list[str], began: float) -> None:
+    """Removes what Hydra leaves of this sweep: its own record, and empty folders."""
+    if not FLAGS & set(arguments):
+        return
+    roots = [a.partition("=")[2].strip("'") for a in arguments if a.startswith("run_root=")]
+    root = Path(roots[-1] if roots else "runs")
+    for record in root.glob("*_sweep/multirun.yaml"):
+        if record.stat().st_mtime < began - 1:
+            continue  # of another sweep, perhaps still running
+        record.unlink()
+        for folder in [*(p for p in record.parent.iterdir() if p.is_dir()), record.parent, root]:
+            with contextlib.suppress(OSError):  # not empty: of a job that ran
+                folder.rmdir()
