@@ -1,0 +1,192 @@
+"""What the project keeps of a measured run: a small file from its run folder, for the cards."""
+
+import csv
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gptlab.config import TrainConfig, flatten
+from gptlab.errors import UserError
+
+POINTS = 200  # of a curve, at most
+# Where a run's files lie, and what a run works out by itself: no difference from the experiment.
+PLACES = {
+    *("seed", "name", "run_root", "corpus_root", "data.path", "data.valid_path", "hellaswag.path"),
+    *("model.vocab_size", "model.trained_length", "data.num_workers", "trainer.accelerator"),
+    *("data.valid_tokens", "trainer.eval_every", "trainer.log_every", "trainer.checkpoint_every"),
+}
+
+
+@dataclass
+class Record:
+    """One run: its summary, its configuration as flat keys, its curve and its samples."""
+
+    summary: dict[str, Any]
+    config: dict[str, Any]
+    curve: dict[str, list[list[float]]]  # metric: [[step, value], …]
+    samples: dict[str, str]  # file: text
+
+    @property
+    def experiment(self) -> str:
+        return self.summary["experiment"]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        before = {f"before:{name}": value for name, value in self.summary["before"].items()}
+        return self.summary["after"] | before
+
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """Keys in which the run is not its experiment: (the run's value, the experiment's)."""
+        wanted = composed(self.experiment)
+        return {
+            key: (value, wanted[key])
+            for key, value in self.config.items()
+            if key in wanted and key not in PLACES and value != wanted[key]
+        }
+
+
+def extract(folder: Path) -> Record:
+    """The record of a finished run of an experiment; raises UserError if it is none."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        curve = read_curve(folder / "metrics.csv")
+    except (OSError, ValueError, yaml.YAMLError):
+        raise UserError(f"{folder}: is no finished run (summary.json, config.yaml)") from None
+    if not summary["experiment"]:
+        raise UserError(f"{folder}: is the run of no experiment (experiment=NAME)")
+    samples = sorted((folder / "samples").glob("*.txt"), key=lambda path: path.stat().st_mtime)
+    return Record(
+        summary=without_folders(summary),
+        config={key: value for key, value in flatten_stored(config).items() if key not in PATHS},
+        curve=curve,
+        samples={path.stem: path.read_text(encoding="utf-8") for path in samples},
+    )
+
+
+PATHS = ("run_root", "corpus_root", "hellaswag.path")
+
+
+def without_folders(summary: dict[str, Any]) -> dict[str, Any]:
+    """The command with file names alone: where files lay is nobody's business."""
+    words = []
+    for word in summary["command"].split(" "):
+        key, equals, value = word.partition("=")
+        quote = "'" if value.endswith("'") else ""
+        words.append(f"{key}={quote}{Path(value).name}" if equals and "/" in value else word)
+        if equals and "/" in value and not value.startswith("'"):
+            words[-1] = f"{key}={Path(value).name}"
+    return summary | {"command": " ".join(words)}
+
+
+def flatten_stored(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and key not in ("extra", "callbacks", "logger"):
+            flat |= flatten_stored(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def read_curve(path: Path) -> dict[str, list[list[float]]]:
+    curves: dict[str, list[list[float]]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name in ("train/loss", "valid/loss", "valid/best_possible", "train/epoch_loss"):
+                if row.get(name):
+                    curves.setdefault(name, []).append([int(row["step"]), float(row[name])])
+    return {name: thin(points) for name, points in curves.items()}
+
+
+def thin(points: list[list[float]]) -> list[list[float]]:
+    """At most POINTS means of neighbours, so that noise shrinks and nothing is picked."""
+    size = -(-len(points) // POINTS)
+    parts = [points[first : first + size] for first in range(0, len(points), size)]
+    return [[part[-1][0], round(statistics.fmean(value for _, value in part), 5)] for part in parts]
+
+
+def keep(record: Record, folder: Path) -> Path:
+    """Stores a record among those of the project."""
+    stamp = record.summary["began"].replace(":", "").replace("T", "_")
+    path = folder / record.experiment / f"{stamp}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(vars(record), ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def load(folder: Path, experiment: str) -> list[Record]:
+    """All records of an experiment, the oldest first."""
+    paths = sorted((folder / experiment).glob("*.json"))
+    return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+_composed: dict[str, dict[str, Any]] = {}
+
+
+def composed(experiment: str) -> dict[str, Any]:
+    """The experiment's own configuration, flat, as `python train.py experiment=…` has it."""
+    if experiment not in _composed:
+        _composed[experiment] = flatten(compose([f"experiment={experiment}"]))
+    return _composed[experiment]
+
+
+def compose(overrides: list[str]) -> TrainConfig:
+    """The checked configuration of train.py with these arguments."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    from gptlab.launcher import CONF, to_config
+
+    GlobalHydra.instance().clear()
+    ConfigStore.instance().store("train_schema", TrainConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_config("train", hydra_compose("train", overrides))
+
+
+@dataclass
+class Group:
+    """Runs that differ by their seed alone."""
+
+    records: list[Record]
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def label(self) -> str:
+        """How these runs are called in tables and curves."""
+        name = self.first.config.get("name")
+        experiment = self.first.experiment
+        changed = self.first.differences()
+        return f"{experiment}: {name}" if name else experiment + (", changed" if changed else "")
+
+    def mean(self, figure: str) -> float | None:
+        found = [r.figures[figure] for r in self.records if figure in r.figures]
+        return statistics.fmean(found) if found else None
+
+    def deviation(self, figure: str) -> float | None:
+        """The standard deviation over seeds, where there are several."""
+        found = [r.figures[figure] for r in self.records if figure in r.figures]
+        return statistics.stdev(found) if len(found) > 1 else None
+
+    def losses_as_perplexity(self, figure: str) -> float | None:
+        """exp of the mean loss, not a mean of exponentials."""
+        loss = self.mean(figure.replace("perplexity", "loss"))
+        return None if loss is None else math.exp(min(loss, 700))
+
+
+def group(records: list[Record]) -> list[Group]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        plain = {key: value for key, value in record.config.items() if key != "seed"}
+        groups.setdefault(json.dumps([record.experiment, plain], sort_keys=True), []).append(record)
+    return [Group(members) for members in groups.values()]
