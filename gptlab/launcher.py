@@ -10,6 +10,7 @@ import inspect
 import math
 import os
 import re
+import shlex
 import sys
 import time
 import traceback
@@ -103,6 +104,8 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
     from hydra.core.config_store import ConfigStore
 
     if "LOCAL_RANK" not in os.environ:  # DDP children inherit arguments that are quoted already
+        program = Path(sys.argv[0]).name
+        os.environ[sweeps.COMMAND] = shlex.join(["python", program, *sys.argv[1:]])
         sys.argv[1:] = [quote_free_text(argument) for argument in sys.argv[1:]]
         sys.argv[1:] = sorted(
             sys.argv[1:], key=lambda a: a not in sweeps.FLAGS

@@ -16,6 +16,7 @@ from gptlab import runs
 
 FLAGS = {"-m", "--multirun"}
 VARIED = "GPTLAB_VARIED"  # tells the jobs, in whatever process, which keys the sweep varies
+COMMAND = "GPTLAB_COMMAND"  # what was typed, before the launcher quotes it for Hydra
 SEVERAL = re.compile(r"[^'=]+=(?:[^']*,|(?:range|choice|glob|interval)\()")
 
 

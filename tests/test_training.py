@@ -352,21 +352,6 @@ def test_an_unseen_future_is_why_the_bound_holds(command, tmp_path: Path) -> Non
     assert float(re.search(r"is at ([\d.]+) times it", result.out)[1]) < 1.0
 
 
-def test_a_sweep_runs_every_job_in_a_folder_of_its_own(command, tmp_path: Path) -> None:
-    result = command("train", "-m", *SMOKE, "model.n_layer=1,2", "model.n_head=2,3")
-    (sweep,) = (tmp_path / "runs").iterdir()
-    assert sweep.name.endswith("_sweep")
-    finished = [path.name for path in sweep.iterdir() if (path / "metrics.csv").exists()]
-    assert len(finished) == 2
-    assert result.err.count("error: job") == 2 and "must divide" in result.err
-    assert result.code == 2  # some job was refused; the others ran
-    names = sorted(path.name for path in sweep.iterdir())
-    assert names == ["0,model.n_layer=1,model.n_head=2", "2,model.n_layer=2,model.n_head=2"]
-    assert command("train", *SMOKE, "-m", "optim.lr=-1,-2", "run_root=none").code == 2
-    assert not (tmp_path / "none").exists()
-    assert not (sweep / "multirun.yaml").exists()
-
-
 def test_dropout_is_a_function_of_the_micro_batch(toy_corpus: Corpus) -> None:
     """Seeded for its own number: other draws before it change nothing."""
     losses = []

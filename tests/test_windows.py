@@ -169,9 +169,9 @@ def test_workers_bring_the_same_batches_from_any_start(toy_corpus: Corpus) -> No
 
 
 def test_best_possible_only_where_all_of_whole_documents_counts(toy_corpus: Corpus) -> None:
-    def best(context: int = 128, **changes) -> float | None:
+    def best(context: int = 128, most: int | None = None, **changes) -> float | None:
         data = TextData(toy_corpus, toy_data(**changes), context, Shape(4, 1), seed=1)
-        return data.best_possible()
+        return data.best_possible(most)
 
     nats, tokens = toy_corpus.nats("valid"), toy_corpus.splits["valid"].tokens
     assert best() == pytest.approx(nats.sum() / tokens)
@@ -180,6 +180,6 @@ def test_best_possible_only_where_all_of_whole_documents_counts(toy_corpus: Corp
     assert best(keep_first_eot=False) is None
     assert best(batching="random") is None
     # A bounded validation is compared with just the documents that it scores.
-    few = best(valid_tokens=300)
+    few = best(most=300)
     first = int((np.asarray(toy_corpus.ends("valid")) <= 300).sum())
     assert few == pytest.approx(nats[:first].sum() / toy_corpus.ends("valid")[first - 1])

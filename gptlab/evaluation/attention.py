@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def attention(net: GPT, ids: list[int]) -> list[Tensor]:
     """For each layer (H, T, T): how much each token (row) takes from each token (column).
 
@@ -36,6 +36,7 @@ def attention(net: GPT, ids: list[int]) -> list[Tensor]:
 
 def picture(weights_HxTxT: Tensor, tokens: list[str], title: str) -> "Figure":
     """One layer's heads side by side; row: the token that looks, column: where it looks."""
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     heads, length, _ = weights_HxTxT.shape
@@ -46,7 +47,8 @@ def picture(weights_HxTxT: Tensor, tokens: list[str], title: str) -> "Figure":
         if head >= heads:
             axes.set_axis_off()
             continue
-        axes.imshow(weights_HxTxT[head].numpy(), vmin=0, vmax=1, cmap="viridis")
+        # Square roots, or all but the strongest weights would look alike.
+        axes.imshow(weights_HxTxT[head].numpy(), norm=PowerNorm(0.5, 0, 1), cmap="viridis")
         axes.set_title(f"head {head}", fontsize=8)
         axes.set_xticks(range(length), tokens, rotation=90, fontsize=6)
         axes.set_yticks(range(length), tokens, fontsize=6)

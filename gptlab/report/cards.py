@@ -101,7 +101,7 @@ def card(name: str, facts: dict[str, Any], groups: list[Group]) -> str:
     source = f"Source: {facts['source']}."
     parts = [
         f"# {name}",
-        f"{facts['what'].capitalize()}. {source}",
+        f"{facts['what'][0].upper()}{facts['what'][1:]}. {source}",
         f"```bash\npython train.py experiment={name}\n```",
         "## Published",
         table(["figure", "value"], facts["published"]),

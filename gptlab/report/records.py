@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +76,13 @@ PATHS = ("run_root", "corpus_root", "hellaswag.path")
 def without_folders(summary: dict[str, Any]) -> dict[str, Any]:
     """The command with file names alone: where files lay is nobody's business."""
     words = []
-    for word in summary["command"].split(" "):
+    for word in shlex.split(summary["command"]):
         key, equals, value = word.partition("=")
-        quote = "'" if value.endswith("'") else ""
-        words.append(f"{key}={quote}{Path(value).name}" if equals and "/" in value else word)
-        if equals and "/" in value and not value.startswith("'"):
-            words[-1] = f"{key}={Path(value).name}"
-    return summary | {"command": " ".join(words)}
+        if key in ("run_root", "corpus_root"):
+            continue
+        folders = key in ("data.path", "data.valid_path", "data.hub", "hellaswag.path")
+        words.append(f"{key}={Path(value).name}" if equals and folders else word)
+    return summary | {"command": shlex.join(words)}
 
 
 def flatten_stored(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -120,11 +120,22 @@ def finish(trainer: Trainer, examiner: Examiner, folder: Path, began: datetime) 
     return summary
 
 
+COMPARED = ("model.n_layer", "model.n_head", "model.d_model", "optim.lr", "seed")
+
+
 def log_choices(trainer: Trainer, config: TrainConfig, after: dict[str, float]) -> None:
-    """TensorBoard's HPARAMS tab: every key of the run beside what came of it."""
+    """TensorBoard's HPARAMS tab: what was chosen for this run beside what came of it.
+
+    Of all keys those that are compared most, and those typed: the tab shows but a few columns.
+    """
+    flat, hydra = flatten(config), HydraConfig.get()
+    chosen = {key: flat[key] for key in COMPARED}
+    for typed in hydra.overrides.task:
+        key, _, value = typed.lstrip("+").partition("=")
+        chosen[key] = flat.get(key, value)
     plain = {
-        key: value if isinstance(value, bool | int | float | str) else str(value)
-        for key, value in flatten(config).items()
+        key: value if isinstance(value, bool | int | float) else str(value)
+        for key, value in chosen.items()
     }
     figures = {f"final/{name.replace('/', '_')}": value for name, value in after.items()}
     for logger in trainer.loggers:

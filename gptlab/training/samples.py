@@ -1,5 +1,6 @@
 """What the model writes while it trains, and where it looks."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -102,4 +103,6 @@ class Samples(StepCallback):
         for layer, weights in enumerate(attention.attention(module.net, ids)):
             figure = attention.picture(weights, words, f"layer {layer}, step {self.step:,}")
             for logger in loggers:
-                logger.experiment.add_figure(f"attention/layer_{layer}", figure, self.step)
+                with warnings.catch_warnings():  # a letter that the font lacks is a box: no matter
+                    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+                    logger.experiment.add_figure(f"attention/layer_{layer}", figure, self.step)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from gptlab.data.corpus import Corpus
+from gptlab.sweeps import COMMAND
 from gptlab.training.plan import Plan
 
 
@@ -44,8 +45,8 @@ class Summary:
 
 
 def command() -> str:
-    """What was typed. Free text has been quoted for Hydra by now, and stays so."""
-    return " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
+    """What was typed."""
+    return os.environ.get(COMMAND, shlex.join(["python", *sys.argv]))
 
 
 def machine(plan: Plan) -> dict[str, Any]:

@@ -1,0 +1,194 @@
+"""What is measured before and after training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gptlab.config import HellaswagConfig, ModelConfig
+from gptlab.data.corpus import Corpus
+from gptlab.data.tokenizer import GPT2Tokenizer
+from gptlab.errors import UserError
+from gptlab.evaluation import attention, hellaswag
+from gptlab.evaluation.memorisation import TokenIndex
+from gptlab.model.gpt import GPT
+from tests.conftest import TINY
+
+QUESTIONS = [
+    ("A man sits on a roof. He", ["starts to sing.", "is a fish", "the the the", "runs."], 0),
+    ("The cat", ["sleeps all day long in the sun", "bark", "of", "two"], 2),
+    ("She opens", ["a door", "a window and looks out", "", "x"], 1),
+]
+
+
+def write_questions(path: Path) -> Path:
+    rows = [{"ctx": c, "endings": e, "label": label} for c, e, label in QUESTIONS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def gpt2_net(**changes) -> GPT:
+    torch.manual_seed(0)
+    settings = {"n_layer": 1, "n_head": 2, "d_model": 16, "context_length": 64, "init_std": 0.3}
+    return GPT(ModelConfig(vocab_size=50304, **(settings | changes))).eval()
+
+
+def one_by_one(net: GPT, context: str, ending: str) -> tuple[float, float]:
+    """The sum and the mean of an ending's losses, without batches or padding."""
+    tokenizer = GPT2Tokenizer()
+    first, rest = tokenizer.encode(context), tokenizer.encode(" " + ending)
+    ids = torch.tensor([*first, *rest])[-(net.config.window + 1) :]
+    losses = F.cross_entropy(net(ids[None, :-1])[0], ids[1:], reduction="none")[-len(rest) :]
+    return float(losses.sum()), float(losses.mean())
+
+
+@pytest.mark.parametrize("window", [64, 6])
+def test_hellaswag_is_that_of_each_ending_alone(tmp_path: Path, window: int) -> None:
+    config = HellaswagConfig(path=str(write_questions(tmp_path / "val.jsonl")))
+    questions = hellaswag.read(config, tmp_path)
+    net = gpt2_net(trained_length=window)
+    with torch.inference_mode():
+        each = [[one_by_one(net, q.context, e) for e in q.endings] for q in questions]
+    sums, means = np.array(each).transpose(2, 0, 1)
+    labels = [q.label for q in questions]
+    for batch_size in (1, 5):
+        result = hellaswag.score(net, GPT2Tokenizer(), questions, "32-true", batch_size)
+        assert result.right == (sums.argmin(1) == labels).sum()
+        assert result.right_norm == (means.argmin(1) == labels).sum()
+    batch = hellaswag.sequences(questions, GPT2Tokenizer(), net.config.window)
+    with torch.inference_mode():
+        together = hellaswag.losses(net, batch, "32-true")
+    np.testing.assert_allclose(together.numpy(), sums.flatten(), rtol=1e-4)
+
+
+def test_hellaswag_statistics_and_rows(tmp_path: Path) -> None:
+    result = hellaswag.Result(questions=10_042, right=2500, right_norm=2511)
+    assert result.acc_norm == pytest.approx(0.25, abs=1e-4)
+    assert result.standard_error == pytest.approx(0.0043, abs=1e-4)  # the published runs' error
+    path = str(write_questions(tmp_path / "val.jsonl"))
+    assert len(hellaswag.read(HellaswagConfig(path=path, rows=2), tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "holds no question"),
+        ("{}\n", "line 1: is no HellaSwag question"),
+        ('{"ctx": "a", "endings": ["b"], "label": 0}\n', "line 1: is no HellaSwag question"),
+        ("not json\n", "line 1: is no HellaSwag question"),
+    ],
+)
+def test_a_file_that_is_not_hellaswag_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "val.jsonl").write_text(content)
+    with pytest.raises(UserError, match=words):
+        hellaswag.read(HellaswagConfig(path=str(tmp_path / "val.jsonl")), tmp_path)
+
+
+def test_hellaswag_is_fetched_once_and_its_hash_checked(tmp_path: Path, monkeypatch) -> None:
+    file = write_questions(tmp_path / "official.jsonl")
+    monkeypatch.setattr(hellaswag, "URL", file.as_uri())
+    with pytest.raises(UserError, match="hash differs"):
+        hellaswag.read(HellaswagConfig(), tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+    digest = hellaswag.hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setattr(hellaswag, "SHA256", digest)
+    assert len(hellaswag.read(HellaswagConfig(), tmp_path / "raw")) == 3
+    file.unlink()
+    assert len(hellaswag.read(HellaswagConfig(), tmp_path / "raw")) == 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_verbatim_spans_begin_between_tokens(tmp_path: Path, dtype: type) -> None:
+    stream = np.array([1, 256, 2, 513, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 3], dtype=dtype)
+    stream.tofile(tmp_path / "train.bin")
+    index = TokenIndex(tmp_path / "train.bin", np.dtype(dtype))
+    assert index.holds([256, 2, 513]) and not index.holds([2, 256])
+    across = stream.view(np.uint8)[1 : 1 + 2 * stream.itemsize].view(dtype).tolist()
+    assert not index.holds(across)  # these bytes are there, but not as tokens
+    assert index.longest_span([9, 256, 2, 99, 1]) == 2
+    copied = index.copied([list(range(7, 18)), [5, 6]])
+    assert (copied.longest, copied.mean_longest, copied.grams) == (11, 5.5, 1.0)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_attention_is_what_the_model_computes(norm: str) -> None:
+    net = gpt2_net(n_layer=2, norm=norm, position="rotary", attention="written_out")
+    ids = [5, 9, 2, 7]
+    layers = attention.attention(net, ids)
+    assert [tuple(weights.shape) for weights in layers] == [(2, 4, 4)] * 2
+    for weights in layers:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
+        assert (weights.triu(1) == 0).all()
+    # With values replaced by the weights' own result, the first layer gives the same output.
+    first = net.blocks[0].attention
+    x = net.embed(torch.tensor([ids]))
+    x = net.blocks[0].attention_norm(x) if norm == "pre" else x
+    _, _, values = first.heads(x)
+    mixed = (layers[0][None] @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(first.out(mixed), first(x))
+    figure = attention.picture(layers[0], ["a", "b", "c", "d"], "layer 0")
+    assert len([axes for axes in figure.axes if axes.images]) == 2
+
+
+def test_suites_before_and_after(command, tmp_path: Path) -> None:
+    path = write_questions(tmp_path / "val.jsonl")
+    result = command(
+        *("train", *TINY, "profile=smoke", "tokenizer=gpt2", f"hellaswag.path={path}", "n=2"),
+        *("before=[perplexity,samples,hellaswag]", "data.final_tokens=null"),
+        "after=[perplexity,estimate,windows,hellaswag,memorisation]",
+    )
+    assert result.code == 0, result.err
+    (run,) = (tmp_path / "runs").iterdir()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["before"]["valid/loss"] == pytest.approx(np.log(50257), abs=0.2)
+    assert summary["before"]["hellaswag/n"] == summary["after"]["hellaswag/n"] == 3
+    after = summary["after"]
+    assert after["valid/perplexity"] == pytest.approx(np.exp(after["valid/loss"]))
+    for name in ("estimate", "windows"):
+        assert after[f"{name}/loss"] == pytest.approx(after["valid/loss"], abs=0.5)
+    assert after["memorisation_held_out/longest"] >= 3  # the grammar's set phrases
+    assert (run / "samples" / "step_0.txt").read_text().count("[sampled]") == 2
+    rows = (run / "metrics.csv").read_text().splitlines()
+    assert rows[1].startswith("0,0,0.0,")
+    for word in ("validation", "estimate", "own windows", "hellaswag", "real text"):
+        assert f"  {word} " in result.out
+    parameters = summary["parameters"]
+    assert f"{parameters:,} parameters" in result.out
+    assert summary["command"].startswith("python train.py model.n_layer=1")
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("after=[perplexity,helaswag]", "did you mean 'hellaswag'?"),
+        ("after=[]", "needs perplexity"),
+        ("before=[samples,magic]", "before=magic: there is no such choice"),
+        ("hellaswag.rows=0", "must be at least 1"),
+    ],
+)
+def test_mistakes_in_suites(command, tmp_path: Path, argument: str, words: str) -> None:
+    result = command("train", *TINY, "profile=smoke", argument)
+    assert result.code == 2 and words in result.err
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "corpora").exists()
+
+
+def test_a_missing_hellaswag_file_is_told_before_anything(command, tmp_path: Path) -> None:
+    result = command("train", *TINY, "profile=smoke", "before=[hellaswag]", "hellaswag.path=no.x")
+    assert result.code == 2 and "hellaswag.path=no.x: No such file" in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_scoring_keeps_to_positions_that_were_trained(command, tmp_path: Path) -> None:
+    size = ["model.context_length=64", "data.row_length=17", "data.batching=random"]
+    result = command("train", *TINY, "profile=smoke", *size)
+    assert result.code == 0 and "rows have 16 tokens" in result.out
+    result = command("generate", "prompt=Once upon a time", "max_new_tokens=20")
+    assert "the model sees 16 tokens at once" in result.err
+
+
+def test_corpus_names_its_duplicates_and_damage(toy_corpus: Corpus) -> None:
+    assert toy_corpus.meta["duplicates_across_splits"] == 0
+    assert toy_corpus.meta["mojibake"] == 0

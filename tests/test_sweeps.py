@@ -1,0 +1,96 @@
+"""Sweeps: every job clean and apart, failures listed, the rest ranked."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from gptlab import sweeps
+from tests.conftest import TINY
+
+SMOKE = [*TINY, "profile=smoke", "data.max_samples=100", "logger=none"]
+
+
+def sweep_folder(tmp_path: Path) -> Path:
+    (sweep,) = (tmp_path / "runs").glob("*_sweep")
+    return sweep
+
+
+def test_a_sweep_ends_with_its_runs_ranked(command, tmp_path: Path) -> None:
+    result = command("train", "-m", *SMOKE, "model.n_layer=1,2", "model.n_head=2,3")
+    assert result.code == 2  # some job was refused; the others ran
+    sweep = sweep_folder(tmp_path)
+    assert result.err.count("error: job") == 2 and "must divide" in result.err
+    with (sweep / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rank"] for row in rows] == ["1", "2", "", ""]
+    assert [row["model.n_head"] for row in rows] == ["2", "2", "3", "3"]
+    losses = [float(row["loss"]) for row in rows[:2]]
+    assert losses == sorted(losses)
+    for row in rows[:2]:
+        summary = json.loads((sweep / row["folder"] / "summary.json").read_text())
+        assert float(row["loss"]) == summary["after"]["valid/loss"]
+        assert int(row["parameters"]) == summary["parameters"]
+        assert row["folder"] == f"{row['job']},model.n_layer={row['model.n_layer']},model.n_head=2"
+    assert all("must divide" in row["failed"] for row in rows[2:])
+    shown = result.out[result.out.index("ranking, by validation loss") :]
+    assert "must divide" in shown and f"{losses[0]:.4f}" in shown
+    assert (sweep / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert not (sweep / "multirun.yaml").exists()
+
+
+def test_a_sweep_of_mistakes_leaves_nothing(command, tmp_path: Path) -> None:
+    result = command("train", *SMOKE, "-m", "optim.lr=-1,-2", "run_root=none")
+    assert result.code == 2 and result.err.count("optim.lr=") == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_bug_in_a_job_is_listed_and_does_not_stop_the_rest(
+    command, tmp_path: Path, monkeypatch
+) -> None:
+    from gptlab.training import run
+
+    make = run.make_trainer
+
+    def broken(config, *arguments):
+        if config.model.n_layer == 1:
+            raise ZeroDivisionError("a bug")
+        return make(config, *arguments)
+
+    monkeypatch.setattr(run, "make_trainer", broken)
+    result = command("train", "-m", *SMOKE, "model.n_layer=1,2")
+    assert result.code == 2
+    assert "Traceback" in result.err and "failed:  ZeroDivisionError: a bug" in result.out
+    folders = sorted(path.name for path in sweep_folder(tmp_path).iterdir() if path.is_dir())
+    assert folders == ["0,model.n_layer=1", "1,model.n_layer=2"]
+
+
+def test_a_job_is_the_run_it_would_be_alone(command, tmp_path: Path) -> None:
+    settings = [*SMOKE, "model.dropout=0.1"]
+    assert command("train", "-m", *settings, "model.n_layer=2,1").code == 0
+    assert command("train", *settings, "model.n_layer=1", "run_root=alone").code == 0
+    in_sweep = sweep_folder(tmp_path) / "1,model.n_layer=1" / "metrics.csv"
+    (alone,) = (tmp_path / "alone").glob("*/metrics.csv")
+
+    def losses(path: Path) -> list[str]:
+        with path.open(newline="") as file:
+            return [row["train/loss"] + row["valid/loss"] for row in csv.DictReader(file)]
+
+    assert losses(in_sweep) == losses(alone)
+
+
+@pytest.mark.slow
+def test_jobs_run_at_once(command, tmp_path: Path) -> None:
+    at_once = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    result = command("train", "-m", *SMOKE, *at_once, "model.n_head=2,3,4")
+    assert result.code == 2
+    with (sweep_folder(tmp_path) / "sweep.csv").open(newline="") as file:
+        assert [row["rank"] for row in csv.DictReader(file)] == ["1", "2", ""]
+
+
+def test_which_keys_vary(monkeypatch) -> None:
+    typed = ["-m", "model.n_layer=1,2", "seed=range(3)", "prompt='a, b'", "optim.lr=1", "+x.y=1,2"]
+    monkeypatch.setenv(sweeps.VARIED, "")
+    sweeps.note_varied(typed)
+    assert sweeps.os.environ[sweeps.VARIED].split() == ["model.n_layer", "seed", "x.y"]
