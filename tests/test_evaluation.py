@@ -130,7 +130,10 @@ def test_attention_is_what_the_model_computes(norm: str) -> None:
     mixed = (layers[0][None] @ values).transpose(1, 2).flatten(2)
     torch.testing.assert_close(first.out(mixed), first(x))
     figure = attention.picture(layers[0], ["a", "b", "c", "d"], "layer 0")
-    assert len([axes for axes in figure.axes if axes.images]) == 2
+    shown = torch.from_numpy(figure.axes[0].images[0].get_array().filled(-1))
+    assert shown.shape == (4, 10) and (shown[:, 4:6] == -1).all()  # heads side by side, apart
+    torch.testing.assert_close(shown[:, :4] ** 2, layers[0][0])
+    torch.testing.assert_close(shown[:, 6:] ** 2, layers[0][1])
 
 
 def test_suites_before_and_after(command, tmp_path: Path) -> None:

@@ -53,20 +53,12 @@ def test_postnorm(tmp_path: Path) -> None:
     assert parameters(plan) == 105_546_240
     _, two, _ = built(tmp_path, "tinystories_postnorm", "model.n_layer=2")
     assert parameters(two) == 91_370_496
-    assert (data.subset, data.split, data.split_by, data.keep_first_eot) == (
-        0.1,
-        0.1,
-        "random",
-        False,
-    )
+    assert (data.subset, data.split, data.split_by) == (0.1, 0.1, "random")
+    assert data.keep_first_eot is False
     assert (plan.shape.batch_size, plan.shape.accumulate, config.trainer.max_epochs) == (8, 2, 5)
-    assert (optim.name, optim.lr, optim.schedule, optim.weight_decay) == (
-        "adamw",
-        3e-4,
-        "constant",
-        0.01,
-    )
-    assert (optim.decay, optim.grad_clip, optim.betas) == ("all", 0, [0.9, 0.999])
+    assert (optim.name, optim.lr, optim.schedule) == ("adamw", 3e-4, "constant")
+    assert (optim.weight_decay, optim.decay) == (0.01, "all")
+    assert (optim.grad_clip, optim.betas) == (0, [0.9, 0.999])
     assert config.trainer.checkpoint_every_epoch and config.trainer.sample_every_epoch
     assert config.prompt == "Once upon a time"
     batch = first_batch(config, plan, corpus)
@@ -103,7 +95,6 @@ def test_tiny_char(tmp_path: Path, experiment: str) -> None:
     assert (model.context_length, model.dropout, model.final_norm) == (32, 0.0, True)
     assert model.head_bias and not model.tied_head and model.qkv_bias is False
     assert (data.max_samples, data.subset, data.split) == (60, 0.75, 0.1)
-    assert compose([f"experiment={experiment}"]).data.max_samples == 211_971
     assert (plan.shape.rows_per_step, plan.steps, corpus.tokenizer.name) == (16, 10_000, "char")
     vocabulary = corpus.tokenizer.vocab_size
     if experiment == "tiny_char":
@@ -112,7 +103,8 @@ def test_tiny_char(tmp_path: Path, experiment: str) -> None:
         assert (optim.name, optim.lr, optim.schedule) == ("adamw", 1e-3, "constant")
     else:  # the same budget: no more parameters, steps or characters
         assert parameters(plan) <= 129 * vocabulary + 201_344
-    assert config.prompt == " " and "estimate" in config.after
+    own = compose([f"experiment={experiment}"])
+    assert own.prompt == " " and own.data.max_samples == 211_971 and "estimate" in own.after
     batch = first_batch(config, plan, corpus)
     assert batch["input"].shape == (16, 32)
     assert (batch["input"][:, 1:] == batch["target"][:, :-1]).all()
@@ -127,19 +119,15 @@ def test_fineweb(tmp_path: Path) -> None:
     assert parameters(plan) == 16_299_520
     assert (plan.shape.batch_size, plan.tokens_per_step, plan.steps) == (4, 32_768, 12_207)
     assert plan.steps * plan.tokens_per_step == pytest.approx(400e6, rel=1e-4)
-    own = compose(["experiment=fineweb_16m"]).data
-    assert own.max_tokens * (1 - own.split) == 300e6 and own.hub_config == "sample-10BT"
-    assert (optim.lr, optim.min_lr, optim.warmup_steps, optim.schedule) == (
-        6e-4,
-        6e-5,
-        469,
-        "cosine",
-    )
+    own = compose(["experiment=fineweb_16m"])
+    assert own.data.max_tokens * (1 - own.data.split) == 300e6
+    assert own.data.hub_config == "sample-10BT" and own.prompt == "Hello, I'm a language model,"
+    assert (optim.lr, optim.min_lr, optim.warmup_steps) == (6e-4, 6e-5, 469)
+    assert optim.schedule == "cosine"
     assert (optim.weight_decay, optim.betas, optim.grad_clip) == (0.1, [0.9, 0.95], 1.0)
     assert config.before == ["perplexity", "samples", "hellaswag"] and config.n == 4
     assert config.after == ["perplexity", "hellaswag"] and config.sampling.top_k == 50
     assert config.trainer.keep_steps and 5000 % config.trainer.checkpoint_every == 0
-    assert config.prompt == "Hello, I'm a language model,"
     assert data.batching == "random"
     assert first_batch(config, plan, corpus)["input"].shape == (4, 512)
 
@@ -194,17 +182,17 @@ def test_a_card_without_runs_says_not_measured(docs) -> None:
     cards.write_cards(folder, readme)
     for name in ("tinystories_postnorm", "tinystories_prenorm", "tiny_char", "fineweb_16m"):
         card = (folder / f"{name}.md").read_text()
-        assert card.count(cards.NOT_MEASURED) >= 2 and "## Settings" in card
+        assert card.lower().count(cards.NOT_MEASURED.lower()) >= 2 and "## Settings" in card
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert text.count(cards.NOT_MEASURED) == 4
+    assert text.lower().count(cards.NOT_MEASURED.lower()) == 4
 
 
 def test_a_card_gives_the_figures_of_its_runs(command, tmp_path: Path, docs) -> None:
     folder, readme = docs
     small = ["data=toy_stories", "profile=smoke", "data.path=deep/stories.txt"]
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "stories.txt").write_text("A story of a cat.\n<|endoftext|>\n" * 40)
+    (tmp_path / "deep" / "stories.txt").write_text("Once upon a time, a cat.\n<|endoftext|>\n" * 40)
     for seed in (1, 2):
         result = command("train", "experiment=tiny_char", *small, f"seed={seed}")
         assert result.code == 0, result.err
@@ -236,9 +224,8 @@ def test_what_is_no_run_of_an_experiment_gets_no_record(command, tmp_path: Path)
 def test_curves_are_thinned_to_means() -> None:
     points = [[step, float(step)] for step in range(1, 1001)]
     thinned = records.thin(points)
-    assert (
-        len(thinned) == records.POINTS and thinned[0] == [5, 3.0] and thinned[-1] == [1000, 998.0]
-    )
+    assert len(thinned) == records.POINTS
+    assert thinned[0] == [5, 3.0] and thinned[-1] == [1000, 998.0]
 
 
 def test_the_cards_are_those_that_the_records_make(tmp_path: Path) -> None:

@@ -36,21 +36,28 @@ def attention(net: GPT, ids: list[int]) -> list[Tensor]:
 
 def picture(weights_HxTxT: Tensor, tokens: list[str], title: str) -> "Figure":
     """One layer's heads side by side; row: the token that looks, column: where it looks."""
-    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     heads, length, _ = weights_HxTxT.shape
     columns = min(heads, 4)
     rows = -(-heads // columns)
-    figure = Figure(figsize=(3 * columns, 3 * rows + 0.4), dpi=80, layout="constrained")
-    for head, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        if head >= heads:
-            axes.set_axis_off()
-            continue
+    pitch = length + 2  # two cells apart
+    # One image of all heads, labelled at its edges alone: axes of their own take seconds to draw.
+    tiled = torch.full((rows * pitch - 2, columns * pitch - 2), torch.nan)
+    figure = Figure(figsize=(2.6 * columns + 0.8, 2.6 * rows + 1), dpi=80)
+    axes = figure.subplots()
+    for head in range(heads):
+        top, left = head // columns * pitch, head % columns * pitch
         # Square roots, or all but the strongest weights would look alike.
-        axes.imshow(weights_HxTxT[head].numpy(), norm=PowerNorm(0.5, 0, 1), cmap="viridis")
-        axes.set_title(f"head {head}", fontsize=8)
-        axes.set_xticks(range(length), tokens, rotation=90, fontsize=6)
-        axes.set_yticks(range(length), tokens, fontsize=6)
-    figure.suptitle(title, fontsize=10)
+        tiled[top : top + length, left : left + length] = weights_HxTxT[head].sqrt()
+        place = {"ha": "right", "va": "top", "color": "white", "fontsize": 8}
+        axes.text(left + length - 0.7, top - 0.2, f"head {head}", **place)
+    axes.imshow(tiled.numpy(), vmin=0, vmax=1, cmap="viridis")
+    columns_at = [column * pitch + at for column in range(columns) for at in range(length)]
+    rows_at = [row * pitch + at for row in range(rows) for at in range(length)]
+    axes.set_xticks(columns_at, tokens * columns, rotation=90, fontsize=6)
+    axes.set_yticks(rows_at, tokens * rows, fontsize=6)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=10)
+    figure.subplots_adjust(left=0.6 / figure.get_figwidth(), right=0.99, top=0.95, bottom=0.12)
     return figure

@@ -207,7 +207,7 @@ def estimate_seconds(net: GPT, data: TextData, plan: Plan) -> float:
         torch.zeros(1, device=plan.accelerator).item()  # waits until the device is done
         seconds = time.perf_counter() - began
         net.zero_grad(set_to_none=True)
-        if seconds > 10 and net._compiled_call_impl is None:
+        if seconds > 2 and net._compiled_call_impl is None:
             break  # so slow that warming up makes no difference
     net.to("cpu")
     return seconds * plan.shape.accumulate * plan.steps

@@ -15,7 +15,7 @@ from gptlab.generation import engine
 from gptlab.training.callbacks import Meter, StepCallback, epoch_ended
 from gptlab.training.plan import Plan
 
-SHOWN = 24  # tokens in a picture of attention: more cannot be read
+SHOWN = 16  # tokens in a picture of attention: more cannot be read
 
 
 class Samples(StepCallback):
