@@ -52,6 +52,7 @@ REFUSED = {
     "data=tinystory": "data=tinystory: there is no such choice; the choices are fineweb_edu,",
     "model.n_head=5": "model.n_head=5: must divide model.d_model=128; these do: 1, 2, 4,",
     "data.row_length=500": "data.row_length=500: a row is input and target, so at most",
+    "data.source=files": "data.source=files: there is no such choice",
     "data.batching=stripes": "data.batching=stripes: must be one of rows, random, sliding",
     "model.position=absolute": "model.position=absolute: there is no such choice; the choices are",
     "model.feed_forward=gelo": "model.feed_forward=gelo: there is no such choice",
@@ -93,6 +94,12 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(command, tmp_path, argume
     if not argument.startswith(NEEDS_DATA):
         assert not files_below(tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_source_that_is_none_is_refused_beside_a_path(command, tmp_path) -> None:
+    (tmp_path / "own.txt").write_text("a cat " * 300)
+    result = command("train", "data=text", "data.path=own.txt", "data.source=files")
+    assert result.code == 2 and "data.source=files: there is no such choice" in result.err
 
 
 def test_contradictions_between_values() -> None:

@@ -190,7 +190,7 @@ def test_a_card_without_runs_says_not_measured(docs) -> None:
 
 def test_a_card_gives_the_figures_of_its_runs(command, tmp_path: Path, docs) -> None:
     folder, readme = docs
-    small = ["data=toy_stories", "profile=smoke", "data.path=deep/stories.txt"]
+    small = ["data=toy_stories", "profile=smoke", "data.path=[deep/stories.txt]"]
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "stories.txt").write_text("Once upon a time, a cat.\n<|endoftext|>\n" * 40)
     for seed in (1, 2):
@@ -205,7 +205,7 @@ def test_a_card_gives_the_figures_of_its_runs(command, tmp_path: Path, docs) -> 
     assert f"{sum(losses) / 2:.4f} ± " in card and f"{sum(losses) / 2:.4f} ± " in row
     assert all(f"{loss:.4f} nats a token" in card for loss in losses)
     assert "trainer.max_steps=2 (not 10000)" in card and "| seeds | 1, 2 |" in card
-    assert "data.path=stories.txt" in card and "deep" not in card and str(tmp_path) not in card
+    assert "'data.path=[stories.txt]'" in card and "deep" not in card and str(tmp_path) not in card
     assert "on all of its data: not measured" in card
     assert (folder / "tiny_char.png").read_bytes().startswith(b"\x89PNG")
     sample = (runs[0] / "samples" / "step_2.txt").read_text().splitlines()[1]

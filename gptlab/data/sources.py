@@ -193,6 +193,11 @@ def require_network(hub: str) -> None:
 
 def make_source(config: DataConfig, seed: int, corpus_root: Path) -> Source:
     """The source that the configuration names; `data.path` goes before `data.source`."""
+    table = {
+        "toy_stories": lambda: ToySource(config, seed),
+        "hub": lambda: HubSource(config, corpus_root),
+    }
+    make = look_up("data.source", config.source, {**table, "text": None})
     if config.valid_path is not None and config.path is None:
         raise UserError("data.valid_path: needs data.path, the training documents, beside it")
     if config.path is not None:
@@ -200,10 +205,6 @@ def make_source(config: DataConfig, seed: int, corpus_root: Path) -> Source:
         if config.valid_path is not None:
             paths["valid"] = readers.find_files("data.valid_path", config.valid_path)
         return FileSource(config, paths)
-    if config.source == "text":
+    if make is None:
         raise UserError("data.path=null: name your text, as in data=text data.path=my_novel.txt")
-    table = {
-        "toy_stories": lambda: ToySource(config, seed),
-        "hub": lambda: HubSource(config, corpus_root),
-    }
-    return look_up("data.source", config.source, {**table, "text": None})()
+    return make()

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shlex
 import statistics
 from dataclasses import dataclass
@@ -81,7 +82,9 @@ def without_folders(summary: dict[str, Any]) -> dict[str, Any]:
         if key in ("run_root", "corpus_root"):
             continue
         folders = key in ("data.path", "data.valid_path", "data.hub", "hellaswag.path")
-        words.append(f"{key}={Path(value).name}" if equals and folders else word)
+        if equals and folders:  # a file, or a list of them
+            value = re.sub(r"[^\[\],]*/", "", value)
+        words.append(f"{key}={value}" if equals else word)
     return summary | {"command": shlex.join(words)}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from tqdm import tqdm
 
 from gptlab.config import TrainConfig
 from gptlab.data.datamodule import TextData
@@ -88,6 +89,7 @@ def multiple_choice(examiner: Examiner, net: GPT, most_tokens: int | None) -> Re
     """HellaSwag, on all its questions."""
     config = examiner.config
     questions = hellaswag.read(config.hellaswag, raw_folder(config))
+    tqdm.write(f"hellaswag: {len(questions):,} questions, four endings each")  # may take long
     result = hellaswag.score(
         *(net, examiner.data.corpus.tokenizer, questions),
         *(examiner.plan.precision, config.hellaswag.batch_size),
