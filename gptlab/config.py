@@ -64,7 +64,9 @@ class DataConfig:
     text_column: str | None = None  # of .jsonl, .json and .parquet; null: `text`
     documents: str = "auto"  # auto (by <|endoftext|>) | line | file: one document of a text file
     repair_encoding: bool = False  # turn â€œ back into “ and so on
-    max_samples: int | None = None  # documents, from the first; toy_stories: how many are written
+    max_samples: int | None = (
+        None  # training documents, from the first; toy_stories: how many in all
+    )
     max_tokens: int | None = None  # stop reading after about so many
     subset: float = 1.0  # a random share of the training documents, before any is held out
     split: float = 0.1  # share held out: for validation, or for a test where validation exists

@@ -28,7 +28,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 # Keys whose value is text or a path, taken to the letter.
 FREE_TEXT = {
     *("prompt", "prompt_file", "run", "name", "run_root", "corpus_root"),
-    *("data.path", "data.valid_path", "data.hub", "data.prompt"),
+    *("data.path", "data.valid_path", "data.hub", "data.prompt", "hellaswag.path"),
 }
 PATHS = {"data.path", "data.valid_path"}
 

@@ -8,7 +8,6 @@ import contextlib
 import gc
 import json
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -17,13 +16,23 @@ from gptlab import runs
 FLAGS = {"-m", "--multirun"}
 VARIED = "GPTLAB_VARIED"  # tells the jobs, in whatever process, which keys the sweep varies
 COMMAND = "GPTLAB_COMMAND"  # what was typed, before the launcher quotes it for Hydra
-SEVERAL = re.compile(r"[^'=]+=(?:[^']*,|(?:range|choice|glob|interval)\()")
 
 
 def note_varied(arguments: list[str]) -> None:
     """Remembers the keys to which the command line gives several values."""
-    keys = [a.partition("=")[0].lstrip("+") for a in arguments if SEVERAL.match(a)]
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    parser, keys = OverridesParser.create(), []
+    for argument in arguments:
+        with contextlib.suppress(OverrideParseException):  # Hydra itself will tell
+            if "=" in argument and parser.parse_override(argument).is_sweep_override():
+                keys.append(key(argument))
     os.environ[VARIED] = " ".join(keys)
+
+
+def key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+")
 
 
 def is_job() -> bool:
@@ -39,7 +48,7 @@ def choices() -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
     keys = os.environ.get(VARIED, "").split() if is_job() else []
-    return [a for a in HydraConfig.get().overrides.task if a.partition("=")[0] in keys]
+    return [a for a in HydraConfig.get().overrides.task if key(a) in keys]
 
 
 def job_folder() -> Path:

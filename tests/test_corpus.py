@@ -151,6 +151,10 @@ def test_few_documents_of_uneven_length_are_cut_to_the_share(tmp_path: Path) -> 
 def test_samples_subset_and_tokens_are_limited(tmp_path: Path) -> None:
     path = as_format(tmp_path, ".jsonl")
     assert len(all_documents(make(tmp_path, path, max_samples=7))) == 7
+    # A validation split of its own stays whole, whatever is trained on.
+    fewer = make(tmp_path, path, max_samples=7, split=0.0, valid_path=str(path))
+    assert fewer.splits["train"].documents == 7
+    assert fewer.splits["valid"].documents == len(all_documents(make(tmp_path, path)))
     whole = documents(make(tmp_path, path), "train")
     some = documents(make(tmp_path, path, subset=0.5), "train")
     assert set(some) < set(whole)

@@ -1,5 +1,6 @@
 """What is measured before and after training."""
 
+import io
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gptlab.config import HellaswagConfig, ModelConfig
 from gptlab.data.corpus import Corpus
@@ -14,6 +16,7 @@ from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.errors import UserError
 from gptlab.evaluation import attention, hellaswag
 from gptlab.evaluation.memorisation import TokenIndex
+from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
 from tests.conftest import TINY
 
@@ -195,3 +198,80 @@ def test_scoring_keeps_to_positions_that_were_trained(command, tmp_path: Path) -
 def test_corpus_names_its_duplicates_and_damage(toy_corpus: Corpus) -> None:
     assert toy_corpus.meta["duplicates_across_splits"] == 0
     assert toy_corpus.meta["mojibake"] == 0
+
+
+def events(run: Path) -> EventAccumulator:
+    found = EventAccumulator(str(run), size_guidance={"tensors": 0, "scalars": 0, "images": 0})
+    found.Reload()
+    return found
+
+
+def test_tensorboard_has_curves_texts_pictures_and_hparams(command, tmp_path: Path) -> None:
+    path = write_questions(tmp_path / "val.jsonl")
+    suites = ["before=[hellaswag]", "after=[perplexity,hellaswag]", f"hellaswag.path={path}"]
+    # Without samples on the way there is a picture all the same.
+    result = command(
+        "train", *TINY, "profile=smoke", *suites, "tokenizer=gpt2", "trainer.sample_every=0"
+    )
+    assert result.code == 0, result.err
+    (run,) = (tmp_path / "runs").iterdir()
+    found = events(run)
+    scalars = set(found.Tags()["scalars"])
+    for name in ("loss", "perplexity", "lr", "gradient_norm", "tokens_per_second", "tokens"):
+        assert f"train/{name}" in scalars, name
+    assert {"valid/loss", "valid/perplexity", "final/valid_loss"} <= scalars
+    assert [event.step for event in found.Scalars("hellaswag/acc_norm")] == [0, 2]
+    assert found.Tags()["images"] == ["attention/layer_0"]
+    chosen = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"model.n_layer" in chosen and b"optim.lr" in chosen
+
+
+def test_samples_are_texts_in_tensorboard(command, tmp_path: Path) -> None:
+    assert command("train", *TINY, "profile=smoke").code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    found = events(run)
+    (event,) = found.Tensors("samples/text_summary")
+    stored = (run / "samples" / "step_2.txt").read_text()
+    assert event.step == 2 and event.tensor_proto.string_val[0].decode().split() == stored.split()
+
+
+def test_tokens_that_look_like_formulas_are_shown_to_the_letter() -> None:
+    figure = attention.picture(torch.eye(2)[None], ["$$", "$x_"], "layer 0")
+    figure.savefig(io.BytesIO())
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["$$", "$x_"]
+
+
+def test_the_last_step_is_the_best_where_it_is_better(command, tmp_path: Path) -> None:
+    """The last validation was one step before the end."""
+    steps = ["trainer.max_steps=5", "trainer.eval_every=4", "data.valid_tokens=100000"]
+    assert command("train", *TINY, "profile=smoke", *steps).code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["scored"] == "last.ckpt, step 5"
+    assert checkpoint.load(run / "checkpoints" / "best.ckpt").step == 5
+
+
+def test_an_overfitted_run_is_scored_where_it_was_best(command, tmp_path: Path) -> None:
+    text = "One day a cat met a dog in the wood."
+    (tmp_path / "own.txt").write_text("\n<|endoftext|>\n".join([text] * 30))
+    (tmp_path / "held.txt").write_text("\n<|endoftext|>\n".join([text[::-1]] * 30))
+    own = ["data=text", "tokenizer=char", "data.path=own.txt", "data.valid_path=held.txt"]
+    small = ["model.n_layer=1", "model.d_model=16", "model.n_head=2", "trainer.max_steps=60"]
+    often = ["trainer.eval_every=5", "optim.lr=0.03", "optim.warmup_steps=0", "prompt=One"]
+    result = command("train", *own, *small, *often, "after=[perplexity,windows]")
+    assert result.code == 0, result.err
+    (run,) = (tmp_path / "runs").iterdir()
+    summary = json.loads((run / "summary.json").read_text())
+    after = summary["after"]
+    assert summary["scored"].startswith("best.ckpt") and "last step" in result.out
+    assert after["valid/loss"] < after["last/loss"]
+    # What training made of the model is seen on the last checkpoint, not on the best.
+    assert after["windows/loss"] < 1 < after["valid/loss"]
+
+
+def test_a_vocabulary_that_cannot_spell_the_questions_is_told_at_once(command, tmp_path) -> None:
+    path = write_questions(tmp_path / "val.jsonl")
+    suites = ["after=[perplexity,hellaswag]", f"hellaswag.path={path}", "tokenizer=words"]
+    result = command("train", *TINY, "profile=smoke", *suites)
+    assert result.code == 2 and result.err.startswith("error: hellaswag: the text has what")
+    assert result.err.count("\n") == 1 and not (tmp_path / "runs").exists()

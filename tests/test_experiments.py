@@ -102,6 +102,8 @@ def test_tiny_char(tmp_path: Path, experiment: str) -> None:
         assert (model.feed_forward, model.position) == ("relu", "learned")
         assert (optim.name, optim.lr, optim.schedule) == ("adamw", 1e-3, "constant")
     else:  # the same budget: no more parameters, steps or characters
+        assert (model.feed_forward, model.position) == ("relu2", "rotary")
+        assert (optim.name, optim.lr, optim.schedule) == ("adamw", 6e-3, "cosine")
         assert parameters(plan) <= 129 * vocabulary + 201_344
     own = compose([f"experiment={experiment}"])
     assert own.prompt == " " and own.data.max_samples == 211_971 and "estimate" in own.after
@@ -208,6 +210,8 @@ def test_a_card_gives_the_figures_of_its_runs(command, tmp_path: Path, docs) -> 
     assert "'data.path=[stories.txt]'" in card and "deep" not in card and str(tmp_path) not in card
     assert "on all of its data: not measured" in card
     assert (folder / "tiny_char.png").read_bytes().startswith(b"\x89PNG")
+    for record in (folder / "runs" / "tiny_char").iterdir():
+        assert "deep" not in record.read_text() and str(tmp_path) not in record.read_text()
     sample = (runs[0] / "samples" / "step_2.txt").read_text().splitlines()[1]
     assert sample in card
 
@@ -219,6 +223,18 @@ def test_what_is_no_run_of_an_experiment_gets_no_record(command, tmp_path: Path)
     (run,) = (tmp_path / "runs").iterdir()
     with pytest.raises(UserError, match="is the run of no experiment"):
         records.extract(run)
+
+
+def test_two_kinds_of_runs_have_two_names() -> None:
+    def run(**config) -> records.Record:
+        return records.Record({"experiment": "tiny_char"}, {"seed": 1} | config, {}, {})
+
+    runs = [run(**{"optim.lr": rate}) for rate in (0.1, 0.2)] + [run(name="mine"), run(name="mine")]
+    groups = records.group(runs)
+    assert [each.label for each in groups] == [
+        *("tiny_char, changed", "tiny_char, changed (2)", "tiny_char: mine"),
+    ]
+    assert len(groups[2].records) == 2
 
 
 def test_curves_are_thinned_to_means() -> None:

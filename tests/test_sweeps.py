@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gptlab import sweeps
+from gptlab.report import sweep as ranking
 from tests.conftest import TINY
 
 SMOKE = [*TINY, "profile=smoke", "data.max_samples=100", "logger=none"]
@@ -89,8 +90,52 @@ def test_jobs_run_at_once(command, tmp_path: Path) -> None:
         assert [row["rank"] for row in csv.DictReader(file)] == ["1", "2", ""]
 
 
-def test_which_keys_vary(monkeypatch) -> None:
-    typed = ["-m", "model.n_layer=1,2", "seed=range(3)", "prompt='a, b'", "optim.lr=1", "+x.y=1,2"]
+@pytest.mark.parametrize(
+    ("argument", "varies"),
+    [
+        ("model.n_layer=1,2", True),
+        ("seed=range(3)", True),
+        ("+trainer.extra.x=1,2", True),
+        ("model.norm='pre','post'", True),
+        ("prompt='a, b'", False),
+        ("optim.lr=1", False),
+        ("optim.betas=[0.9,0.95]", False),
+        ("-m", False),
+    ],
+)
+def test_which_keys_vary(monkeypatch, argument: str, varies: bool) -> None:
     monkeypatch.setenv(sweeps.VARIED, "")
-    sweeps.note_varied(typed)
-    assert sweeps.os.environ[sweeps.VARIED].split() == ["model.n_layer", "seed", "x.y"]
+    sweeps.note_varied([argument])
+    assert sweeps.os.environ[sweeps.VARIED].split() == [sweeps.key(argument)] * varies
+
+
+def test_lists_small_rates_and_new_keys_in_a_sweep(command, tmp_path: Path) -> None:
+    swept = ["optim.lr=1e-2,1e-5", "+trainer.extra.benchmark=true,false"]
+    result = command("train", "-m", *SMOKE, "optim.betas=[0.9,0.95]", "optim.min_lr=0", *swept)
+    assert result.code == 0, result.err
+    sweep = sweep_folder(tmp_path)
+    with (sweep / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["+trainer.extra.benchmark"] for row in rows} == {"True", "False"}
+    assert "betas" not in str(rows) and {float(row["optim.lr"]) for row in rows} == {1e-2, 1e-5}
+    (sweep / "sweep.csv").unlink()  # as if it had been stopped before its end
+    again = command("gptlab.report.sweep", str(sweep))
+    assert again.code == 0 and (sweep / "sweep.csv").exists()
+    jobs = ranking.read(sweep)
+    assert ranking.numbers(jobs, "optim.lr") == [1e-5, 1e-2]
+    assert ranking.numbers(jobs, "+trainer.extra.benchmark") is None
+
+
+def test_different_vocabularies_are_ranked_by_bits_a_byte(command, tmp_path: Path) -> None:
+    result = command("train", "-m", *SMOKE, "tokenizer=words,char")
+    assert result.code == 0 and "ranking, by validation bits a byte" in result.out
+    with (sweep_folder(tmp_path) / "sweep.csv").open(newline="") as file:
+        bits = [float(row["bits_per_byte"]) for row in csv.DictReader(file)]
+    assert bits == sorted(bits)
+
+
+def test_a_ranking_that_fails_is_no_success(command, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(ranking, "draw", lambda *_: 1 / 0)
+    result = command("train", "-m", *SMOKE, "model.n_head=2,4")
+    assert result.code == 1 and "ZeroDivisionError" in result.err
+    assert (sweep_folder(tmp_path) / "sweep.csv").exists() and "ranking, by" in result.out

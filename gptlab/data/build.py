@@ -35,7 +35,7 @@ from gptlab.data.tokenizer import SEPARATOR, Tokenizer, build_tokenizer, fingerp
 from gptlab.errors import UserError
 from gptlab.files import say, temporary_folder
 
-FORMAT = 2  # raised when what a corpus folder holds changes
+FORMAT = 3  # raised when what a corpus folder holds changes
 SHORTEST = 64  # tokens; below, there is nothing to learn
 BATCH = 1 << 20  # characters encoded at once
 
@@ -84,11 +84,14 @@ def corpus_name(data: DataConfig) -> str:
     return Path(data.hub).name if data.source == "hub" and data.hub else data.source
 
 
-def clean(pieces: Iterator[Piece], config: DataConfig, scan: Scan | None = None) -> Iterator[Piece]:
-    """The pieces as they are kept: white space round documents and empty documents dropped,
-    encoding damage counted and, on request, mended, at most `max_samples` documents."""
+def clean(
+    source: Source, name: str, config: DataConfig, scan: Scan | None = None
+) -> Iterator[Piece]:
+    """A split's pieces as they are kept: white space round documents and empty documents dropped,
+    encoding damage counted and, on request, mended, of "train" at most `max_samples` documents."""
+    most = config.max_samples if name == "train" else None
     count, start = 0, True
-    for text, whole in pieces:
+    for text, whole in source.pieces(name):
         mended, damage = repair(text)
         if scan is not None:
             scan.mojibake += damage
@@ -102,14 +105,14 @@ def clean(pieces: Iterator[Piece], config: DataConfig, scan: Scan | None = None)
         yield text, whole
         start = whole
         count += whole
-        if count == config.max_samples:
+        if count == most:
             return
 
 
-def scan_documents(pieces: Iterator[Piece], config: DataConfig, scan: Scan) -> Iterator[str]:
+def scan_documents(source: Source, name: str, config: DataConfig, scan: Scan) -> Iterator[str]:
     """Passes the text on (to the vocabulary's making) and notes lengths and hashes as it goes."""
     length, content = 0, blake2b(digest_size=8)
-    for text, whole in clean(pieces, config, scan):
+    for text, whole in clean(source, name, config, scan):
         length += len(text)
         content.update(text.encode())
         if whole:
@@ -130,9 +133,7 @@ def build(
     """Writes token files, document ends and metadata into the folder. Raises UserError."""
     scans = {split: Scan() for split in source.splits}
     texts = (
-        text
-        for split, scan in scans.items()
-        for text in scan_documents(source.pieces(split), data, scan)
+        text for split, scan in scans.items() for text in scan_documents(source, split, data, scan)
     )
     tokenizer = build_tokenizer(tokenizer_config, texts)
     for _ in texts:  # a vocabulary that needs no training has not read them
@@ -259,7 +260,7 @@ def batches(source: Source, name: str, rule: SplitRule, data: DataConfig) -> Ite
     most = min(BATCH, data.max_tokens or BATCH)  # a limit on tokens ends with a batch
     held: dict[str, list[str]] = {}
     size = 0
-    for split, text, whole in rule.assign(name, clean(source.pieces(name), data)):
+    for split, text, whole in rule.assign(name, clean(source, name, data)):
         held.setdefault(split, []).append(text)
         size += len(text)
         if size >= most or not whole:

@@ -155,8 +155,10 @@ class HubSource(Source):
             self.config.hub, self.config.hub_config, split=theirs, streaming=True
         )
         column = self.config.text_column or "text"
-        most_rows = self.config.max_samples or math.inf
-        most_tokens = self.config.max_tokens or math.inf
+        most_rows = most_tokens = math.inf
+        if ours == "train":  # a validation split stays whole, so that runs can be compared
+            most_rows = self.config.max_samples or math.inf
+            most_tokens = self.config.max_tokens or math.inf
         tokenizer, tokens = GPT2Tokenizer(), 0
         with path.open("w") as file:
             for count, row in enumerate(rows):
@@ -164,7 +166,7 @@ class HubSource(Source):
                     break
                 text = readers.pick(row, f"row {count + 1}", Path(self.config.hub), column)
                 file.write(json.dumps({"text": text}) + "\n")
-                if self.config.max_tokens:
+                if most_tokens < math.inf:
                     tokens += len(tokenizer.encode(text)) + 1
 
 

@@ -55,8 +55,9 @@ def picture(weights_HxTxT: Tensor, tokens: list[str], title: str) -> "Figure":
     axes.imshow(tiled.numpy(), vmin=0, vmax=1, cmap="viridis")
     columns_at = [column * pitch + at for column in range(columns) for at in range(length)]
     rows_at = [row * pitch + at for row in range(rows) for at in range(length)]
-    axes.set_xticks(columns_at, tokens * columns, rotation=90, fontsize=6)
-    axes.set_yticks(rows_at, tokens * rows, fontsize=6)
+    to_the_letter = {"fontsize": 6, "parse_math": False}  # a token may be $$
+    axes.set_xticks(columns_at, tokens * columns, rotation=90, **to_the_letter)
+    axes.set_yticks(rows_at, tokens * rows, **to_the_letter)
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=10)
     figure.subplots_adjust(left=0.6 / figure.get_figwidth(), right=0.99, top=0.95, bottom=0.12)

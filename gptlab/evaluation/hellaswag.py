@@ -8,9 +8,11 @@ tokens, as a sum (`acc`) and as a mean a token (`acc_norm`). Guessing is right i
 import hashlib
 import json
 import math
+import os
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -63,17 +65,18 @@ def read(config: HellaswagConfig, folder: Path) -> list[Question]:
 
     Raises UserError for a file that cannot be read or is not HellaSwag's.
     """
-    path = Path(config.path).expanduser() if config.path else fetch(folder / "hellaswag_val.jsonl")
-    questions = []
+    questions, path = [], config.path
     try:
+        path = Path(path).expanduser() if path else fetch(folder / "hellaswag_val.jsonl")
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if config.rows and len(questions) == config.rows:
                     break
                 questions.append(parse(line, f"hellaswag.path={path}, line {number}"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"hellaswag.path={path}: {reason}") from None
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        where = f"hellaswag.path={path}" if path else f"corpus_root: {folder}"
+        raise UserError(f"{where}: {reason}") from None
     if not questions:
         raise UserError(f"hellaswag.path={path}: holds no question")
     return questions
@@ -83,7 +86,10 @@ def parse(line: str, place: str) -> Question:
     try:
         row = json.loads(line)
         question = Question(row["ctx"], list(row["endings"]), int(row["label"]))
-        if len(question.endings) != 4 or not 0 <= question.label < 4:
+        texts = [question.context, *question.endings]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("context and endings are no text")
+        if len(texts) != 5 or not 0 <= question.label < 4:
             raise ValueError("not four endings, one of them right")
         return question
     except (ValueError, KeyError, TypeError) as error:
@@ -92,12 +98,12 @@ def parse(line: str, place: str) -> Question:
 
 def fetch(path: Path) -> Path:
     """The official validation file, kept where it was fetched to; raises UserError."""
-    if path.is_file():
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHA256:
         return path
     try:
         with urllib.request.urlopen(URL, timeout=20) as answer:
             content = answer.read()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"hellaswag: {URL} cannot be fetched ({reason}); name a copy with hellaswag.path=FILE, "
@@ -106,7 +112,7 @@ def fetch(path: Path) -> Path:
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise UserError(f"hellaswag: what {URL} sends is not the official file (its hash differs)")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
+    temporary = path.with_suffix(f".{os.getpid()}.part")
     temporary.write_bytes(content)
     temporary.replace(path)
     return path

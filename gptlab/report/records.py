@@ -6,9 +6,11 @@ import math
 import re
 import shlex
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import yaml
 
@@ -62,16 +64,28 @@ def extract(folder: Path) -> Record:
         raise UserError(f"{folder}: is no finished run (summary.json, config.yaml)") from None
     if not summary["experiment"]:
         raise UserError(f"{folder}: is the run of no experiment (experiment=NAME)")
+    config = {name: value for name, value in flatten_stored(config).items() if name not in PATHS}
+    for name in FILES:
+        config[name] = file_names(config.get(name))
     samples = sorted((folder / "samples").glob("*.txt"), key=lambda path: path.stat().st_mtime)
     return Record(
         summary=without_folders(summary),
-        config={key: value for key, value in flatten_stored(config).items() if key not in PATHS},
+        config=config,
         curve=curve,
         samples={path.stem: path.read_text(encoding="utf-8") for path in samples},
     )
 
 
 PATHS = ("run_root", "corpus_root", "hellaswag.path")
+FILES = ("data.path", "data.valid_path", "data.hub")
+
+
+def file_names(value: Any) -> Any:
+    """A path, or each of a list, without its folder; a data set's name on the hub as it is."""
+    if isinstance(value, list):
+        return [file_names(each) for each in value]
+    on_disk = isinstance(value, str) and (Path(value).is_absolute() or value.count("/") != 1)
+    return Path(value).name if on_disk or (value and Path(value).exists()) else value
 
 
 def without_folders(summary: dict[str, Any]) -> dict[str, Any]:
@@ -81,8 +95,7 @@ def without_folders(summary: dict[str, Any]) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         if key in ("run_root", "corpus_root"):
             continue
-        folders = key in ("data.path", "data.valid_path", "data.hub", "hellaswag.path")
-        if equals and folders:  # a file, or a list of them
+        if equals and key in (*FILES, "hellaswag.path"):  # a file, or a list of them
             value = re.sub(r"[^\[\],]*/", "", value)
         words.append(f"{key}={value}" if equals else word)
     return summary | {"command": shlex.join(words)}
@@ -118,9 +131,11 @@ def thin(points: list[list[float]]) -> list[list[float]]:
 def keep(record: Record, folder: Path) -> Path:
     """Stores a record among those of the project."""
     stamp = record.summary["began"].replace(":", "").replace("T", "_")
-    path = folder / record.experiment / f"{stamp}.json"
+    text = json.dumps(vars(record), ensure_ascii=False) + "\n"
+    # Two jobs of a sweep may begin in the same second.
+    path = folder / record.experiment / f"{stamp}_{crc32(text.encode()):08x}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(vars(record), ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -160,18 +175,11 @@ class Group:
     """Runs that differ by their seed alone."""
 
     records: list[Record]
+    label: str = ""  # in tables and curves
 
     @property
     def first(self) -> Record:
         return self.records[0]
-
-    @property
-    def label(self) -> str:
-        """How these runs are called in tables and curves."""
-        name = self.first.config.get("name")
-        experiment = self.first.experiment
-        changed = self.first.differences()
-        return f"{experiment}: {name}" if name else experiment + (", changed" if changed else "")
 
     def mean(self, figure: str) -> float | None:
         found = [r.figures[figure] for r in self.records if figure in r.figures]
@@ -193,4 +201,17 @@ def group(records: list[Record]) -> list[Group]:
     for record in records:
         plain = {key: value for key, value in record.config.items() if key != "seed"}
         groups.setdefault(json.dumps([record.experiment, plain], sort_keys=True), []).append(record)
-    return [Group(members) for members in groups.values()]
+    return labelled([Group(members) for members in groups.values()])
+
+
+def labelled(groups: list[Group]) -> list[Group]:
+    """Each with a name of its own: the run's, or the experiment's; a number where two are alike."""
+    taken: Counter[str] = Counter()
+    for each in groups:
+        name, experiment = each.first.config.get("name"), each.first.experiment
+        changed = ", changed" if each.first.differences() else ""
+        each.label = f"{experiment}: {name}" if name else experiment + changed
+        taken[each.label] += 1
+        if taken[each.label] > 1:
+            each.label += f" ({taken[each.label]})"
+    return groups

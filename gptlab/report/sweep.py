@@ -1,12 +1,17 @@
-"""What a sweep ends with: its runs ranked by validation loss, as a table, a file and a picture."""
+"""What a sweep ends with: its runs ranked by validation loss, as a table, a file and a picture.
+
+`python -m gptlab.report.sweep FOLDER` ranks what a sweep that was stopped has got so far.
+"""
 
 import csv
 import json
+import math
+import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.experimental.callback import Callback
 
 
@@ -29,7 +34,11 @@ class Ranking(Callback):
     """Called by Hydra (conf/train.yaml) when all jobs of a sweep are done."""
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
-        finish(Path(config.hydra.sweep.dir).expanduser())
+        try:
+            finish(Path(config.hydra.sweep.dir).expanduser())
+        except Exception:  # Hydra would make a warning of it, and the exit code 0
+            traceback.print_exc()
+            raise SystemExit(1) from None
 
 
 def finish(sweep: Path) -> None:
@@ -38,6 +47,8 @@ def finish(sweep: Path) -> None:
     Raises SystemExit(2) if a job failed.
     """
     jobs = read(sweep)
+    measure = choose_measure(jobs)
+    jobs.sort(key=lambda job: (job.figures.get(measure, math.inf), job.number))
     done = [job for job in jobs if job.reason is None]
     if not done:  # each job has told why: nothing else is worth keeping
         for job in jobs:
@@ -47,15 +58,27 @@ def finish(sweep: Path) -> None:
     with (sweep / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
         csv.DictWriter(file, rows[0]).writeheader()
         csv.DictWriter(file, rows[0]).writerows(rows)
+    print(f"\nranking, by {MEASURES[measure]}\n{as_text(rows)}\n")
     draw(done, sweep / "sweep.png")
-    print(f"\nranking, by validation loss\n{as_text(rows)}\n")
     print(f"written to {sweep}: sweep.csv, sweep.png", flush=True)
     if len(done) < len(jobs):
         raise SystemExit(2)
 
 
+MEASURES = {
+    "loss": "validation loss",
+    "bits_per_byte": "validation bits a byte, as the vocabularies differ",
+}
+
+
+def choose_measure(jobs: list[Job]) -> str:
+    """Nats a token compare models of one vocabulary alone."""
+    vocabularies = {job.figures["vocabulary"] for job in jobs if job.reason is None}
+    return "loss" if len(vocabularies) <= 1 else "bits_per_byte"
+
+
 def read(sweep: Path) -> list[Job]:
-    """The jobs of a sweep, the best first, those that failed last."""
+    """The jobs of a sweep, those that failed too."""
     jobs = []
     for folder in sweep.iterdir():
         failed, summary = folder / "failed.json", folder / "summary.json"
@@ -69,12 +92,14 @@ def read(sweep: Path) -> list[Job]:
                 "parameters": content["parameters"],
                 "loss": content["after"]["valid/loss"],
                 "perplexity": content["after"]["valid/perplexity"],
+                "bits_per_byte": content["after"]["valid/bits_per_byte"],
+                "vocabulary": content["corpus"]["vocabulary"],
                 "steps": content["steps"],
                 "seconds": round(content["seconds"]),
             }
             swept = settings(content["overrides"])
             jobs.append(Job(int(folder.name.split(",")[0]), folder, swept, figures))
-    return sorted(jobs, key=lambda job: (job.loss, job.number))
+    return jobs
 
 
 def settings(overrides: list[str]) -> dict[str, str]:
@@ -83,7 +108,7 @@ def settings(overrides: list[str]) -> dict[str, str]:
 
 def table(jobs: list[Job]) -> list[dict[str, Any]]:
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
-    figures = ("parameters", "loss", "perplexity", "steps", "seconds")
+    figures = ("parameters", "loss", "perplexity", "bits_per_byte", "steps", "seconds")
     return [
         {
             "rank": rank if job.reason is None else "",
@@ -121,11 +146,19 @@ def short(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def number(value: str) -> float:
+    """Raises ValueError for what is none."""
+    found = float(value)
+    return int(found) if found.is_integer() else found
+
+
 def numbers(jobs: list[Job], key: str) -> list[float] | None:
-    """The different values of a swept key in order, or None if they are no numbers."""
-    found = {yaml.safe_load(job.settings[key]) for job in jobs if key in job.settings}
-    plain = all(isinstance(value, int | float) for value in found)
-    return sorted(found) if plain and len(found) > 1 else None
+    """The different values of a swept key in order, or None if they are no numbers, or seeds."""
+    try:
+        found = {number(job.settings[key]) for job in jobs if key in job.settings}
+    except ValueError:
+        return None
+    return sorted(found) if len(found) > 1 and key != "seed" else None
 
 
 def draw(jobs: list[Job], path: Path) -> None:
@@ -159,13 +192,15 @@ def heat_map(axes: Any, jobs: list[Job], down: str, across: str) -> None:
     rows, columns = numbers(jobs, down), numbers(jobs, across)
     grid = [[float("nan")] * len(columns) for _ in rows]
     for job in reversed(jobs):  # the best last, so that it stays
-        row = rows.index(yaml.safe_load(job.settings[down]))
-        column = columns.index(yaml.safe_load(job.settings[across]))
+        row = rows.index(number(job.settings[down]))
+        column = columns.index(number(job.settings[across]))
         grid[row][column] = job.loss
     image = axes.imshow(grid, cmap="viridis_r", aspect="auto")
     middle = (max(j.loss for j in jobs) + min(j.loss for j in jobs)) / 2
     for row, line in enumerate(grid):
         for column, loss in enumerate(line):
+            if math.isnan(loss):
+                continue
             colour = "white" if loss > middle else "black"
             axes.text(column, row, f"{loss:.3f}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(columns)), columns)
@@ -173,3 +208,15 @@ def heat_map(axes: Any, jobs: list[Job], down: str, across: str) -> None:
     axes.set_xlabel(across)
     axes.set_ylabel(down)
     axes.figure.colorbar(image, ax=axes, label="validation loss, nats a token")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    if not read(folder):
+        print(f"error: {folder}: holds no finished job of a sweep", file=sys.stderr)
+        raise SystemExit(2)
+    finish(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -97,6 +97,7 @@ def closing(
 
 NAMES = {
     "valid": "validation",
+    "last": "last step",
     "test": "test",
     "estimate": "estimate",
     "windows": "own windows",

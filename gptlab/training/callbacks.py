@@ -142,8 +142,9 @@ class Meter(StepCallback):
             metrics["valid/best_possible"] = self.best_possible
         self.write(trainer, metrics)
 
-    def write(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        self.latest |= metrics
+    def write(self, trainer: Trainer, metrics: dict[str, float], remember: bool = True) -> None:
+        """To metrics.csv and the loggers, at the step at hand; `latest` goes into checkpoints."""
+        self.latest |= metrics if remember else {}
         if not trainer.is_global_zero:
             return
         place = {

@@ -25,19 +25,19 @@ from gptlab.data.tokenizer import Tokenizer
 from gptlab.device import autocast
 from gptlab.errors import UserError
 from gptlab.generation.engine import sample_prompt
-from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.training.announce import closing, opening
 from gptlab.training.callbacks import Checkpoints, Interruption, Meter
 from gptlab.training.checkpoint import AtomicCheckpointIO
 from gptlab.training.checks import check_before_anything, plugged
+from gptlab.training.final import final_figures
 from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
 from gptlab.training.progress import Progress
 from gptlab.training.quiet import quiet
-from gptlab.training.samples import Samples
-from gptlab.training.suites import Before, Examiner, check_suites
+from gptlab.training.samples import Samples, show_attention
+from gptlab.training.suites import Before, Examiner, check_spelling, check_suites
 from gptlab.training.summary import Summary, command, commit, corpus_facts, machine
 
 FOLDER = "GPTLAB_RUN_FOLDER"
@@ -49,7 +49,7 @@ def train(config: TrainConfig) -> float:
     Raises UserError, with nothing left on disk, for whatever can be known before the first step.
     """
     quiet()
-    began = datetime.now()
+    began, cpu_began = datetime.now(), time.process_time()
     check_before_anything(config)
     check_suites(config)
     corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
@@ -62,6 +62,7 @@ def train(config: TrainConfig) -> float:
     token_bytes = bytes_of_tokens(corpus.tokenizer, net.config.vocab_size)
     module = LanguageModel(net, plan.optim, plan.steps, token_bytes, config.seed)
     examiner = Examiner(config, plan, data, token_bytes)
+    check_spelling(examiner)
     prompt = sample_prompt(config, corpus)
     seconds = 0.0 if is_child() else estimate_seconds(net, data, plan)
 
@@ -82,16 +83,15 @@ def train(config: TrainConfig) -> float:
         print(opening(config, plan, corpus, net, seconds, folder), flush=True)
     trainer.fit(module, datamodule=data)
     leave_if_interrupted(trainer, folder)
-    return finish(trainer, examiner, folder, began).after["valid/loss"]
+    return finish(trainer, examiner, folder, began, cpu_began).after["valid/loss"]
 
 
-def finish(trainer: Trainer, examiner: Examiner, folder: Path, began: datetime) -> Summary:
-    """Scores the best checkpoint, as it stands on disk, and tells and stores what came of it."""
+def finish(
+    trainer: Trainer, examiner: Examiner, folder: Path, began: datetime, cpu_began: float
+) -> Summary:
+    """Scores the checkpoints, as they stand on disk, and tells and stores what came of the run."""
     config, plan, data = examiner.config, examiner.plan, examiner.data
-    found = runs.checkpoint_of(folder)
-    assert found is not None, "training ends by writing last.ckpt"
-    model = checkpoint.load(found)
-    after = examiner.run(config.after, model.net.to(plan.accelerator), config.data.final_tokens)
+    found, after = final_figures(examiner, folder)
     (before,) = (c for c in trainer.callbacks if isinstance(c, Before))
     summary = Summary(
         overrides=sweeps.choices(),
@@ -99,21 +99,23 @@ def finish(trainer: Trainer, examiner: Examiner, folder: Path, began: datetime) 
         command=command(),
         began=began.isoformat(timespec="seconds"),
         seconds=(datetime.now() - began).total_seconds(),
-        cpu_seconds=time.process_time(),
+        cpu_seconds=time.process_time() - cpu_began,
         machine=machine(plan),
         commit=commit(),
-        parameters=count_parameters(model.net),
+        parameters=count_parameters(found.net),
         steps=trainer.global_step,
         tokens=before.meter.tokens_seen,
         epochs=trainer.global_step * plan.shape.rows_per_step / plan.rows_per_epoch,
         corpus=corpus_facts(data.corpus),
-        scored=f"{found.name}, step {model.step}",
+        scored=f"{found.path.name}, step {found.step}",
         before=before.results,
         after=after,
     )
     if trainer.is_global_zero:
         summary.write(folder)
-        log_choices(trainer, config, after)
+        with contextlib.suppress(UserError):  # of a model that has diverged
+            show_attention(trainer, found, sample_prompt(config, data.corpus), config)
+        log_choices(trainer, config, summary)
         best_possible = data.best_possible(config.data.final_tokens)
         stories = data.validation("valid", config.data.final_tokens).rows
         print(closing(config, folder, summary, best_possible, stories))
@@ -123,10 +125,11 @@ def finish(trainer: Trainer, examiner: Examiner, folder: Path, began: datetime) 
 COMPARED = ("model.n_layer", "model.n_head", "model.d_model", "optim.lr", "seed")
 
 
-def log_choices(trainer: Trainer, config: TrainConfig, after: dict[str, float]) -> None:
+def log_choices(trainer: Trainer, config: TrainConfig, summary: Summary) -> None:
     """TensorBoard's HPARAMS tab: what was chosen for this run beside what came of it.
 
     Of all keys those that are compared most, and those typed: the tab shows but a few columns.
+    What was measured before the first step also gets its point after the last.
     """
     flat, hydra = flatten(config), HydraConfig.get()
     chosen = {key: flat[key] for key in COMPARED}
@@ -137,10 +140,13 @@ def log_choices(trainer: Trainer, config: TrainConfig, after: dict[str, float]) 
         key: value if isinstance(value, bool | int | float) else str(value)
         for key, value in chosen.items()
     }
+    after = summary.after
     figures = {f"final/{name.replace('/', '_')}": value for name, value in after.items()}
+    again = {name: after[name] for name in summary.before if name in after}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(plain, figures, step=trainer.global_step)
+            logger.log_metrics(again, step=trainer.global_step)
             logger.save()
             logger.finalize("success")
         else:
@@ -227,9 +233,9 @@ def make_callbacks(
     meter = Meter(folder, plan, config.trainer, best_possible)
     return [
         meter,
+        Before(examiner, meter),
         Interruption(),
         Progress(meter, plan.steps, seconds),
-        Before(examiner, meter),
         Samples(folder, plan, meter, tokenizer, prompt, config),
         Checkpoints(
             *(folder, plan, meter, {"config": stored, "tokenizer": tokenizer.state()}),

@@ -12,6 +12,7 @@ from gptlab.data.tokenizer import Tokenizer, decode
 from gptlab.errors import UserError
 from gptlab.evaluation import attention
 from gptlab.generation import engine
+from gptlab.model.checkpoint import Loaded
 from gptlab.training.callbacks import Meter, StepCallback, epoch_ended
 from gptlab.training.plan import Plan
 
@@ -55,9 +56,6 @@ class Samples(StepCallback):
         every, last = self.plan.sample_every, self.step == self.plan.steps
         if every and (self.step % every == 0 or last):
             self.write(trainer, module, f"step_{self.step}", self.kinds)
-            if last:
-                with self.meter.paused():
-                    self.show_attention(trainer, module)
 
     def write(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
         with self.meter.paused():
@@ -87,22 +85,21 @@ class Samples(StepCallback):
         short = shown if len(shown) <= 400 else shown[:400] + " …"
         tqdm.write(f"  step {self.step:,}: {short}\n")
 
-    def show_attention(self, trainer: Trainer, module: LightningModule) -> None:
-        """A picture per layer in TensorBoard: where each head looks as the model reads its text."""
-        loggers = [log for log in trainer.loggers if hasattr(log.experiment, "add_figure")]
-        if not loggers:
-            return
-        text = engine.generate(
-            *(module.net, self.tokenizer, self.prompt, self.kinds["sampled"][0]),
-            max_new_tokens=SHOWN,
-            seed=self.seed,
-        )
-        ids = [*self.prompt, *(token for (token,) in text if token is not None)]
-        ids = ids[: min(SHOWN, module.net.config.window)]
-        words = [decode(self.tokenizer, [token]) or "·" for token in ids]
-        for layer, weights in enumerate(attention.attention(module.net, ids)):
-            figure = attention.picture(weights, words, f"layer {layer}, step {self.step:,}")
-            for logger in loggers:
-                with warnings.catch_warnings():  # a letter that the font lacks is a box: no matter
-                    warnings.filterwarnings("ignore", "Glyph .* missing from font")
-                    logger.experiment.add_figure(f"attention/layer_{layer}", figure, self.step)
+
+def show_attention(trainer: Trainer, model: Loaded, prompt: list[int], config: TrainConfig) -> None:
+    """A picture per layer in TensorBoard: where each head looks as the model reads its text."""
+    loggers = [log for log in trainer.loggers if hasattr(log.experiment, "add_figure")]
+    if not loggers:
+        return
+    net, tokenizer = model.net, model.tokenizer
+    wanted = (net, tokenizer, prompt, config.sampling)
+    text = engine.generate(*wanted, max_new_tokens=SHOWN, seed=config.seed)
+    ids = [*prompt, *(token for (token,) in text if token is not None)]
+    ids = ids[: min(SHOWN, net.config.window)]
+    words = [decode(tokenizer, [token]) or "·" for token in ids]
+    for layer, weights in enumerate(attention.attention(net, ids)):
+        figure = attention.picture(weights, words, f"layer {layer}, step {model.step:,}")
+        for logger in loggers:
+            with warnings.catch_warnings():  # a letter that the font lacks is a box: no matter
+                warnings.filterwarnings("ignore", "Glyph .* missing from font")
+                logger.experiment.add_figure(f"attention/layer_{layer}", figure, model.step)

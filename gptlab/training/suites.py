@@ -127,6 +127,9 @@ def memorisation(examiner: Examiner, net: GPT, most_tokens: int | None) -> Resul
     return results
 
 
+# Of these the figures are the last checkpoint's: the best one has overfitted least.
+OF_THE_LAST = ("windows", "memorisation")
+
 SUITES: dict[str, Callable[[Examiner, GPT, int | None], Results]] = {
     "perplexity": perplexity,
     "estimate": estimate,
@@ -151,6 +154,17 @@ def check_suites(config: TrainConfig) -> None:
         hellaswag.read(config.hellaswag, raw_folder(config))
 
 
+def check_spelling(examiner: Examiner) -> None:
+    """Raises UserError where a suite's text cannot be spelled in the corpus's vocabulary."""
+    config = examiner.config
+    if "hellaswag" in (*config.before, *config.after):
+        questions = hellaswag.read(config.hellaswag, raw_folder(config))
+        try:
+            hellaswag.sequences(questions, examiner.data.corpus.tokenizer, 1)
+        except UserError as error:
+            raise UserError(f"hellaswag: {error}") from None
+
+
 class Before(StepCallback):
     """Runs the suites of `before` at step 0, and keeps their figures."""
 
@@ -163,6 +177,6 @@ class Before(StepCallback):
         super().on_train_start(trainer, module)
         config = self.examiner.config
         with self.meter.paused():
-            self.results = self.examiner.run(config.before, module.net, config.data.valid_tokens)
+            self.results = self.examiner.run(config.before, module.net, config.data.final_tokens)
         if self.results:
-            self.meter.write(trainer, self.results)
+            self.meter.write(trainer, self.results, remember=False)
