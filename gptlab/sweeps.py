@@ -21,11 +21,11 @@ COMMAND = "GPTLAB_COMMAND"  # what was typed, before the launcher quotes it for 
 def note_varied(arguments: list[str]) -> None:
     """Remembers the keys to which the command line gives several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     parser, keys = OverridesParser.create(), []
     for argument in arguments:
-        with contextlib.suppress(OverrideParseException):  # Hydra itself will tell
+        with contextlib.suppress(HydraException):  # Hydra itself will tell
             if "=" in argument and parser.parse_override(argument).is_sweep_override():
                 keys.append(key(argument))
     os.environ[VARIED] = " ".join(keys)

@@ -147,7 +147,7 @@ def test_several_paths_are_a_list() -> None:
 def test_the_later_choice_wins() -> None:
     """A value over the profile, the profile over the experiment, that over the groups."""
     assert compose("experiment=toy_best").trainer.max_steps == 3000
-    assert compose("experiment=toy_best", "profile=smoke").trainer.max_steps == 4
+    assert compose("experiment=toy_best", "profile=smoke").trainer.max_steps == 2
     assert (
         compose("experiment=toy_best", "profile=smoke", "trainer.max_steps=7").trainer.max_steps
         == 7

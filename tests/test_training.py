@@ -139,7 +139,10 @@ def test_score_is_weighted_by_tokens_and_counts_bytes(toy_corpus: Corpus) -> Non
 
 # --- whole runs -------------------------------------------------------------------------------
 
-SMOKE = [*TINY, "profile=smoke"]
+SMOKE = [
+    *(*TINY, "profile=smoke", "trainer.max_steps=4", "data.batch_size=2"),
+    *("trainer.sample_every=4", "data.valid_tokens=1000", "data.final_tokens=1000"),
+]
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -318,7 +321,7 @@ def test_foreign_checkpoints_are_refused_and_not_executed(command, tmp_path: Pat
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_keeps_the_run(command, tmp_path, monkeypatch, number, code) -> None:
     monkeypatch.setattr(
-        "gptlab.training.callbacks.Samples.write", lambda *_: os.kill(os.getpid(), number)
+        "gptlab.training.samples.Samples.write", lambda *_: os.kill(os.getpid(), number)
     )
     result = command("train", *SMOKE, "trainer.sample_every=2", "trainer.max_steps=500")
     assert result.code == code
