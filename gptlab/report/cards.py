@@ -96,7 +96,7 @@ def value(group: Group, figure: str) -> str:
     mean, deviation = group.mean(figure), group.deviation(figure)
     if mean is None:
         return NOT_MEASURED
-    return format(mean, form) + (f" ± {deviation:{form}}" if deviation is not None else "")
+    return format(mean, form) + (f" ± {deviation:{form}}" if deviation else "")
 
 
 def card(name: str, facts: dict[str, Any], groups: list[Group]) -> str:
