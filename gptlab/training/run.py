@@ -142,11 +142,12 @@ def log_choices(trainer: Trainer, config: TrainConfig, summary: Summary) -> None
     }
     after = summary.after
     figures = {f"final/{name.replace('/', '_')}": value for name, value in after.items()}
+    compared = {name: value for name, value in figures.items() if name.startswith("final/valid")}
     again = {name: after[name] for name in summary.before if name in after}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(plain, figures, step=trainer.global_step)
-            logger.log_metrics(again, step=trainer.global_step)
+            logger.log_hyperparams(plain, compared, step=trainer.global_step)
+            logger.log_metrics(figures | again, step=trainer.global_step)
             logger.save()
             logger.finalize("success")
         else:
