@@ -52,7 +52,8 @@ def test_quick_start_is_one_command_a_block() -> None:
 @pytest.mark.parametrize("line", [c for c in COMMANDS[2:] if c.startswith("python train.py")])
 def test_training_commands_of_the_readme(command, tmp_path: Path, hub: Path, line: str) -> None:
     (tmp_path / "my_novel.txt").write_text((ROOT / "README.md").read_text())
-    arguments = [f"data.hub={hub}"] if re.search("data=(tiny|fineweb)", line) else []
+    from_hub = re.search("data=(tiny|fineweb)|experiment=tiny", line)
+    arguments = [f"data.hub={hub}"] if from_hub else []
     if "fineweb" in line:
         arguments.append("data.hub_config=null")
     typed = shlex.split(line)[2:]

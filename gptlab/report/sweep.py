@@ -179,7 +179,7 @@ def draw(jobs: list[Job], path: Path) -> None:
         label = ", ".join(f"{k.split('.')[-1]} {v}" for k, v in job.settings.items())
         place = (job.figures["parameters"], job.loss)
         scatter.annotate(label, place, (4, 4), textcoords="offset points", fontsize=6)
-    scatter.margins(0.15)
+    scatter.margins(x=0.35, y=0.15)  # room for the labels
     scatter.xaxis.set_major_formatter(EngFormatter(sep=""))
     scatter.xaxis.set_major_locator(MaxNLocator(5))
     scatter.set_xlabel("parameters")
