@@ -113,6 +113,7 @@ class TrainerConfig:
     tokens_per_step: int | None = None  # sets accumulate_grad_batches
     eval_every: int | None = None  # steps; null: a fifth of the run, at most 1000; 0: never
     checkpoint_every: int | None = None  # likewise
+    checkpoint_seconds: float | None = 60.0  # and whenever so much time has passed; null: never
     checkpoint_every_epoch: bool = False
     keep_steps: bool = False  # keep each of checkpoint_every as step_N.ckpt
     sample_every: int | None = None  # likewise
@@ -123,6 +124,7 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"  # auto | 32-true | bf16-mixed | 16-mixed | bf16-true
+    threads: int | None = None  # of a CPU; null: as many as it has cores
     compile: bool = False
     deterministic: bool = False
     extra: dict[str, Any] = field(default_factory=dict)  # Lightning's: +trainer.extra.NAME=VALUE
@@ -151,6 +153,9 @@ class TrainConfig:
     """conf/train.yaml"""
 
     seed: int = 1337
+    resume: str | None = None  # latest, or a run folder: go on where that run stopped
+    preflight: str = "auto"  # auto: what takes a moment, before each run | only: all checks, no run
+    init_from: str | None = None  # a run or checkpoint whose weights a new run begins with
     name: str | None = None  # the run's; null: from the choices made
     run_root: str = "runs"
     corpus_root: str = "corpora"
@@ -240,6 +245,8 @@ BOUNDS: list[tuple[str, float | None, float | None]] = [
     ("trainer.checkpoint_every", 0, None),
     ("trainer.sample_every", 0, None),
     ("trainer.log_every", 1, None),
+    ("trainer.checkpoint_seconds", 0, None),
+    ("trainer.threads", 1, None),
     ("trainer.devices", 1, None),
     ("trainer.num_nodes", 1, None),
     ("sampling.temperature", 0, None),
@@ -254,6 +261,7 @@ BOUNDS: list[tuple[str, float | None, float | None]] = [
 CHOICES: dict[str, tuple[str, ...]] = {
     "tokenizer.unknown": ("error", "skip"),
     "unknown": ("error", "skip"),
+    "preflight": ("auto", "only"),
     "data.documents": ("auto", "line", "file"),
     "data.split_by": ("random", "tail"),
     "data.batching": ("rows", "random", "sliding"),

@@ -27,7 +27,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 # Keys whose value is text or a path, taken to the letter.
 FREE_TEXT = {
-    *("prompt", "prompt_file", "run", "name", "run_root", "corpus_root"),
+    *("prompt", "prompt_file", "run", "resume", "init_from", "name", "run_root", "corpus_root"),
     *("data.path", "data.valid_path", "data.hub", "data.prompt", "hellaswag.path"),
 }
 PATHS = {"data.path", "data.valid_path"}
@@ -106,7 +106,7 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
     if "LOCAL_RANK" not in os.environ:  # DDP children inherit arguments that are quoted already
         program = Path(sys.argv[0]).name
         os.environ[sweeps.COMMAND] = shlex.join(["python", program, *sys.argv[1:]])
-        sys.argv[1:] = [quote_free_text(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = sweeps.go_on([quote_free_text(argument) for argument in sys.argv[1:]])
         sys.argv[1:] = sorted(
             sys.argv[1:], key=lambda a: a not in sweeps.FLAGS
         )  # Hydra wants it first

@@ -1,9 +1,16 @@
 """Run folders: `<run_root>/<date>_<time>_<name>/`, everything about one run."""
 
+import contextlib
+import fcntl
+import os
+import platform
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from gptlab.errors import UserError, did_you_mean
+from gptlab.files import alive
 
 CHECKPOINTS = ("best.ckpt", "last.ckpt")
 
@@ -13,51 +20,97 @@ def clean(name: str) -> str:
     return re.sub(r"[^\w.=,-]+", "-", name).strip("-.")[:120]
 
 
-def create(root: Path, name: str) -> Path:
-    """A new folder of that name; where there is one already, the new one gets a number.
+def reserve(root: Path, name: str) -> Path:
+    """The path of a new run folder, which is not there yet; its content grows in `hidden(path)`.
 
-    Raises UserError where the folder cannot be made.
+    Where there is a folder of that name already, the new one gets a number. Raises UserError
+    where it cannot be made.
     """
     stem = clean(name)
     for number in range(1, 1000):
         folder = root / (stem if number == 1 else f"{stem}-{number}")
         try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
+            remove_abandoned(folder)
+            hidden(folder).mkdir(parents=True)
+        except FileExistsError:  # of a run that begins beside this one
             if root.exists() and not root.is_dir():
                 break
+            continue
         except OSError as error:
             raise UserError(f"run_root={root}: cannot be written ({error.strerror})") from None
+        (hidden(folder) / OWNER).write_text(f"{platform.node()} {os.getpid()}")
+        if not folder.exists():
+            return folder
+        discard(folder)
     raise UserError(f"run_root={root}: no run folder can be made here")
 
 
-def find_checkpoint(run: str, run_root: str) -> Path:
-    """The checkpoint that `run=` means: `latest`, a run folder, or a checkpoint file.
+OWNER = ".owner"  # names the process that makes a run folder
+
+
+def hidden(folder: Path) -> Path:
+    """Where a run folder is until its first checkpoint stands in it."""
+    return folder.with_name(f".{folder.name}.new")
+
+
+def publish(folder: Path) -> None:
+    """Makes a reserved run folder appear, with all that is in it."""
+    (hidden(folder) / OWNER).unlink()
+    hidden(folder).rename(folder)
+
+
+def discard(folder: Path) -> None:
+    """Takes a reservation back: of a run that did not begin."""
+    shutil.rmtree(hidden(folder), ignore_errors=True)
+    with contextlib.suppress(OSError):  # other runs are in it
+        folder.parent.rmdir()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes what a killed process of this machine left of this reservation."""
+    with contextlib.suppress(OSError, ValueError):
+        node, process = (hidden(folder) / OWNER).read_text().rsplit(" ", 1)
+        if node == platform.node() and not alive(int(process)):
+            shutil.rmtree(hidden(folder), ignore_errors=True)
+
+
+def find_checkpoint(run: str, run_root: str, key: str = "run") -> Path:
+    """The checkpoint that `run=` (or another key) means: `latest`, a run folder, or the file.
 
     Of a folder, the best by validation loss, otherwise the last. Raises UserError if there is none.
+    """
+    path = locate(key, run, run_root)
+    if run == "latest":
+        return latest(path)
+    if path.is_file():
+        return path
+    found = checkpoint_of(path)
+    if found is None:
+        raise UserError(
+            f"{key}={run}: this folder has no checkpoint (looked for checkpoints/best.ckpt and "
+            "last.ckpt); name another, or train with `python train.py`"
+        )
+    return found
+
+
+def locate(key: str, run: str, run_root: str) -> Path:
+    """What `run=` or `resume=` names, by its path or its name; for `latest`, where runs are.
+
+    Raises UserError if there is nothing.
     """
     try:
         root, path = Path(run_root).expanduser(), Path(run).expanduser()
         path.exists()
     except (RuntimeError, OSError) as error:
-        raise UserError(f"run={run:.200}: {str(error).splitlines()[0]:.200}") from None
+        raise UserError(f"{key}={run:.200}: {str(error).splitlines()[0]:.200}") from None
     if run == "latest":
-        return latest(root)
-    if path.is_file():
-        return path
-    if not path.exists() and (Path(run_root) / run).exists():
-        path = Path(run_root) / run
-    if not path.is_dir():
+        return root
+    if not path.exists() and (root / run).exists():
+        path = root / run
+    if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")])
-        raise UserError(f"run={run}: there is no such run folder or checkpoint{near}")
-    found = checkpoint_of(path)
-    if found is None:
-        raise UserError(
-            f"run={run}: this folder has no checkpoint (looked for checkpoints/best.ckpt and "
-            "last.ckpt); name another, or train with `python train.py`"
-        )
-    return found
+        raise UserError(f"{key}={run}: there is no such run folder or checkpoint{near}")
+    return path
 
 
 def checkpoint_of(folder: Path) -> Path | None:
@@ -67,9 +120,7 @@ def checkpoint_of(folder: Path) -> Path | None:
 
 def latest(root: Path) -> Path:
     """The newest run's checkpoint, jobs of sweeps included."""
-    folders = [path.parent for path in root.glob("*/checkpoints")]
-    folders += [path.parent for path in root.glob("*_sweep/*/checkpoints")]
-    for folder in sorted(folders, key=lambda path: (began(path), path.name), reverse=True):
+    for folder in newest_first([*root.glob("*"), *root.glob("*_sweep/*")]):
         if found := checkpoint_of(folder):
             return found
     raise UserError(f"run=latest: no run with a checkpoint in {root}; `python train.py` makes one")
@@ -77,5 +128,51 @@ def latest(root: Path) -> Path:
 
 def began(folder: Path) -> float:
     """When a run began: its configuration is the first thing written."""
-    config = folder / "config.yaml"
-    return config.stat().st_mtime if config.exists() else 0.0
+    return beginning(folder).stat().st_mtime
+
+
+def unfinished(run: str, run_root: str) -> Path | None:
+    """The folder that `resume=` means: the one named, or of `latest` the newest unfinished one.
+
+    None where every run is finished; raises UserError where there is none at all.
+    """
+    path = locate("resume", run, run_root)
+    if run != "latest":
+        return path.parent.parent if path.is_file() else path
+    folders = newest_first([*path.glob("*"), *path.glob("*_sweep/*")])
+    if not folders:
+        raise UserError(f"resume=latest: there is no run in {path}; `python train.py` makes one")
+    return next((folder for folder in folders if not finished(folder)), None)
+
+
+def newest_first(folders: list[Path]) -> list[Path]:
+    """Of these, those that hold a run or a sweep, the latest begun first."""
+    found = [folder for folder in folders if beginning(folder)]
+    return sorted(found, key=lambda path: (began(path), path.name), reverse=True)
+
+
+def beginning(folder: Path) -> Path | None:
+    """The first file of a run or a sweep, written when it began."""
+    files = (folder / "config.yaml", folder / "sweep.json")
+    return next((file for file in files if file.is_file()), None)
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run, or every job of a sweep, has ended: its summary is the last thing written."""
+    return (folder / "summary.json").exists() or (folder / "sweep.csv").exists()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a run to this process until the block ends, or the process, however it ends.
+
+    Raises UserError where another process has it.
+    """
+    file = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"resume={folder}: another process is training this run") from None
+    finally:
+        os.close(file)

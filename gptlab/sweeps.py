@@ -12,10 +12,51 @@ import sys
 from pathlib import Path
 
 from gptlab import runs
+from gptlab.errors import UserError
 
 FLAGS = {"-m", "--multirun"}
 VARIED = "GPTLAB_VARIED"  # tells the jobs, in whatever process, which keys the sweep varies
 COMMAND = "GPTLAB_COMMAND"  # what was typed, before the launcher quotes it for Hydra
+
+
+SWEEP = "sweep.json"  # in a sweep's folder: what was typed
+
+
+def note_beginning(folder: Path) -> None:
+    """Keeps what a sweep needs to go on when it is stopped."""
+    content = {"arguments": sys.argv[1:], "command": os.environ.get(COMMAND)}
+    if not (folder / SWEEP).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SWEEP).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def go_on(arguments: list[str]) -> list[str]:
+    """The arguments, or where they resume a sweep, those of that sweep: its jobs look for
+    themselves what is done.
+
+    Raises UserError for what cannot be said when a sweep goes on.
+    """
+    given = {key(a): a.partition("=")[2].strip("'") for a in arguments}
+    if given.get("resume") in (None, "null"):
+        return arguments
+    if FLAGS & set(arguments):
+        raise UserError("-m: resume= knows by itself whether it was a sweep; leave -m out")
+    folder = runs.unfinished(given["resume"], given.get("run_root", "runs"))
+    sweep = next(
+        (f for f in (folder, folder and folder.parent) if f and (f / SWEEP).exists()), None
+    )
+    if sweep is None or runs.finished(sweep):
+        return arguments
+    if more := sorted(set(given) - {"resume", "run_root"}):
+        raise UserError(f"{more[0]}: a sweep that goes on keeps its settings: {sweep}")
+    try:
+        content = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))
+        stored, typed = [str(a) for a in content["arguments"]], content["command"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{sweep / SWEEP}: is damaged; begin the sweep anew") from None
+    os.environ[COMMAND] = str(typed)
+    print(f"going on with the sweep in {sweep}", flush=True)
+    return [*stored, f"hydra.sweep.dir='{sweep.resolve()}'"]
 
 
 def note_varied(arguments: list[str]) -> None:
@@ -61,7 +102,12 @@ def job_folder() -> Path:
 
 
 def clean_state() -> None:
-    """Leaves nothing of the job before: no compiled graph, no memory held."""
+    """Leaves nothing of the job before: no compiled graph, no memory held; nor of a failure of
+    this one, before the sweep was stopped."""
+    folder = job_folder()
+    (folder / "failed.json").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
     if torch := sys.modules.get("torch"):
         gc.collect()
         torch.compiler.reset()

@@ -49,7 +49,10 @@ def test_quick_start_is_one_command_a_block() -> None:
     assert COMMANDS[0].endswith("python train.py") and COMMANDS[1].endswith("pytest")
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS[2:] if c.startswith("python train.py")])
+TRAINING = [c for c in COMMANDS[2:] if c.startswith("python train.py") and "resume=" not in c]
+
+
+@pytest.mark.parametrize("line", TRAINING)
 def test_training_commands_of_the_readme(command, tmp_path: Path, hub: Path, line: str) -> None:
     (tmp_path / "my_novel.txt").write_text((ROOT / "README.md").read_text())
     from_hub = re.search("data=(tiny|fineweb)|experiment=tiny", line)
@@ -63,6 +66,15 @@ def test_training_commands_of_the_readme(command, tmp_path: Path, hub: Path, lin
     assert result.code == 0, result.err
     assert "done in" in result.out
     assert "Traceback" not in result.err + result.out
+
+
+def test_resuming_command_of_the_readme(command) -> None:
+    (line,) = (c for c in COMMANDS if "resume=" in c)
+    stopped = ["+callbacks.stop._target_=tests.faults.callbacks.Stop", "+callbacks.stop.step=1"]
+    result = command("train", *TINY, "profile=smoke", *stopped, "+callbacks.stop.signal=2")
+    assert result.code == 130 and line.split("=")[0] in result.err
+    result = command("train", *shlex.split(line)[2:], "callbacks=none")
+    assert result.code == 0 and "goes on after step" in result.out and "done in" in result.out
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "generate.py" in c and "echo" not in c])

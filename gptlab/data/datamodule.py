@@ -21,6 +21,7 @@ class TextData(LightningDataModule):
         self.windows = make_windows(corpus, "train", context, config, seed)
         self.context = context
         self.seed = seed
+        self.first = 0  # the micro-batch that training begins with
 
     @property
     def rows_per_epoch(self) -> int:
@@ -31,7 +32,7 @@ class TextData(LightningDataModule):
             self.shape.world_size = self.trainer.world_size
             self.shape.rank = self.trainer.global_rank
         batches = TrainingBatches(self.windows, self.shape)
-        return self.load(batches, sampler=Endless(0))
+        return self.load(batches, sampler=Endless(self.first))
 
     def val_dataloader(self) -> DataLoader:
         return self.load(self.validation("valid", self.config.valid_tokens))

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from gptlab.data.windows import IGNORED, Rows, Sliding, Windows
 
-Batch = dict[str, Any]  # input and target, (B, T); step_tokens, a number
+Batch = dict[str, Any]  # input and target, (B, T); of training also number and step_tokens
 
 
 @dataclass
@@ -49,6 +49,7 @@ class TrainingBatches(Dataset):
         return {
             "input": input_BxT,
             "target": target_BxT,
+            "number": micro_batch,
             # What the step's gradient is divided by: all its real targets, on all processes.
             "step_tokens": max(1, self.windows.real_tokens(whole_step)),
         }

@@ -32,7 +32,7 @@ def load(path: Path) -> Loaded:
 
     Only tensors and plain values are unpickled; a file that asks for more is refused unexecuted.
     """
-    content = read(path)
+    content = read(path, mmap=True)  # of the optimizer's state nothing is needed
     missing = [k for k in ("state_dict", "config", "tokenizer", "global_step") if k not in content]
     if missing:
         raise UserError(f"{path}: not a checkpoint of gptlab's (it has no {', '.join(missing)})")
@@ -57,14 +57,16 @@ def load(path: Path) -> Loaded:
     return Loaded(path, net, tokenizer, content["config"], step, eot_first, facts)
 
 
-def read(path: Path) -> Mapping[str, Any]:
-    """The plain content of a checkpoint file; raises UserError, see `load`."""
+def read(path: Path, mmap: bool = False) -> Mapping[str, Any]:
+    """The plain content of a checkpoint file; raises UserError, see `load`.
+
+    With `mmap` tensors stay on disk until they are looked at.
+    """
     if not path.is_file():
         raise UserError(f"{path}: there is no such checkpoint")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: truncated, or not a checkpoint")
+    verify(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever a foreign or broken file provokes in the reader
         if "Unsupported" in str(error):
             raise UserError(
@@ -84,3 +86,21 @@ def build_net(config: Mapping[str, Any]) -> GPT:
     if strange := set(config) - known:
         raise KeyError(f"unknown model keys {sorted(strange)}")
     return GPT(ModelConfig(**config))
+
+
+def verify(path: Path) -> None:
+    """Raises UserError unless every part of the file agrees with the checksum stored beside it.
+
+    A checkpoint is a zip archive of uncompressed parts, each with its CRC-32; torch itself does
+    not compare them.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+                raise UserError(f"{path}: refused: a checkpoint's parts are never compressed")
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
+        raise UserError(f"{path}: truncated, or not a checkpoint") from None
+    if damaged:
+        raise UserError(f"{path}: damaged: {damaged} does not agree with its checksum")

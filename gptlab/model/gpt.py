@@ -72,7 +72,10 @@ class GPT(nn.Module):
 
     def hidden(self, ids_BxT: Tensor) -> Tensor:
         """What the head reads, (B, T, D). T ≤ context_length."""
-        x_BxTxD = self.embed(ids_BxT)
+        return self.read(self.embed(ids_BxT))
+
+    def read(self, x_BxTxD: Tensor) -> Tensor:
+        """All blocks and the final norm: embedded tokens to what the head reads, (B, T, D)."""
         for block in self.blocks:
             x_BxTxD = block(x_BxTxD)
         return self.final_norm(x_BxTxD)

@@ -14,6 +14,8 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from gptlab import sweeps
+
 
 @dataclass
 class Job:
@@ -32,6 +34,9 @@ class Job:
 
 class Ranking(Callback):
     """Called by Hydra (conf/train.yaml) when all jobs of a sweep are done."""
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        sweeps.note_beginning(Path(config.hydra.sweep.dir).expanduser())
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         try:
@@ -53,6 +58,7 @@ def finish(sweep: Path) -> None:
     if not done:  # each job has told why: nothing else is worth keeping
         for job in jobs:
             (job.folder / "failed.json").unlink()
+        (sweep / sweeps.SWEEP).unlink(missing_ok=True)
         raise SystemExit(2)
     rows = table(jobs)
     with (sweep / "sweep.csv").open("w", newline="", encoding="utf-8") as file:

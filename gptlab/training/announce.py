@@ -9,7 +9,9 @@ import torch
 from gptlab.config import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.model.gpt import GPT, count_parameters
+from gptlab.training.memory import available
 from gptlab.training.plan import Plan
+from gptlab.training.preflight import Report
 from gptlab.training.progress import duration
 from gptlab.training.summary import Summary
 
@@ -27,9 +29,18 @@ def documents(count: int) -> str:
 
 
 def opening(
-    config: TrainConfig, plan: Plan, corpus: Corpus, net: GPT, seconds: float, folder: Path
+    config: TrainConfig,
+    plan: Plan,
+    corpus: Corpus,
+    net: GPT,
+    report: Report,
+    folder: Path | None,
+    done: int,
 ) -> str:
-    """What the run will do, a line for each thing."""
+    """What the run will do, a line for each thing; `done` steps are behind it.
+
+    Of the checks only those that ask for a look, but all where nothing but them was asked for.
+    """
     model, optim, shape = plan.model, config.optim, plan.shape
     splits = corpus.splits
     held = ", ".join(f"{s.documents:,} {n}" for n, s in splits.items() if n != "train")
@@ -52,17 +63,30 @@ def opening(
         f"{short(splits['train'].tokens)} tokens (vocabulary {corpus.tokenizer.vocab_size:,}); "
         f"held out: {held} ({corpus.meta['split_rule']})",
         "steps": f"{plan.steps:,} of {batch} = {short(total)} tokens = "
-        f"{plan.epochs:.3g} passes over the data",
+        f"{plan.epochs:.3g} passes over the data"
+        + (f"; goes on after step {done:,}" if done else ""),
         "optimizer": f"{optim.name}, {optim.schedule} rate {optim.lr:g}",
         "device": f"{device}, {plan.precision}" + (", compiled" if config.trainer.compile else ""),
-        "time": f"about {duration(seconds)}",
-        "stored in": str(folder),
+        "memory": f"about {gigabytes(report.memory)}" + to_be_had(plan.accelerator),
+        "time": f"about {duration(report.seconds * (plan.steps - done))}",
     }
+    if folder:
+        lines["stored in"] = str(folder)
     told = [f"  {name:<10} {text}" for name, text in lines.items()]
     told += [f"  {'note':<10} {note}" for note in plan.notes]
     if model.let_attention_see_the_future:
         told.append("  WARNING    attention sees the future: this model cheats, as a demonstration")
-    return "\n".join(["training", *told, ""])
+    checks = [str(check) for check in report.checks if folder is None or not check.good]
+    return "\n".join(["training" if folder else "preflight", *told, *checks, ""])
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2g} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def to_be_had(device: str) -> str:
+    there = available(device)
+    return f" of {gigabytes(there)} to be had" if there else ""
 
 
 def closing(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gptlab.model import checkpoint
 from gptlab.model.checkpoint import Loaded
-from gptlab.training.checkpoint import link
+from gptlab.training.checkpoint import copy
 from gptlab.training.suites import OF_THE_LAST, Examiner, Results
 
 VALID = ("loss", "perplexity", "bits_per_byte", "tokens")
@@ -32,7 +32,7 @@ def final_figures(examiner: Examiner, folder: Path) -> tuple[Loaded, Results]:
     if best.exists() and (kept := load(best)).step != at_end.step:
         earlier = run(["perplexity"], kept)
         if results["valid/loss"] <= earlier["valid/loss"]:
-            link(last, best)
+            copy(last, best).replace(best)
         else:
             beside = {f"last/{name}": results[f"valid/{name}"] for name in VALID}
             chosen, results = kept, earlier | beside

@@ -10,10 +10,22 @@ from torchmetrics import SumMetric
 from gptlab.config import OptimConfig
 from gptlab.data.loader import Batch
 from gptlab.data.windows import IGNORED
+from gptlab.errors import UserError
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
 from gptlab.seeding import derive
 from gptlab.training.optim import learning_rate, make_optimizer
+
+
+class Diverged(UserError):
+    """The loss or its gradient is no longer a number."""
+
+    def __init__(self, step: int):
+        super().__init__(
+            f"the loss or its gradient is not finite at step {step:,}: training diverged; take a "
+            "lower optim.lr or a longer optim.warmup_steps"
+        )
+        self.step = step
 
 
 class LanguageModel(LightningModule):
@@ -37,14 +49,16 @@ class LanguageModel(LightningModule):
         self.seed = seed
         self.register_buffer("token_bytes", token_bytes, persistent=False)
         self.gradient_norm = torch.zeros(())
+        # The first step whose loss or gradient was not finite; on the device, so that no step
+        # waits for it.
+        self.register_buffer("bad_step", torch.tensor(-1), persistent=False)
         # Sums, not MeanMetric: that drops values that are not numbers, or else the weights.
         self.validation = nn.ModuleDict(
             {name: SumMetric(nan_strategy="disable") for name in ("nats", "tokens", "bytes")}
         )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        number = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        torch.manual_seed(derive(self.seed, number, self.global_rank))
+        torch.manual_seed(derive(self.seed, batch["number"] + 1, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The share of the step's mean loss that this micro-batch has.
@@ -53,6 +67,8 @@ class LanguageModel(LightningModule):
         divided by all real targets of the step, each target weighs the same wherever it stands.
         """
         nats = summed_cross_entropy(self.net(batch["input"]), batch["target"])
+        if self.scaled:
+            self.note(nats)
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return {"loss": nats * (parts / batch["step_tokens"]), "nats": nats.detach()}
 
@@ -84,6 +100,26 @@ class LanguageModel(LightningModule):
         """Clips the norm of the whole gradient, and keeps it for the Meter."""
         most = self.optim.grad_clip or float("inf")
         self.gradient_norm = nn.utils.clip_grad_norm_(self.net.parameters(), most)
+        if not self.scaled:
+            self.note(self.gradient_norm)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the loss is scaled: then gradients overflow now and then, by design."""
+        return self.trainer.precision == "16-mixed"
+
+    def note(self, value: Tensor) -> None:
+        """Remembers this step if the value is not finite; on a CPU the run ends here and now,
+        before the optimizer has moved a weight."""
+        bad = ~torch.isfinite(value.detach()) & (self.bad_step < 0)
+        self.bad_step = torch.where(bad, self.trainer.global_step + 1, self.bad_step)
+        if self.device.type == "cpu":
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Raises Diverged if a step up to now had a loss or gradient that is not finite."""
+        if (step := int(self.bad_step)) >= 0:
+            raise Diverged(step)
 
     def configure_optimizers(self) -> dict:
         optimizer: Optimizer = make_optimizer(self.net, self.optim)

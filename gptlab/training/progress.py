@@ -8,7 +8,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
 
-from gptlab.training.callbacks import Meter, StepCallback
+from gptlab.training.callbacks import StepCallback
+from gptlab.training.meter import Meter
 
 
 class Progress(StepCallback):
@@ -17,6 +18,7 @@ class Progress(StepCallback):
     def __init__(self, meter: Meter, steps: int, expected: float):
         self.meter = meter
         self.steps = steps
+        self.bar: tqdm | None = None
         self.live = sys.stderr.isatty()
         self.every = max(10.0, expected / 60)  # seconds between two plain lines
 
@@ -56,7 +58,8 @@ class Progress(StepCallback):
         return "  ".join([*words, f"{duration(left)} left"])
 
     def on_train_end(self, *_: Any) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
     on_exception = on_train_end
 

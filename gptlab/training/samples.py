@@ -13,7 +13,8 @@ from gptlab.errors import UserError
 from gptlab.evaluation import attention
 from gptlab.generation import engine
 from gptlab.model.checkpoint import Loaded
-from gptlab.training.callbacks import Meter, StepCallback, epoch_ended
+from gptlab.training.callbacks import Interruption, StepCallback, epoch_ended
+from gptlab.training.meter import Meter
 from gptlab.training.plan import Plan
 
 SHOWN = 16  # tokens in a picture of attention: more cannot be read
@@ -30,6 +31,7 @@ class Samples(StepCallback):
         tokenizer: Tokenizer,
         prompt: list[int],
         config: TrainConfig,
+        interruption: Interruption,
     ):
         self.folder = folder / "samples"
         self.plan = plan
@@ -42,15 +44,29 @@ class Samples(StepCallback):
         self.seed = config.seed
         self.every_epoch = config.trainer.sample_every_epoch
         self.at_start = "samples" in config.before
+        self.interruption = interruption
+        self.done = 0  # the last step whose samples are written
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.done = state["done"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)
-        if self.at_start and trainer.is_global_zero:
+        if self.at_start and trainer.is_global_zero and self.step == 0:
             self.write(trainer, module, f"step_{self.step}", self.kinds)
+        if self.done < self.step:  # stopped in the middle of them
+            self.on_step(trainer, module, None)
 
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            with self.interruption.at_once():
+                self.write_due(trainer, module)
+        self.done = self.step
+
+    def write_due(self, trainer: Trainer, module: LightningModule) -> None:
         if epoch := epoch_ended(self.plan, self.step) if self.every_epoch else None:
             self.write(trainer, module, f"generated_text_epoch_{epoch}", self.greedy | self.kinds)
         every, last = self.plan.sample_every, self.step == self.plan.steps

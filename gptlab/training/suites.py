@@ -17,7 +17,8 @@ from gptlab.evaluation.memorisation import TokenIndex
 from gptlab.evaluation.perplexity import Score, score
 from gptlab.generation.engine import generate, sample_prompt
 from gptlab.model.gpt import GPT
-from gptlab.training.callbacks import Meter, StepCallback
+from gptlab.training.callbacks import Interruption, StepCallback
+from gptlab.training.meter import Meter
 from gptlab.training.plan import Plan
 
 Results = dict[str, float]
@@ -168,15 +169,24 @@ def check_spelling(examiner: Examiner) -> None:
 class Before(StepCallback):
     """Runs the suites of `before` at step 0, and keeps their figures."""
 
-    def __init__(self, examiner: Examiner, meter: Meter):
+    def __init__(self, examiner: Examiner, meter: Meter, interruption: Interruption):
         self.examiner = examiner
         self.meter = meter
+        self.interruption = interruption
         self.results: Results = {}
+
+    def state_dict(self) -> Results:
+        return self.results
+
+    def load_state_dict(self, state: Results) -> None:
+        self.results = dict(state)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)
         config = self.examiner.config
-        with self.meter.paused():
+        if self.step:
+            return
+        with self.meter.paused(), self.interruption.at_once():
             self.results = self.examiner.run(config.before, module.net, config.data.final_tokens)
         if self.results:
             self.meter.write(trainer, self.results, remember=False)

@@ -1,0 +1,214 @@
+"""Going on with a run that was stopped, however it was stopped.
+
+What is stored rules: the configuration, and all that the run decided by itself (precision,
+threads, steps), come from the checkpoint, so that the rest of the run is what it would have been.
+"""
+
+import contextlib
+import re
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from gptlab import runs
+from gptlab.config import TrainConfig, flatten
+from gptlab.data.build import open_corpus
+from gptlab.data.corpus import Corpus
+from gptlab.errors import UserError
+from gptlab.files import say
+from gptlab.model import checkpoint
+from gptlab.training.plan import Plan
+
+# What may be said anew when a run goes on; all else would make it another run.
+OPEN_KEYS = ("trainer.max_steps", "trainer.log_every")
+OPEN_GROUPS = ("logger", "callbacks")
+PLACES = ("resume", "preflight", "run_root", "corpus_root")
+
+
+class NothingToDo(Exception):
+    """The run that was to go on has ended already. No error: its message is for the user."""
+
+
+class Clock:
+    """What a run has taken, in all processes that it has had."""
+
+    def __init__(self, began: str | None = None, seconds: float = 0.0, cpu_seconds: float = 0.0):
+        self.began = began or f"{datetime.now():%Y-%m-%dT%H:%M:%S}"  # local time
+        self.before = seconds, cpu_seconds
+        self.started = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        return self.before[0] + time.perf_counter() - self.started[0]
+
+    def cpu_seconds(self) -> float:
+        """Of all threads of this process and those before it."""
+        return self.before[1] + time.process_time() - self.started[1]
+
+    def read(self) -> tuple[str, float, float]:
+        """What `Clock(*…)` goes on from."""
+        return self.began, self.seconds(), self.cpu_seconds()
+
+
+@dataclass
+class Resumed:
+    """A run that goes on: where, from what, and with which settings."""
+
+    folder: Path
+    path: Path  # the checkpoint
+    config: TrainConfig
+    step: int
+    corpus: str  # the name of the text it was trained on
+    metrics_size: int  # bytes of metrics.csv at that step
+    clock: Clock
+    command: str  # that began it
+
+    def open_corpus(self) -> Corpus:
+        """The corpus it was trained on, as it was kept; made anew from its sources if it is gone.
+
+        Raises UserError where these have become another text.
+        """
+        kept = Path(self.config.corpus_root).expanduser() / self.corpus
+        if kept.is_dir():
+            with contextlib.suppress(UserError):  # damaged: it is made anew
+                return Corpus(kept)
+        config = self.config
+        made = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
+        if made.folder.name != self.corpus:
+            raise UserError(
+                f"resume={self.folder}: its text has changed: the run was trained on "
+                f"{self.corpus}, and these settings now give {made.folder.name}; put the files "
+                f"back as they were, or begin a new run with init_from={self.folder}"
+            )
+        return made
+
+
+def decided(plan: Plan, threads: int) -> dict[str, Any]:
+    """What a run settled by itself and keeps when it goes on, by key."""
+    return {
+        "trainer.accelerator": plan.accelerator,
+        "trainer.precision": plan.precision,
+        "trainer.threads": threads,
+        "trainer.max_steps": plan.steps,
+        "trainer.max_epochs": None,
+        "trainer.eval_every": plan.eval_every,
+        "trainer.checkpoint_every": plan.checkpoint_every,
+        "trainer.sample_every": plan.sample_every,
+        "optim.warmup_steps": plan.optim.warmup_steps,
+    }
+
+
+def find(config: TrainConfig, typed: list[str], folder: Path | None = None) -> Resumed:
+    """The run that `resume=` means, or that stands in `folder` (a sweep's job).
+
+    Raises NothingToDo for one that has ended, UserError for one that cannot go on.
+    """
+    folder = folder or runs.unfinished(config.resume, config.run_root)
+    if folder is None:
+        raise NothingToDo(f"every run in {config.run_root} is finished: there is nothing to resume")
+    longer = any(name(argument) == "trainer.max_steps" for argument in typed)
+    if runs.finished(folder) and not longer:
+        raise NothingToDo(f"{folder} is finished: there is nothing to resume")
+    path, content = newest(folder)
+    try:
+        facts = content["gptlab"]
+        settings, chosen = content["config"], facts["decided"]
+        corpus, size = str(facts["corpus"]), int(facts["metrics_size"])
+        step, clock = int(content["global_step"]), Clock(*facts["clock"])
+        command = str(facts["command"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: was not written to be resumed") from None
+    merged = merge(config, typed, settings, chosen, folder)
+    if longer and merged.trainer.max_steps <= step and runs.finished(folder):
+        raise NothingToDo(f"{folder} has {step:,} steps already: there is nothing to resume")
+    return Resumed(folder, path, merged, step, corpus, size, clock, command)
+
+
+def newest(folder: Path) -> tuple[Path, Any]:
+    """The last checkpoint that is whole, and its content; damaged ones are named and passed by."""
+    checkpoints = folder / "checkpoints"
+    rest = sorted(checkpoints.glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
+    first = [checkpoints / "last.ckpt", checkpoints / "previous.ckpt"]
+    for path in [*(p for p in first if p.exists()), *(p for p in rest if p not in first)]:
+        try:
+            return path, checkpoint.read(path)
+        except UserError as error:
+            say(f"warning: {error}; the one before it is taken")
+    raise UserError(f"resume={folder}: holds no checkpoint that can be read")
+
+
+def name(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+~")
+
+
+def merge(
+    config: TrainConfig,
+    typed: list[str],
+    stored: dict[str, Any],
+    chosen: dict[str, Any],
+    folder: Path,
+) -> TrainConfig:
+    """The stored configuration, with what the run decided, and of what was typed what may change.
+
+    Raises UserError for anything else typed.
+    """
+    from gptlab.launcher import to_config  # the launcher imports nothing of training
+
+    merged = to_config("train", OmegaConf.create(to_the_letter(stored)))
+    values = dict(chosen)
+    merged.run_root, merged.preflight = config.run_root, config.preflight
+    now = flatten(config)
+    for argument in typed:
+        key = name(argument)
+        if key in OPEN_KEYS:
+            values[key] = now[key]
+        elif key == "corpus_root":
+            merged.corpus_root = config.corpus_root
+        elif key not in PLACES and key.split(".")[0] not in OPEN_GROUPS:
+            raise UserError(
+                f"{argument}: a run that goes on keeps its settings; only "
+                f"{', '.join((*OPEN_KEYS, *OPEN_GROUPS))} may change; a new run from its weights: "
+                f"init_from={folder} {argument}"
+            )
+    for key, value in values.items():
+        group, _, last = key.partition(".")
+        setattr(merged, group, replace(getattr(merged, group), **{last: value}))
+    for group in OPEN_GROUPS:
+        if any(name(a).split(".")[0] == group for a in typed):
+            setattr(merged, group, getattr(config, group))
+        else:
+            refuse_foreign(group, getattr(merged, group), folder)
+    return merged
+
+
+def to_the_letter(value: Any) -> Any:
+    """With every `${` escaped: a stored text is no interpolation."""
+    if isinstance(value, dict):
+        return {key: to_the_letter(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [to_the_letter(each) for each in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def refuse_foreign(group: str, settings: dict[str, Any], folder: Path) -> None:
+    """Raises UserError for a class that stands in a run's file and in none of ours.
+
+    Naming a class executes it: that is for the person at the keyboard to say, not for a file.
+    """
+    from gptlab.launcher import CONF
+
+    known = set()
+    for path in (CONF / group).glob("*.yaml"):
+        content = yaml.safe_load(path.read_text()) or {}
+        known |= {part["_target_"] for part in content.values() if isinstance(part, dict)}
+    for part, value in settings.items():
+        target = value.get("_target_") if isinstance(value, dict) else value
+        if target not in known:
+            raise UserError(
+                f"{group}.{part}: the run in {folder} names the class {target}, which is none of "
+                f"gptlab's; if you trust it, type it again: +{group}.{part}._target_={target}"
+            )

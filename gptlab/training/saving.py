@@ -1,0 +1,164 @@
+"""Which checkpoints a run keeps, and when it writes them."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+
+from gptlab import runs
+from gptlab.config import TrainerConfig
+from gptlab.data.datamodule import TextData
+from gptlab.data.loader import TrainingBatches
+from gptlab.data.tokenizer import decode
+from gptlab.training.callbacks import Interrupted, StepCallback, epoch_ended
+from gptlab.training.checkpoint import copy, replace
+from gptlab.training.meter import Meter
+from gptlab.training.module import Diverged
+from gptlab.training.plan import Plan
+
+
+class Birth(Callback):
+    """A new run's folder appears with the checkpoint of step 0 in it: there is always one."""
+
+    def __init__(self, folder: Path, loggers: list[Logger]):
+        self.folder = folder
+        self.loggers = loggers
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        trainer.save_checkpoint(
+            runs.hidden(self.folder) / "checkpoints" / "last.ckpt", weights_only=False
+        )
+        if trainer.is_global_zero:
+            runs.publish(self.folder)
+        trainer.strategy.barrier("run folder")
+        trainer.loggers = self.loggers
+
+
+class Checkpoints(StepCallback):
+    """best.ckpt by validation loss, last.ckpt, and, where asked, epoch_N.ckpt and step_N.ckpt.
+
+    A checkpoint of step N is written when all that belongs to step N is done, its samples and its
+    validation included: a run that goes on from it begins with step N + 1. Only a run that is
+    stopped in the middle of these leaves one that has them still to do.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        meter: Meter,
+        content: dict[str, Any],
+        facts: dict[str, Any],
+        trainer: TrainerConfig,
+    ):
+        self.folder = folder / "checkpoints"
+        self.plan = plan
+        self.meter = meter
+        self.content = content  # config and tokenizer, as plain values
+        self.facts = facts  # what the run needs to go on, beside its state
+        self.trainer_config = trainer
+        self.best = math.inf
+        self.validated = 0  # the last step whose validation is done
+        self.saved_step = -1
+        self.saved: list[Path] = []  # the names that this step has
+        self.saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "validated": self.validated}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.validated = state["best"], state["validated"]
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.meter.flush()
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["current"], progress["total"]):
+            # Lightning counts a batch as completed only after the callbacks; it would begin with
+            # the same number again.
+            counts["completed"] = counts["processed"]
+        facts = {"tokens": self.meter.tokens_seen, "steps": self.plan.steps, **self.meter.latest}
+        facts |= {"metrics_size": self.meter.size, "clock": self.meter.clock.read(), **self.facts}
+        checkpoint.update(self.content, gptlab=facts)
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        if self.validation_due() and self.validated < self.step:  # stopped in the middle of it
+            validation = trainer.fit_loop.epoch_loop.val_loop
+            validation.restarting = False  # or it would leave out what an earlier one has scored
+            trainer.validating = True
+            validation.run()
+            trainer.training = True
+
+    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        if not self.validation_due():
+            self.save_due(trainer)
+
+    def validation_due(self) -> bool:
+        return bool(self.plan.eval_every and self.step and self.step % self.plan.eval_every == 0)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.validated = self.step
+        loss = float(trainer.callback_metrics["valid/loss"])
+        better = loss < self.best
+        if better:
+            self.best = loss
+            self.save(trainer, "best")
+        self.save_due(trainer)
+
+    def save_due(self, trainer: Trainer) -> None:
+        """The checkpoints that this step asks for, or the time since the last one."""
+        epoch = epoch_ended(self.plan, self.step)
+        if epoch and self.trainer_config.checkpoint_every_epoch:
+            self.save(trainer, f"epoch_{epoch}")
+        every, seconds = self.plan.checkpoint_every, self.trainer_config.checkpoint_seconds
+        counted = bool(every) and self.step % every == 0
+        late = seconds is not None and time.monotonic() - self.saved_at >= seconds
+        if trainer.world_size > 1:
+            late = trainer.strategy.reduce_boolean_decision(late, all=False)
+        if counted or late:
+            self.save(trainer, "last")
+        if counted and self.trainer_config.keep_steps:
+            self.save(trainer, f"step_{self.step}")
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.save(trainer, "last")
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
+        if isinstance(error, Interrupted):
+            self.save(trainer, "last")
+        if isinstance(error, Diverged) and trainer.is_global_zero:
+            path = keep_batches(trainer.datamodule, error.step, self.folder.parent)
+            error.args = (f"{error}; the checkpoints before it are kept, its batches in {path}",)
+
+    def save(self, trainer: Trainer, name: str) -> None:
+        """Written once a step; under a further name it is the same file, by a link."""
+        path = self.folder / f"{name}.ckpt"
+        trainer.lightning_module.check_finite()
+        with self.meter.paused():
+            if self.step != self.saved_step:
+                trainer.save_checkpoint(path, weights_only=False)
+                self.saved_step, self.saved = self.step, []
+                self.saved_at = time.monotonic()
+            elif trainer.is_global_zero and path not in self.saved:
+                replace(copy(self.saved[0], path), path)
+            self.saved.append(path)
+
+
+def keep_batches(data: TextData, step: int, folder: Path) -> Path:
+    """What a step was trained on, of this process: its micro-batches as tensors, and as text."""
+    shape = data.shape
+    batches = TrainingBatches(data.windows, shape)
+    numbers = range((step - 1) * shape.accumulate, step * shape.accumulate)
+    read = [batches[number] for number in numbers]
+    path = folder / f"not_finite_step_{step}.pt"
+    kept = {name: torch.stack([batch[name] for batch in read]) for name in ("input", "target")}
+    torch.save(kept, path)
+    texts = [decode(data.corpus.tokenizer, row) for row in kept["input"].flatten(0, 1).tolist()]
+    path.with_suffix(".txt").write_text("\n\n".join(texts), encoding="utf-8")
+    return path
