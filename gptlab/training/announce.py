@@ -41,20 +41,15 @@ def opening(
 
     Of the checks only those that ask for a look, but all where nothing but them was asked for.
     """
-    model, optim, shape = plan.model, config.optim, plan.shape
+    model, optim = plan.model, config.optim
     splits = corpus.splits
     held = ", ".join(f"{s.documents:,} {n}" for n, s in splits.items() if n != "train")
-    batch = f"{shape.batch_size} × {plan.row_tokens} tokens"
-    if shape.accumulate > 1:
-        batch += f" × {shape.accumulate} accumulated"
-    if shape.world_size > 1:
-        batch += f" × {shape.world_size} devices"
     total = plan.steps * plan.tokens_per_step
     # Rows of documents are padded: the tokens that count are about the corpus's own, pass by pass.
     if config.data.batching == "rows":
         total = min(total, plan.epochs * splits["train"].tokens)
     device = {"cpu": f"CPU, {torch.get_num_threads()} threads"}.get(plan.accelerator)
-    device = device or f"{plan.accelerator.upper()} × {shape.world_size}"
+    device = device or f"{plan.accelerator.upper()} × {plan.shape.world_size}"
     lines = {
         "model": f"{count_parameters(net):,} parameters: {model.n_layer} layers, {model.n_head} "
         f"heads, width {model.d_model}, context {model.context_length}; {model.norm}-norm, "
@@ -62,7 +57,7 @@ def opening(
         "data": f"{corpus.folder.name}: {documents(splits['train'].documents)}, "
         f"{short(splits['train'].tokens)} tokens (vocabulary {corpus.tokenizer.vocab_size:,}); "
         f"held out: {held} ({corpus.meta['split_rule']})",
-        "steps": f"{plan.steps:,} of {batch} = {short(total)} tokens = "
+        "steps": f"{plan.steps:,} of {batch_words(plan)} = {short(total)} tokens = "
         f"{plan.epochs:.3g} passes over the data"
         + (f"; goes on after step {done:,}" if done else ""),
         "optimizer": f"{optim.name}, {optim.schedule} rate {optim.lr:g}",
@@ -78,6 +73,14 @@ def opening(
         told.append("  WARNING    attention sees the future: this model cheats, as a demonstration")
     checks = [str(check) for check in report.checks if folder is None or not check.good]
     return "\n".join(["training" if folder else "preflight", *told, *checks, ""])
+
+
+def batch_words(plan: Plan) -> str:
+    shape = plan.shape
+    words = [f"{shape.batch_size} × {plan.row_tokens} tokens"]
+    words += [f"{shape.accumulate} accumulated"] if shape.accumulate > 1 else []
+    words += [f"{shape.world_size} devices"] if shape.world_size > 1 else []
+    return " × ".join(words)
 
 
 def gigabytes(size: int) -> str:
