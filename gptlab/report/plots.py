@@ -14,9 +14,11 @@ def curves(runs: dict[str, Curve], path: Path) -> None:
     axes = figure.subplots()
     for number, (label, curve) in enumerate(runs.items()):
         colour = COLOURS[number % len(COLOURS)]
+        validation = curve.get("valid/loss")
         if training := curve.get("train/loss"):
-            axes.plot(*zip(*training, strict=True), color=colour, linewidth=0.8, alpha=0.7)
-        if validation := curve.get("valid/loss"):
+            thin = {"color": colour, "linewidth": 0.8, "alpha": 0.7}
+            axes.plot(*zip(*training, strict=True), label=None if validation else label, **thin)
+        if validation:
             line = {"color": colour, "linewidth": 2, "marker": "o", "markersize": 4}
             axes.plot(*zip(*validation, strict=True), label=label, **line)
     axes.set_xlabel("optimizer steps")
