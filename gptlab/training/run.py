@@ -12,31 +12,27 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from gptlab import runs, sweeps
-from gptlab.config import TrainConfig, flatten
+from gptlab.config import TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import UserError
-from gptlab.generation.engine import sample_prompt
 from gptlab.model import checkpoint
-from gptlab.model.gpt import GPT, count_parameters
+from gptlab.model.gpt import GPT
 from gptlab.training import preflight, resume
-from gptlab.training.announce import closing, opening
+from gptlab.training.announce import opening
 from gptlab.training.assemble import make_callbacks, make_trainer, stored_config
 from gptlab.training.callbacks import Interrupted, Interruption
 from gptlab.training.checks import check_before_anything
-from gptlab.training.final import final_figures
+from gptlab.training.final import finish
 from gptlab.training.meter import HEADER
 from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
 from gptlab.training.quiet import quiet
 from gptlab.training.resume import Resumed
-from gptlab.training.samples import show_attention
-from gptlab.training.suites import Before, Examiner, check_spelling, check_suites
-from gptlab.training.summary import Summary, command, commit, corpus_facts, machine
+from gptlab.training.suites import Examiner, check_spelling, check_suites
 
 FOLDER = "GPTLAB_RUN_FOLDER"
 
@@ -109,8 +105,7 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
         with contextlib.suppress(Interrupted):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         leave_if_interrupted(trainer, folder)
-        typed_first = resumed.command if resumed else command()
-        return finish(trainer, examiner, folder, typed_first).after["valid/loss"]
+        return finish(trainer, examiner, folder, resumed).after["valid/loss"]
 
 
 @contextlib.contextmanager
@@ -153,74 +148,6 @@ def begin_with(net: GPT, tokenizer: Tokenizer, config: TrainConfig) -> None:
         raise UserError(
             f"init_from={config.init_from}: its model is another than model=…: {reason}"
         ) from None
-
-
-def finish(trainer: Trainer, examiner: Examiner, folder: Path, command: str) -> Summary:
-    """Scores the checkpoints, as they stand on disk, and tells and stores what came of the run."""
-    config, plan, data = examiner.config, examiner.plan, examiner.data
-    found, after = final_figures(examiner, folder)
-    (before,) = (c for c in trainer.callbacks if isinstance(c, Before))
-    meter = before.meter
-    summary = Summary(
-        overrides=sweeps.choices(),
-        experiment=HydraConfig.get().runtime.choices.get("experiment"),
-        command=command,
-        began=meter.clock.began,
-        seconds=meter.clock.seconds(),
-        cpu_seconds=meter.clock.cpu_seconds(),
-        machine=machine(plan),
-        commit=commit(),
-        parameters=count_parameters(found.net),
-        steps=trainer.global_step,
-        tokens=meter.tokens_seen,
-        epochs=trainer.global_step * plan.shape.rows_per_step / plan.rows_per_epoch,
-        corpus=corpus_facts(data.corpus),
-        scored=f"{found.path.name}, step {found.step}",
-        before=before.results,
-        after=after,
-    )
-    if trainer.is_global_zero:
-        summary.write(folder)
-        with contextlib.suppress(UserError):  # of a model that has diverged
-            show_attention(trainer, found, sample_prompt(config, data.corpus), config)
-        log_choices(trainer, config, summary)
-        best_possible = data.best_possible(config.data.final_tokens)
-        stories = data.validation("valid", config.data.final_tokens).rows
-        print(closing(config, folder, summary, best_possible, stories))
-    return summary
-
-
-COMPARED = ("model.n_layer", "model.n_head", "model.d_model", "optim.lr", "seed")
-
-
-def log_choices(trainer: Trainer, config: TrainConfig, summary: Summary) -> None:
-    """TensorBoard's HPARAMS tab: what was chosen for this run beside what came of it.
-
-    Of all keys those that are compared most, and those typed: the tab shows but a few columns.
-    What was measured before the first step also gets its point after the last.
-    """
-    flat, hydra = flatten(config), HydraConfig.get()
-    chosen = {key: flat[key] for key in COMPARED}
-    for typed in hydra.overrides.task:
-        key, _, value = typed.lstrip("+").partition("=")
-        chosen[key] = flat.get(key, value)
-    plain = {
-        key: value if isinstance(value, bool | int | float) else str(value)
-        for key, value in chosen.items()
-    }
-    after = summary.after
-    figures = {f"final/{name.replace('/', '_')}": value for name, value in after.items()}
-    compared = {name: value for name, value in figures.items() if name.startswith("final/valid")}
-    again = {name: after[name] for name in summary.before if name in after}
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(plain, compared, step=trainer.global_step)
-            logger.log_metrics(figures | again, step=trainer.global_step)
-            logger.save()
-            logger.finalize("success")
-        else:
-            logger.log_hyperparams(plain)
-            logger.log_metrics(figures, step=trainer.global_step)
 
 
 def leave_if_interrupted(trainer: Trainer, folder: Path) -> None:

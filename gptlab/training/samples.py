@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from gptlab.config import SamplingConfig, TrainConfig
@@ -102,9 +103,11 @@ class Samples(StepCallback):
         tqdm.write(f"  step {self.step:,}: {short}\n")
 
 
-def show_attention(trainer: Trainer, model: Loaded, prompt: list[int], config: TrainConfig) -> None:
+def show_attention(
+    all_loggers: list[Logger], model: Loaded, prompt: list[int], config: TrainConfig
+) -> None:
     """A picture per layer in TensorBoard: where each head looks as the model reads its text."""
-    loggers = [log for log in trainer.loggers if hasattr(log.experiment, "add_figure")]
+    loggers = [logger for logger in all_loggers if hasattr(logger.experiment, "add_figure")]
     if not loggers:
         return
     net, tokenizer = model.net, model.tokenizer

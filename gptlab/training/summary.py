@@ -41,7 +41,9 @@ class Summary:
 
     def write(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
-        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+        temporary = folder / ".summary.json.tmp"
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(folder / "summary.json")
 
 
 def command() -> str:
