@@ -68,6 +68,7 @@ def accident(command, *arguments: str) -> None:
     [
         ({"step": 7, "part": 1}, []),
         ({"step": 0}, ["optim=sgd", "optim.schedule=wsd", "trainer.log_every=5"]),
+        ({"step": 2}, ["trainer.log_every=1", "before=[perplexity]"]),  # from the start again
         ({"step": 4, "when": "validation"}, ["optim=adam", "data.batching=random"]),
         ({"step": 11, "part": 1}, ["data.num_workers=1", "trainer.checkpoint_every=5"]),
     ],

@@ -43,7 +43,7 @@ def make_callbacks(
     return [
         interruption,
         meter,
-        *([] if resumed else [Birth(folder, make_loggers(config, folder, 1))]),
+        *([] if resumed else [Birth(folder, make_loggers(config, folder, None))]),
         Before(examiner, meter, interruption),
         Progress(meter, plan.steps, seconds),
         Samples(folder, plan, meter, corpus.tokenizer, prompt, config, interruption),
@@ -87,7 +87,7 @@ def make_trainer(
         "default_root_dir": folder,
         "plugins": [AtomicCheckpointIO()],
         "callbacks": ours + plugged(config.callbacks, Callback),
-        "logger": make_loggers(config, folder, resumed.step + 1) if resumed else False,
+        "logger": make_loggers(config, folder, resumed.step) if resumed else False,
     }
     try:
         return Trainer(**arguments | wanted.extra)
@@ -96,12 +96,15 @@ def make_trainer(
         raise UserError(f"Lightning cannot train with these trainer settings: {reason}") from None
 
 
-def make_loggers(config: TrainConfig, folder: Path, first_step: int) -> list[Logger]:
-    """Those of the configuration; what they got of `first_step` and later is void."""
+def make_loggers(config: TrainConfig, folder: Path, goes_on_after: int | None) -> list[Logger]:
+    """Those of the configuration; what TensorBoard was told of later steps is void."""
     made = []
     for name, settings in config.logger.items():
         known = settings if isinstance(settings, dict) else {}
         board = str(known.get("_target_", "")).endswith(TensorBoardLogger.__name__)
-        more = {"purge_step": first_step} if board and first_step > 1 else {}
+        more = {}
+        if board and goes_on_after is not None:
+            # What step 0 has is written after its checkpoint: it will be written again.
+            more = {"purge_step": goes_on_after + 1 if goes_on_after else 0}
         made += plugged({name: settings}, Logger, save_dir=str(folder), **more)
     return made

@@ -88,7 +88,7 @@ def one(kind: str, name: str, draw: random.Random, whole: Path, seconds: float) 
             if code == 0 and all(runs.finished(run) for run in found(folder)):
                 break
             if accident and accident.name == "torn":
-                accidents.tear(folder, draw)
+                accidents.tear([run for run in found(folder) if not runs.finished(run)], draw)
         assert_same(only(folder / "runs"), only(whole / "runs"))
         counts["identical"] += 1
     except AssertionError as error:
@@ -110,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("count", type=int, nargs="?", default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=sorted({*accidents.NAMES}), help="one kind of accident")
     wanted = parser.parse_args()
     import gptlab.training.run  # noqa: F401  once, before all children
 
@@ -124,7 +125,7 @@ def main() -> None:
             wholes[kind] = folder, time.perf_counter() - began
         for number in range(wanted.count):
             kind = list(KINDS)[number % len(KINDS)]
-            name = accidents.NAMES[number % len(accidents.NAMES)]
+            name = wanted.only or accidents.NAMES[number % len(accidents.NAMES)]
             total += one(kind, name, draw, *wholes[kind])
             total["faults"] += 1
             print(f"{total['faults']:4} {name:12} {kind:8} {dict(total)}", flush=True)

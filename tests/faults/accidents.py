@@ -119,9 +119,9 @@ def make(name: str, draw: random.Random, seconds: float) -> Accident:
     return Accident(name, after=draw.uniform(0, seconds))
 
 
-def tear(folder: Path, draw: random.Random) -> None:
+def tear(unfinished: list[Path], draw: random.Random) -> None:
     """The end of the newest checkpoint is not on the disk, as after a power cut."""
-    for path in folder.glob("runs/**/last.ckpt"):
+    for path in (path for run in unfinished for path in run.rglob("last.ckpt")):
         content = path.read_bytes()
         path.unlink()  # its other names stay whole
         path.write_bytes(content[: draw.randrange(len(content))])

@@ -43,7 +43,7 @@ def assert_same(run: Path, whole: Path) -> None:
             assert_same(run / job, whole / job)
         return
     ours, theirs = (checkpoint.read(path / "checkpoints" / "last.ckpt") for path in (run, whole))
-    assert ours["global_step"] == theirs["global_step"]
+    assert ours["global_step"] == theirs["global_step"], "steps"
     for key, weight in theirs["state_dict"].items():
         assert torch.equal(ours["state_dict"][key], weight), key
     mine, other = ours["optimizer_states"][0]["state"], theirs["optimizer_states"][0]["state"]
@@ -52,10 +52,11 @@ def assert_same(run: Path, whole: Path) -> None:
         for name, value in state.items():
             same = torch.equal(torch.as_tensor(mine[number][name]), torch.as_tensor(value))
             assert same, (number, name)
-    assert metrics(run) == metrics(whole)
+    assert metrics(run) == metrics(whole), "metrics.csv"
     texts = [{p.name: p.read_text() for p in (r / "samples").iterdir()} for r in (run, whole)]
-    assert texts[0] == texts[1]
+    assert texts[0] == texts[1], "samples"
     if list(whole.glob("events*")):
-        assert scalars(run) == scalars(whole)
+        mine, other = scalars(run), scalars(whole)
+        assert mine == other, {n: (mine.get(n), other[n]) for n in other if mine.get(n) != other[n]}
     after = [json.loads((path / "summary.json").read_text())["after"] for path in (run, whole)]
-    assert after[0] == after[1]
+    assert after[0] == after[1], "final figures"
