@@ -131,6 +131,7 @@ class Checkpoints(StepCallback):
 
     def on_exception(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
         if isinstance(error, Interrupted):
+            self.step = trainer.global_step  # which `on_step` has not come to yet
             self.save(trainer, "last")
         if isinstance(error, Diverged) and trainer.is_global_zero:
             path = keep_batches(trainer.datamodule, error.step, self.folder.parent)
