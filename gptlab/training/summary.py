@@ -84,12 +84,11 @@ CODE = ("gptlab", "conf", "train.py")
 def commit() -> str | None:
     """The revision of the code, where it is a clone; `+` where something was changed since."""
     home = Path(__file__).resolve().parent.parent.parent
+    git = ("git", "--no-optional-locks")  # never in the way of a person's own git
     try:
         arguments = {"cwd": home, "capture_output": True, "text": True, "timeout": 5, "check": True}
-        revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], **arguments).stdout
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "-uno", *CODE], **arguments
-        ).stdout
+        revision = subprocess.run([*git, "rev-parse", "--short", "HEAD"], **arguments).stdout
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno", *CODE], **arguments).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return revision.strip() + ("+" if changed.strip() else "")
