@@ -3,11 +3,8 @@
 Nothing heavy is imported here: `--help` and shell completion load this file.
 """
 
-import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
-
-from gptlab.errors import UserError
 
 
 @dataclass
@@ -204,73 +201,6 @@ class PrepareConfig:
 
 SCHEMAS = {"train": TrainConfig, "generate": GenerateConfig, "prepare": PrepareConfig}
 
-# (key, lowest, highest); None is open. A value outside is refused before anything is built.
-BOUNDS: list[tuple[str, float | None, float | None]] = [
-    ("model.n_layer", 1, None),
-    ("model.n_head", 1, None),
-    ("model.d_model", 1, None),
-    ("model.d_ff", 1, None),
-    ("model.context_length", 1, None),
-    ("model.vocab_size", 1, None),
-    ("model.dropout", 0, 0.99),
-    ("model.attention_dropout", 0, 0.99),
-    ("model.init_std", 0, None),
-    ("tokenizer.max_words", 1, None),
-    ("data.max_samples", 2, None),
-    ("data.max_tokens", 1, None),
-    ("data.subset", 1e-9, 1),
-    ("data.split", 0, 0.9),
-    ("data.batch_size", 1, None),
-    ("data.stride", 1, None),
-    ("data.row_length", 2, None),
-    ("data.valid_tokens", 1, None),
-    ("data.final_tokens", 1, None),
-    ("hellaswag.rows", 1, None),
-    ("hellaswag.batch_size", 1, None),
-    ("data.max_steps", 1, None),
-    ("data.num_workers", 0, None),
-    ("optim.lr", 0, None),
-    ("optim.eps", 0, None),
-    ("optim.momentum", 0, 1),
-    ("optim.weight_decay", 0, None),
-    ("optim.grad_clip", 0, None),
-    ("optim.warmup_steps", 0, None),
-    ("optim.min_lr", 0, None),
-    ("optim.cooldown", 0, 1),
-    ("trainer.max_steps", 1, None),
-    ("trainer.max_epochs", 1e-9, None),
-    ("trainer.accumulate_grad_batches", 1, None),
-    ("trainer.tokens_per_step", 1, None),
-    ("trainer.eval_every", 0, None),
-    ("trainer.checkpoint_every", 0, None),
-    ("trainer.sample_every", 0, None),
-    ("trainer.log_every", 1, None),
-    ("trainer.checkpoint_seconds", 0, None),
-    ("trainer.threads", 1, None),
-    ("trainer.devices", 1, None),
-    ("trainer.num_nodes", 1, None),
-    ("sampling.temperature", 0, None),
-    ("sampling.top_k", 1, None),
-    ("sampling.top_p", 1e-9, 1),
-    ("n", 1, None),
-    ("max_new_tokens", 1, None),
-    ("seed", 0, 2**63 - 1),
-]
-
-# Names that no table of code holds (those are looked up where the table is).
-CHOICES: dict[str, tuple[str, ...]] = {
-    "tokenizer.unknown": ("error", "skip"),
-    "unknown": ("error", "skip"),
-    "preflight": ("auto", "only"),
-    "data.documents": ("auto", "line", "file"),
-    "data.split_by": ("random", "tail"),
-    "data.batching": ("rows", "random", "sliding"),
-    "optim.decay": ("matrices", "all"),
-    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"),
-}
-
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """`{"model.n_layer": 4, …}` of a configuration dataclass."""
@@ -282,56 +212,3 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + item.name] = value
     return flat
-
-
-def check(config: Any) -> None:
-    """Raises UserError for a value that can never work, whatever the data and the machine."""
-    flat = flatten(config)
-    for key, value in flat.items():
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
-            raise UserError(f"{key}={value}: not a finite number")
-    for key, low, high in BOUNDS:
-        value = flat.get(key)
-        if value is None:
-            continue
-        if (low is not None and value < low) or (high is not None and value > high):
-            allowed = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-            raise UserError(f"{key}={value}: must be {allowed}")
-    for key, names in CHOICES.items():
-        if key in flat and flat[key] not in names:
-            raise UserError(f"{key}={flat[key]}: must be one of {', '.join(names)}")
-    if isinstance(config, TrainConfig):
-        check_training(config)
-
-
-def check_training(config: TrainConfig) -> None:
-    """Raises UserError for combinations of valid values that contradict each other."""
-    model, data, optim, trainer = config.model, config.data, config.optim, config.trainer
-    if model.d_model % model.n_head:
-        fits = [h for h in range(1, model.d_model + 1) if model.d_model % h == 0 and h <= 64]
-        raise UserError(
-            f"model.n_head={model.n_head}: must divide model.d_model={model.d_model}; "
-            f"these do: {', '.join(map(str, fits))}"
-        )
-    if model.position == "rotary" and (model.d_model // model.n_head) % 2:
-        raise UserError(
-            f"model.position=rotary: needs an even width a head, and model.d_model={model.d_model} "
-            f"over model.n_head={model.n_head} is {model.d_model // model.n_head}"
-        )
-    if model.position == "sinusoidal" and model.d_model % 2:
-        raise UserError(f"model.d_model={model.d_model}: sinusoidal positions need an even width")
-    if data.row_length and data.row_length > model.context_length + 1:
-        raise UserError(
-            f"data.row_length={data.row_length}: a row is input and target, so at most "
-            f"model.context_length + 1 = {model.context_length + 1}"
-        )
-    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
-        raise UserError(f"optim.betas={optim.betas}: must be two numbers from 0 to below 1")
-    if optim.schedule != "constant" and optim.min_lr > optim.lr:
-        raise UserError(f"optim.min_lr={optim.min_lr:g}: is above optim.lr={optim.lr:g}")
-    if trainer.tokens_per_step and trainer.accumulate_grad_batches != 1:
-        raise UserError(
-            f"trainer.tokens_per_step={trainer.tokens_per_step} decides the accumulation; leave "
-            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} out"
-        )

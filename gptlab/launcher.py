@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import sweeps
-from gptlab.config import SCHEMAS, check, flatten
+from gptlab.config import SCHEMAS, flatten
 from gptlab.errors import UserError, did_you_mean
+from gptlab.limits import check
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 

@@ -189,7 +189,8 @@ def test_shell_completion_names_the_choices() -> None:
 
 
 def test_bounds_name_existing_keys() -> None:
-    from gptlab.config import BOUNDS, CHOICES, SCHEMAS, flatten
+    from gptlab.config import SCHEMAS, flatten
+    from gptlab.limits import BOUNDS, CHOICES
 
     known = {key for schema in SCHEMAS.values() for key in flatten(schema())}
     assert {key for key, *_ in BOUNDS} | set(CHOICES) <= known

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gptlab.data import grammar as engine
 from gptlab.data import toy_grammar, toy_stories
-from gptlab.data.grammar import Choice, Copy, Grammar, GrammarError, Story
+from gptlab.data.grammar import Grammar, Story
+from gptlab.data.grammar_rules import Choice, Copy, GrammarError
 
 TOKEN = re.compile(r" ?\w[\w'-]*| ?[^\w\s]|\s")
 PLOTS = list(toy_stories.grammar().plots)

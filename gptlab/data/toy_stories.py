@@ -1,6 +1,6 @@
 """Tiny children's stories, as many as asked for, each with its exact probability.
 
-The words and plots are in toy_grammar.py, the engine that reads them in grammar.py.
+The words are in toy_grammar.py and toy_plots.py, the engine that reads them in grammar.py.
 """
 
 from functools import cache
