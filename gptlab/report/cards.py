@@ -195,7 +195,8 @@ def samples(record: Record, label: str) -> str:
         names = [names[0], names[-1]]
     parts = [f"### {label}"]
     for name in names:
-        texts = "\n".join(f"> {line}" for line in record.samples[name].strip().splitlines())
+        text = re.sub(r"\n{3,}", "\n\n", record.samples[name].strip())  # many empty lines as one
+        texts = "\n".join(f"> {line}" for line in text.splitlines())
         parts.append(f"**{name.removeprefix('generated_text_').replace('_', ' ')}**\n\n{texts}")
     return "\n\n".join(parts)
 
