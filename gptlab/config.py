@@ -121,6 +121,7 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"  # auto | 32-true | bf16-mixed | 16-mixed | bf16-true
+    halve_on_out_of_memory: bool = True  # on one GPU: half the rows, twice the accumulation
     threads: int | None = None  # of a CPU; null: as many as it has cores
     compile: bool = False
     deterministic: bool = False

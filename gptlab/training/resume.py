@@ -7,6 +7,7 @@ threads, steps), come from the checkpoint, so that the rest of the run is what i
 import contextlib
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -113,19 +114,36 @@ def find(config: TrainConfig, typed: list[str], folder: Path | None = None) -> R
     longer = any(name(argument) == "trainer.max_steps" for argument in typed)
     if runs.finished(folder) and not longer:
         raise NothingToDo(f"{folder} is finished: there is nothing to resume")
+
+    def settings(stored: dict[str, Any], chosen: dict[str, Any]) -> TrainConfig:
+        return merge(config, typed, stored, chosen, folder)
+
+    resumed = read(folder, settings)
+    if longer and resumed.config.trainer.max_steps <= resumed.step and runs.finished(folder):
+        raise NothingToDo(
+            f"{folder} has {resumed.step:,} steps already: there is nothing to resume"
+        )
+    return resumed
+
+
+def again(folder: Path, config: TrainConfig) -> Resumed:
+    """The run in `folder` from its last checkpoint, with these settings instead of the stored."""
+    return read(folder, lambda *_: config)
+
+
+def read(folder: Path, settings: Callable[[dict, dict], TrainConfig]) -> Resumed:
+    """What the last checkpoint of a run tells; `settings` makes its configuration of the stored
+    one and of what the run decided. Raises UserError where that is not all there."""
     path, content = newest(folder)
     try:
         facts = content["gptlab"]
-        settings, chosen = content["config"], facts["decided"]
+        stored, chosen = content["config"], facts["decided"]
         corpus, size = str(facts["corpus"]), int(facts["metrics_size"])
         step, clock = int(content["global_step"]), Clock(*facts["clock"])
         command = str(facts["command"])
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: was not written to be resumed") from None
-    merged = merge(config, typed, settings, chosen, folder)
-    if longer and merged.trainer.max_steps <= step and runs.finished(folder):
-        raise NothingToDo(f"{folder} has {step:,} steps already: there is nothing to resume")
-    return Resumed(folder, path, merged, step, corpus, size, clock, command)
+    return Resumed(folder, path, settings(stored, chosen), step, corpus, size, clock, command)
 
 
 def newest(folder: Path) -> tuple[Path, Any]:

@@ -1,10 +1,12 @@
 """One training run, from a checked configuration to the last line on the screen."""
 
 import contextlib
+import gc
 import os
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from gptlab.data.build import open_corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import UserError
+from gptlab.files import say
 from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
 from gptlab.training import preflight, resume
@@ -43,12 +46,53 @@ def train(config: TrainConfig) -> float | None:
     Raises UserError, with nothing left on disk, for whatever can be known before the first step.
     """
     quiet()
+    if not is_child():
+        os.environ.pop(FOLDER, None)  # of the job before
     try:
         resumed = find_resumed(config)
     except resume.NothingToDo as nothing:
         print(nothing)
         return None
-    return fit(resumed.config if resumed else config, resumed)
+    config = resumed.config if resumed else config
+    while True:
+        try:
+            return fit(config, resumed)
+        except torch.OutOfMemoryError:
+            if (smaller := halve(config)) is None:
+                raise
+        # Not above: there the exception would still hold what the failed step has made.
+        free_memory()
+        config = smaller
+        folder = Path(os.environ.get(FOLDER, ""))
+        if resumed or folder.joinpath("checkpoints").is_dir():
+            resumed = resume.again(folder, config)
+        say(
+            f"out of memory: going on {f'after step {resumed.step:,} ' if resumed else ''}with "
+            f"data.batch_size={config.data.batch_size}, the micro-batches of a step as many times "
+            "more: the same loss"
+        )
+
+
+def halve(config: TrainConfig) -> TrainConfig | None:
+    """The same steps in micro-batches of half the rows (or the next smaller part of them).
+
+    None where that is not wanted, or not possible: a row is the least, and of several processes
+    the others would wait for ever for the one that has no memory.
+    """
+    rows, trainer = config.data.batch_size, config.trainer
+    if rows == 1 or trainer.devices * trainer.num_nodes > 1 or not trainer.halve_on_out_of_memory:
+        return None
+    times = next(n for n in range(2, rows + 1) if rows % n == 0)
+    if not trainer.tokens_per_step:  # otherwise the plan works it out
+        more = trainer.accumulate_grad_batches * times
+        trainer = replace(trainer, accumulate_grad_batches=more)
+    return replace(config, data=replace(config.data, batch_size=rows // times), trainer=trainer)
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def find_resumed(config: TrainConfig) -> Resumed | None:

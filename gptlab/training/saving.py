@@ -77,14 +77,21 @@ class Checkpoints(StepCallback):
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self.meter.flush()
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts in (progress["current"], progress["total"]):
-            # Lightning counts a batch as completed only after the callbacks; it would begin with
-            # the same number again.
-            counts["completed"] = counts["processed"]
         facts = {"tokens": self.meter.tokens_seen, "steps": self.plan.steps, **self.meter.latest}
         facts |= {"metrics_size": self.meter.size, "clock": self.meter.clock.read(), **self.facts}
         checkpoint.update(self.content, gptlab=facts)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Sets the micro-batches that are done: whole steps, each of as many as it has now.
+
+        Lightning counts one as completed only after the callbacks, and would begin with it again.
+        """
+        done = checkpoint["global_step"] * self.plan.shape.accumulate
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["current"], progress["total"]):
+            counts |= dict.fromkeys(("ready", "started", "processed", "completed"), done)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)

@@ -1,0 +1,90 @@
+"""A GPU without memory for a micro-batch: the same run in smaller ones."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptlab.config import TrainConfig
+from gptlab.model import checkpoint
+from gptlab.training import module, preflight
+from gptlab.training.run import halve
+from tests.conftest import TINY
+from tests.faults.compare import only
+
+SMALL = [
+    *TINY,
+    *("trainer.max_steps=9", "trainer.eval_every=4", "trainer.log_every=1", "data.max_samples=60"),
+    *("trainer.accumulate_grad_batches=1", "data.batch_size=6", "data.valid_tokens=400"),
+    *("trainer.checkpoint_every=3", "trainer.sample_every=4", "max_new_tokens=5", "logger=none"),
+]
+
+
+def losses(root: Path) -> list[tuple[int, float, str]]:
+    with (only(root) / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    return [(int(row["step"]), float(row["train/loss"]), row["tokens"]) for row in rows]
+
+
+def fails(monkeypatch, where, most_rows: int, from_call: int = 0) -> None:
+    """A device that has memory for so many rows; from some call on, when other programs came."""
+    real, calls = where.summed_cross_entropy, [0]
+
+    def limited(logits, target):
+        calls[0] += 1
+        if len(target) > most_rows and calls[0] > from_call:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(logits, target)
+
+    monkeypatch.setattr(where, "summed_cross_entropy", limited)
+
+
+@pytest.mark.parametrize(
+    ("where", "most_rows", "from_call", "told"),
+    [
+        (module, 3, 5, ["after step 3 with data.batch_size=3"]),  # an odd number of steps done
+        (module, 2, 0, ["after step 0 with data.batch_size=3", "data.batch_size=1"]),
+        (preflight, 3, 0, ["going on with data.batch_size=3"]),  # before there is a run
+    ],
+)
+def test_the_same_losses_in_smaller_micro_batches(
+    command, tmp_path: Path, monkeypatch, where, most_rows: int, from_call: int, told: list[str]
+) -> None:
+    assert command("train", *SMALL, "run_root=whole").code == 0
+    fails(monkeypatch, where, most_rows, from_call)
+    result = command("train", *SMALL)
+    assert result.code == 0, result.err
+    for words, line in zip(told, result.err.splitlines(), strict=True):
+        assert words in line
+    ours, theirs = losses(tmp_path / "runs"), losses(tmp_path / "whole")
+    assert [(step, tokens) for step, _, tokens in ours] == [(s, t) for s, _, t in theirs]
+    assert [loss for _, loss, _ in ours] == pytest.approx([loss for _, loss, _ in theirs], rel=1e-5)
+    stored = checkpoint.read(only(tmp_path / "runs") / "checkpoints" / "last.ckpt")["config"]
+    rows = stored["data"]["batch_size"]
+    assert rows <= 3 and stored["trainer"]["accumulate_grad_batches"] * rows == 6
+
+
+def test_not_where_it_is_not_wanted(command, tmp_path: Path, monkeypatch) -> None:
+    fails(monkeypatch, module, 3, 3)
+    result = command("train", *SMALL, "trainer.halve_on_out_of_memory=false")
+    assert result.code == 2 and result.err.startswith("error: out of memory")
+    assert result.err.count("\n") == 1
+
+
+def test_a_single_row_is_the_least(command, monkeypatch) -> None:
+    fails(monkeypatch, module, 0)
+    result = command("train", *SMALL)
+    assert result.code == 2 and result.err.splitlines()[-1].startswith("error: out of memory")
+
+
+@pytest.mark.parametrize(("rows", "left"), [(8, 4), (9, 3), (7, 1), (1, None)])
+def test_the_next_smaller_part(rows: int, left: int | None) -> None:
+    config = TrainConfig()
+    config.data.batch_size = rows
+    smaller = halve(config)
+    assert (smaller and smaller.data.batch_size) == left
+    assert smaller is None or smaller.trainer.accumulate_grad_batches == rows // left
+    config.trainer.tokens_per_step = 1 << 20
+    smaller = halve(config)
+    assert smaller is None or smaller.trainer.accumulate_grad_batches == 1
