@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -44,11 +43,7 @@ def quote_free_text(argument: str) -> str:
         return argument
     if key in PATHS and value.startswith("[") and value.endswith("]"):
         return argument
-    # Within single quotes the grammar still reads \' and ${, and a backslash before either.
-    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    value = re.sub(r"(\\*)'", r"\1\1\\'", value)
-    value = re.sub(r"(\\+)$", r"\1\1", value)
-    return f"{key}='{value}'"
+    return f"{key}={sweeps.quote(value)}"
 
 
 def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
@@ -118,7 +113,6 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
     refuse_removals(sys.argv[1:])
     sweeps.note_varied(sys.argv[1:])
     raised: list[Exception] = []
-    began = time.time()
 
     def task(raw: Any) -> float | None:
         try:
@@ -128,13 +122,12 @@ def run_hydra(name: str, action: Callable[[Any], None]) -> None:
             return None
 
     try:
-        hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(task)()
+        with sweeps.own_folder(sys.argv[1:]) as sys.argv[1:]:
+            hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(task)()
     except UserError:
         raise
     except Exception as error:  # of the composition: the job's own are in `raised`
         raise UserError(explain(error, name)) from None
-    finally:
-        sweeps.tidy(sys.argv[1:], began)
     if raised:
         raise raised[0]
 

@@ -20,29 +20,42 @@ def clean(name: str) -> str:
     return re.sub(r"[^\w.=,-]+", "-", name).strip("-.")[:120]
 
 
+def numbered(root: Path, stem: str) -> Iterator[Path]:
+    """The names that a folder can have: the wanted one, and with a number where it is taken."""
+    yield root / stem
+    for number in range(2, 1000):
+        yield root / f"{stem}-{number}"
+    raise UserError(f"run_root={root}: no run folder can be made here")
+
+
 def reserve(root: Path, name: str) -> Path:
     """The path of a new run folder, which is not there yet; its content grows in `hidden(path)`.
 
     Where there is a folder of that name already, the new one gets a number. Raises UserError
     where it cannot be made.
     """
-    stem = clean(name)
-    for number in range(1, 1000):
-        folder = root / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            remove_abandoned(folder)
-            hidden(folder).mkdir(parents=True)
-        except FileExistsError:  # of a run that begins beside this one
-            if root.exists() and not root.is_dir():
-                break
+    for folder in numbered(root, clean(name)):
+        remove_abandoned(folder)
+        if not make_folder(hidden(folder), root):  # of a run that begins beside this one
             continue
-        except OSError as error:
-            raise UserError(f"run_root={root}: cannot be written ({error.strerror})") from None
         (hidden(folder) / OWNER).write_text(f"{platform.node()} {os.getpid()}")
         if not folder.exists():
             return folder
         discard(folder)
-    raise UserError(f"run_root={root}: no run folder can be made here")
+    raise AssertionError("numbered() ends with an error")
+
+
+def make_folder(folder: Path, root: Path) -> bool:
+    """Makes it, or tells that it is there; raises UserError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if folder.is_dir():
+            return False
+        raise UserError(f"run_root={root}: no run folder can be made here") from None
+    except OSError as error:
+        raise UserError(f"run_root={root}: cannot be written ({error.strerror})") from None
+    return True
 
 
 OWNER = ".owner"  # names the process that makes a run folder
@@ -142,12 +155,14 @@ def unfinished(run: str, run_root: str) -> Path | None:
     folders = newest_first([*path.glob("*"), *path.glob("*_sweep/*")])
     if not folders:
         raise UserError(f"resume=latest: there is no run in {path}; `python train.py` makes one")
-    return next((folder for folder in folders if not finished(folder)), None)
+    rest = [folder for folder in folders if not finished(folder)]
+    stopped = (folder for folder in rest if not (in_use(folder) or in_use(folder.parent)))
+    return next(stopped, rest[0] if rest else None)
 
 
 def newest_first(folders: list[Path]) -> list[Path]:
     """Of these, those that hold a run or a sweep, the latest begun first."""
-    found = [folder for folder in folders if beginning(folder)]
+    found = [folder for folder in folders if beginning(folder) and folder.name[0] != "."]
     return sorted(found, key=lambda path: (began(path), path.name), reverse=True)
 
 
@@ -162,17 +177,32 @@ def finished(folder: Path) -> bool:
     return (folder / "summary.json").exists() or (folder / "sweep.csv").exists()
 
 
+LOCK = ".lock"
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps a run to this process until the block ends, or the process, however it ends.
 
     Raises UserError where another process has it.
     """
-    file = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    file = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"resume={folder}: another process is training this run") from None
         yield
-    except BlockingIOError:
-        raise UserError(f"resume={folder}: another process is training this run") from None
     finally:
         os.close(file)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process is at work in this folder of a run or a sweep."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with locked(folder):
+            return False
+    except (UserError, OSError):
+        return True

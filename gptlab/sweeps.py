@@ -8,7 +8,10 @@ import contextlib
 import gc
 import json
 import os
+import re
 import sys
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from gptlab import runs
@@ -20,11 +23,13 @@ COMMAND = "GPTLAB_COMMAND"  # what was typed, before the launcher quotes it for 
 
 
 SWEEP = "sweep.json"  # in a sweep's folder: what was typed
+FOLDER = "hydra.sweep.dir"
 
 
 def note_beginning(folder: Path) -> None:
     """Keeps what a sweep needs to go on when it is stopped."""
-    content = {"arguments": sys.argv[1:], "command": os.environ.get(COMMAND)}
+    typed = [a for a in sys.argv[1:] if key(a) != FOLDER]  # wherever it may lie later
+    content = {"arguments": typed, "command": os.environ.get(COMMAND)}
     if not (folder / SWEEP).exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SWEEP).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
@@ -56,7 +61,70 @@ def go_on(arguments: list[str]) -> list[str]:
         raise UserError(f"{sweep / SWEEP}: is damaged; begin the sweep anew") from None
     os.environ[COMMAND] = str(typed)
     print(f"going on with the sweep in {sweep}", flush=True)
-    return [*stored, f"hydra.sweep.dir='{sweep.resolve()}'"]
+    return [*stored, in_folder(sweep.resolve())]
+
+
+def in_folder(sweep: Path) -> str:
+    """The argument that gives Hydra a sweep's folder."""
+    return f"{FOLDER}={quote(str(sweep))}"
+
+
+def quote(value: str) -> str:
+    """A text in Hydra's grammar, to the letter."""
+    # Within single quotes the grammar still reads \' and ${, and a backslash before either.
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    value = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    value = re.sub(r"(\\+)$", r"\1\1", value)
+    return f"'{value}'"
+
+
+@contextlib.contextmanager
+def own_folder(arguments: list[str]) -> Iterator[list[str]]:
+    """The arguments, of a sweep with a folder that is its own and that no other process enters.
+
+    Raises UserError where that cannot be had.
+    """
+    if not FLAGS & set(arguments):
+        yield arguments
+        return
+    if folder := given_folder(arguments, FOLDER):
+        runs.make_folder(folder, folder.parent)
+    else:
+        root = given_folder(arguments, "run_root") or Path("runs")
+        names = runs.numbered(root, f"{datetime.now():%Y-%m-%d_%H%M%S}_sweep")
+        folder = next(path for path in names if runs.make_folder(path, root))
+        arguments = [*arguments, in_folder(folder)]
+    try:
+        with runs.locked(folder):
+            yield arguments
+    finally:
+        remove_empty(folder)
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes what Hydra leaves of a sweep: its own record, and empty folders."""
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty: of a job that ran
+        for job in folder.iterdir():
+            if job.is_dir():
+                with contextlib.suppress(OSError):
+                    job.rmdir()
+        if [path.name for path in folder.iterdir()] == [runs.LOCK]:
+            (folder / runs.LOCK).unlink()
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+def given_folder(arguments: list[str], name: str) -> Path | None:
+    """The folder that the last of the arguments of this name gives."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    given = [argument for argument in arguments if key(argument) == name]
+    if not given:
+        return None
+    value = OverridesParser.create().parse_override(given[-1]).value()
+    return Path(str(OmegaConf.create([value])[0])).expanduser()  # `\${` is to the letter
 
 
 def note_varied(arguments: list[str]) -> None:
@@ -124,18 +192,3 @@ def fail(reason: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = {"job": number, "overrides": choices(), "reason": reason}
     (folder / "failed.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-
-
-def tidy(arguments: list[str], began: float) -> None:
-    """Removes what Hydra leaves of this sweep: its own record, and empty folders."""
-    if not FLAGS & set(arguments):
-        return
-    roots = [a.partition("=")[2].strip("'") for a in arguments if a.startswith("run_root=")]
-    root = Path(roots[-1] if roots else "runs")
-    for record in root.glob("*_sweep/multirun.yaml"):
-        if record.stat().st_mtime < began - 1:
-            continue  # of another sweep, perhaps still running
-        record.unlink()
-        for folder in [*(p for p in record.parent.iterdir() if p.is_dir()), record.parent, root]:
-            with contextlib.suppress(OSError):  # not empty: of a job that ran
-                folder.rmdir()

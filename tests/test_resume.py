@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -283,3 +284,16 @@ def test_a_sweep_goes_on_where_it_was_stopped(command, go_on, tmp_path: Path) ->
         a, b = (checkpoint.read(run / "checkpoints" / "last.ckpt") for run in (ours, theirs))
         assert all(torch.equal(a["state_dict"][k], b["state_dict"][k]) for k in b["state_dict"])
     assert go_on("resume=latest").out.startswith("every run in runs is finished")
+
+
+def test_latest_passes_by_what_is_in_training(command, tmp_path: Path) -> None:
+    accident(command, *stop(5))
+    stopped = only(tmp_path / "runs")
+    time.sleep(1.1)
+    accident(command, *stop(5))
+    (other,) = set((tmp_path / "runs").iterdir()) - {stopped}
+    newborn = runs.hidden(other.with_name("newborn"))  # not yet a run
+    shutil.copytree(other, newborn)
+    with runs.locked(other):
+        assert command("train", "resume=latest", "callbacks=none").code == 0
+    assert runs.finished(stopped) and not runs.finished(other)

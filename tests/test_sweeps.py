@@ -2,11 +2,12 @@
 
 import csv
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from gptlab import sweeps
+from gptlab import runs, sweeps
 from gptlab.report import sweep as ranking
 from tests.conftest import TINY
 
@@ -139,3 +140,28 @@ def test_a_ranking_that_fails_is_no_success(command, tmp_path: Path, monkeypatch
     result = command("train", "-m", *SMOKE, "model.n_head=2,4")
     assert result.code == 1 and "ZeroDivisionError" in result.err
     assert (sweep_folder(tmp_path) / "sweep.csv").exists() and "ranking, by" in result.out
+
+
+def test_each_sweep_has_its_own_folder(command, tmp_path: Path, monkeypatch) -> None:
+    """Begun in the same second, in a folder whose name needs quoting; no other process enters."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(sweeps, "datetime", Clock)
+    root = "it's ${here}, 50 %"
+    for _ in range(2):
+        result = command("train", "-m", *SMOKE, "model.n_head=2,4", f"run_root={root}")
+        assert result.code == 0, result.err
+    found = sorted((tmp_path / root).iterdir())
+    assert [path.name for path in found] == ["2026-01-02_030405_sweep", "2026-01-02_030405_sweep-2"]
+    for sweep in found:
+        assert len(list(sweep.glob("*/summary.json"))) == 2
+    (found[1] / "sweep.csv").unlink()
+    with runs.locked(found[1]):
+        result = command("train", f"run_root={root}", "resume=latest")
+    assert result.code == 2 and "another process is training" in result.err
+    assert command("train", f"run_root={root}", "resume=latest").code == 0
+    assert (found[1] / "sweep.csv").exists()
