@@ -41,18 +41,18 @@ def go_on(arguments: list[str]) -> list[str]:
 
     Raises UserError for what cannot be said when a sweep goes on.
     """
-    given = {key(a): a.partition("=")[2].strip("'") for a in arguments}
-    if given.get("resume") in (None, "null"):
+    resume = given(arguments, "resume")
+    if resume is None:
         return arguments
     if FLAGS & set(arguments):
         raise UserError("-m: resume= knows by itself whether it was a sweep; leave -m out")
-    folder = runs.unfinished(given["resume"], given.get("run_root", "runs"))
+    folder = runs.unfinished(resume, given(arguments, "run_root") or "runs")
     sweep = next(
         (f for f in (folder, folder and folder.parent) if f and (f / SWEEP).exists()), None
     )
     if sweep is None or runs.finished(sweep):
         return arguments
-    if more := sorted(set(given) - {"resume", "run_root"}):
+    if more := sorted(set(map(key, arguments)) - {"resume", "run_root"}):
         raise UserError(f"{more[0]}: a sweep that goes on keeps its settings: {sweep}")
     try:
         content = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))
@@ -87,10 +87,11 @@ def own_folder(arguments: list[str]) -> Iterator[list[str]]:
     if not FLAGS & set(arguments):
         yield arguments
         return
-    if folder := given_folder(arguments, FOLDER):
+    if wanted := given(arguments, FOLDER):
+        folder = Path(wanted).expanduser()
         runs.make_folder(folder, folder.parent)
     else:
-        root = given_folder(arguments, "run_root") or Path("runs")
+        root = Path(given(arguments, "run_root") or "runs").expanduser()
         names = runs.numbered(root, f"{datetime.now():%Y-%m-%d_%H%M%S}_sweep")
         folder = next(path for path in names if runs.make_folder(path, root))
         arguments = [*arguments, in_folder(folder)]
@@ -115,16 +116,20 @@ def remove_empty(folder: Path) -> None:
         folder.parent.rmdir()
 
 
-def given_folder(arguments: list[str], name: str) -> Path | None:
-    """The folder that the last of the arguments of this name gives."""
+def given(arguments: list[str], name: str) -> str | None:
+    """The value that the last of the arguments of this name gives, as Hydra will read it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    given = [argument for argument in arguments if key(argument) == name]
-    if not given:
+    typed = [argument for argument in arguments if key(argument) == name]
+    if not typed:
         return None
-    value = OverridesParser.create().parse_override(given[-1]).value()
-    return Path(str(OmegaConf.create([value])[0])).expanduser()  # `\${` is to the letter
+    try:
+        value = OverridesParser.create().parse_override(typed[-1]).value()
+    except HydraException:  # Hydra itself will tell
+        return None
+    return None if value is None else str(OmegaConf.create([value])[0])  # `\${` is to the letter
 
 
 def note_varied(arguments: list[str]) -> None:
