@@ -1,4 +1,8 @@
-"""Which device and which precision `auto` means here."""
+"""Which device and which precision `auto` means here, and how much memory there is."""
+
+import contextlib
+import os
+from pathlib import Path
 
 import torch
 
@@ -36,3 +40,28 @@ def autocast(precision: str, device: str) -> torch.autocast:
     """The context in which Lightning's `…-mixed` precision computes; with any other, none."""
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     return torch.autocast(device, dtype=half, enabled=half is not None)
+
+
+def resident() -> int:
+    """Bytes that this process holds now; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError):
+        return 0
+
+
+def available(device: str) -> int | None:
+    """Bytes that this process could have, what it holds included; None where nobody tells."""
+    if device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved()
+    limits = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+        limits.append(found["MemAvailable"] * 1024 + resident())
+    except (OSError, ValueError, KeyError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # no limit, or "max"
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)

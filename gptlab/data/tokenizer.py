@@ -241,4 +241,5 @@ def load_tokenizer(state: dict[str, Any]) -> Tokenizer:
         or not all(isinstance(piece, str) for piece in pieces)
     ):
         raise UserError(f"no tokenizer of gptlab's: its name is {name!r}")
+    "".join(pieces).encode()  # or it could not write them: UnicodeEncodeError
     return TRAINABLE[name](pieces, str(state.get("unknown", "error")))

@@ -2,16 +2,19 @@
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
-from gptlab.config import ModelConfig
+from gptlab.config import ModelConfig, TrainConfig
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
 from gptlab.errors import UserError
+from gptlab.limits import check
 from gptlab.model.gpt import GPT
+from gptlab.model.size import check_size
 
 
 @dataclass
@@ -81,11 +84,14 @@ def read(path: Path, mmap: bool = False) -> Mapping[str, Any]:
 
 
 def build_net(config: Mapping[str, Any]) -> GPT:
-    """The decoder of a stored configuration, keys of which must be ModelConfig's."""
-    known = {item.name for item in fields(ModelConfig)}
-    if strange := set(config) - known:
-        raise KeyError(f"unknown model keys {sorted(strange)}")
-    return GPT(ModelConfig(**config))
+    """The decoder of a stored configuration; raises whatever an impossible one provokes."""
+    if any("${" in str(value) for value in config.values()):
+        raise ValueError("a model's setting refers to something else")
+    typed = OmegaConf.merge(OmegaConf.structured(ModelConfig), dict(config))
+    wanted = OmegaConf.to_object(typed)
+    check(TrainConfig(model=wanted))
+    check_size(wanted)
+    return GPT(wanted)
 
 
 def verify(path: Path) -> None:
@@ -99,6 +105,8 @@ def verify(path: Path) -> None:
             parts = archive.infolist()
             if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
                 raise UserError(f"{path}: refused: a checkpoint's parts are never compressed")
+            if sum(part.file_size for part in parts) > path.stat().st_size:
+                raise UserError(f"{path}: refused: its parts are larger than the file")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError):  # all that zipfile raises
         raise UserError(f"{path}: truncated, or not a checkpoint") from None

@@ -8,8 +8,8 @@ import torch
 
 from gptlab.config import TrainConfig
 from gptlab.data.corpus import Corpus
+from gptlab.device import available
 from gptlab.model.gpt import GPT, count_parameters
-from gptlab.training.memory import available
 from gptlab.training.plan import Plan
 from gptlab.training.preflight import Report
 from gptlab.training.progress import duration

@@ -13,6 +13,7 @@ from gptlab.config import TrainConfig
 from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError, did_you_mean, look_up
 from gptlab.model.gpt import GPT
+from gptlab.model.size import check_size
 from gptlab.training.optim import SCHEDULES, make_optimizer
 
 
@@ -51,9 +52,10 @@ def check_extra(extra: dict[str, Any]) -> None:
 
 def check_parts(config: TrainConfig) -> None:
     """Raises UserError for names that no table has, before a corpus is built for nothing."""
+    model = replace(config.model, vocab_size=config.model.vocab_size or 2)
+    check_size(model)
     with torch.device("meta"):
-        net = GPT(replace(config.model, vocab_size=config.model.vocab_size or 2))
-    make_optimizer(net, config.optim)
+        make_optimizer(GPT(replace(model, n_layer=1)), config.optim)
     look_up("optim.schedule", config.optim.schedule, SCHEDULES)
     accelerator = resolve_accelerator(config.trainer.accelerator)
     resolve_precision(config.trainer.precision, accelerator)

@@ -1,15 +1,10 @@
 """How much memory a run will need, and how much there is."""
 
-import contextlib
-import os
-from pathlib import Path
-
-import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from gptlab.config import OptimConfig
-from gptlab.device import autocast
+from gptlab.device import autocast, available, resident
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.loss import summed_cross_entropy
@@ -64,31 +59,6 @@ def saved_bytes(net: GPT, source: Tensor, target: Tensor, precision: str) -> int
         loss = summed_cross_entropy(net(source), target)
     del loss  # alive until here, or storages would share addresses
     return sum(kept.values())
-
-
-def resident() -> int:
-    """Bytes that this process holds now; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except (OSError, ValueError):
-        return 0
-
-
-def available(device: str) -> int | None:
-    """Bytes that this process could have, what it holds included; None where nobody tells."""
-    if device == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved()
-    limits = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
-        limits.append(found["MemAvailable"] * 1024 + resident())
-    except (OSError, ValueError, KeyError):
-        return None
-    with contextlib.suppress(OSError, ValueError):  # no limit, or "max"
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(limits)
 
 
 def check(needed: int, device: str) -> None:

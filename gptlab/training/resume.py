@@ -7,13 +7,13 @@ threads, steps), come from the checkpoint, so that the rest of the run is what i
 import contextlib
 import re
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
 from gptlab import runs
@@ -23,6 +23,7 @@ from gptlab.data.corpus import Corpus
 from gptlab.errors import UserError
 from gptlab.files import say
 from gptlab.model import checkpoint
+from gptlab.training.foreign import refuse_foreign
 from gptlab.training.plan import Plan
 
 # What may be said anew when a run goes on; all else would make it another run.
@@ -141,9 +142,27 @@ def read(folder: Path, settings: Callable[[dict, dict], TrainConfig]) -> Resumed
         corpus, size = str(facts["corpus"]), int(facts["metrics_size"])
         step, clock = int(content["global_step"]), Clock(*facts["clock"])
         command = str(facts["command"])
+        if Path(corpus).name != corpus:
+            raise ValueError("its corpus is in no corpus_root")
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: was not written to be resumed") from None
     return Resumed(folder, path, settings(stored, chosen), step, corpus, size, clock, command)
+
+
+@contextlib.contextmanager
+def restoring(resumed: Resumed | None) -> Iterator[None]:
+    """Within, whatever a checkpoint of strange content provokes in its restoring is a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        within = [f.name for f in frames if f.filename.endswith("checkpoint_connector.py")]
+        if resumed is None or not any("restore" in name for name in within):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{resumed.path}: its parts do not fit together ({reason})") from None
 
 
 def newest(folder: Path) -> tuple[Path, Any]:
@@ -210,23 +229,3 @@ def to_the_letter(value: Any) -> Any:
     if isinstance(value, list):
         return [to_the_letter(each) for each in value]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
-
-
-def refuse_foreign(group: str, settings: dict[str, Any], folder: Path) -> None:
-    """Raises UserError for a class that stands in a run's file and in none of ours.
-
-    Naming a class executes it: that is for the person at the keyboard to say, not for a file.
-    """
-    from gptlab.launcher import CONF
-
-    known = set()
-    for path in (CONF / group).glob("*.yaml"):
-        content = yaml.safe_load(path.read_text()) or {}
-        known |= {part["_target_"] for part in content.values() if isinstance(part, dict)}
-    for part, value in settings.items():
-        target = value.get("_target_") if isinstance(value, dict) else value
-        if target not in known:
-            raise UserError(
-                f"{group}.{part}: the run in {folder} names the class {target}, which is none of "
-                f"gptlab's; if you trust it, type it again: +{group}.{part}._target_={target}"
-            )

@@ -24,6 +24,7 @@ from gptlab.errors import UserError
 from gptlab.files import say
 from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
+from gptlab.model.size import check_size
 from gptlab.training import preflight, resume
 from gptlab.training.announce import opening
 from gptlab.training.assemble import make_callbacks, make_trainer, stored_config
@@ -121,6 +122,7 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
     else:
         corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
     plan = make_plan(config, corpus)
+    check_size(plan.model)
     torch.manual_seed(config.seed)
     net = GPT(plan.model)
     if config.init_from and not resumed:
@@ -146,7 +148,7 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
         trainer = make_trainer(config, plan, ours, folder, resumed)
         if not is_child():
             print(opening(config, plan, corpus, net, report, folder, step), flush=True)
-        with contextlib.suppress(Interrupted):
+        with contextlib.suppress(Interrupted), resume.restoring(resumed):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         leave_if_interrupted(trainer, folder)
         return finish(trainer, examiner, folder, resumed).after["valid/loss"]

@@ -87,7 +87,11 @@ class Checkpoints(StepCallback):
         """Sets the micro-batches that are done: whole steps, each of as many as it has now.
 
         Lightning counts one as completed only after the callbacks, and would begin with it again.
+        Raises ValueError for what Lightning would pass over in silence.
         """
+        lacks = {"Meter", "Samples", "Checkpoints"} - set(checkpoint["callbacks"])
+        if lacks or len(checkpoint["optimizer_states"]) != 1:
+            raise ValueError(f"no state of {', '.join(lacks) or 'the optimizer'}")
         done = checkpoint["global_step"] * self.plan.shape.accumulate
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["current"], progress["total"]):
