@@ -10,6 +10,11 @@ T = TypeVar("T")
 class UserError(Exception):
     """A mistake of the user's. Commands show it as one line and exit with code 2."""
 
+    def line(self) -> str:
+        """The message with what a terminal would not show as a letter in Python's notation."""
+        shown = (c if c.isprintable() else ascii(c)[1:-1] for c in str(self))
+        return "".join(shown)
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'seed'?` where a known word is near, otherwise nothing."""

@@ -65,7 +65,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     return
                 run_hydra(name, action)
             except UserError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {error.line()}", file=sys.stderr)
                 raise SystemExit(2) from None
             except BrokenPipeError:  # the reader of our output has left: `… | head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -147,7 +147,7 @@ def run_job(name: str, raw: Any, action: Callable[[Any], None]) -> float | None:
     try:
         return action(to_config(name, raw))
     except UserError as error:
-        sweeps.fail(str(error))
+        sweeps.fail(error.line())
     except Exception as error:
         memory = f"out of memory; {LESS_MEMORY}"
         sweeps.fail(memory if is_memory(error) else traceback.format_exc().strip())

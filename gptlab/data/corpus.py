@@ -34,9 +34,10 @@ class Corpus:
             self.splits = {name: Split(**split) for name, split in self.meta["splits"].items()}
             self.dtype = np.dtype(self.meta["dtype"])
             self.splits["train"], self.meta["split_rule"]  # without these it is no corpus
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            files = dict(self.meta["files"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{folder}: its meta.json cannot be read ({error!r})") from None
-        for name, wanted in self.meta.get("files", {}).items():
+        for name, wanted in files.items():
             path = folder / name
             if not path.is_file() or zlib.crc32(path.read_bytes()) != wanted:
                 raise UserError(f"{path}: damaged (missing, or its checksum differs)")
@@ -45,7 +46,11 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return load_tokenizer(json.loads((self.folder / "tokenizer.json").read_text()))
+        path = self.folder / "tokenizer.json"
+        try:
+            return load_tokenizer(json.loads(path.read_text()))
+        except (OSError, ValueError, AttributeError):
+            raise UserError(f"{path}: damaged (it is no tokenizer's)") from None
 
     def path(self, split: str) -> Path:
         return self.folder / f"{split}.bin"
@@ -56,7 +61,15 @@ class Corpus:
 
     def ends(self, split: str) -> np.ndarray:
         """For each document, the place just behind its end-of-text."""
-        return np.load(self.folder / f"{split}.ends.npy", mmap_mode="r")
+        path, wanted = self.folder / f"{split}.ends.npy", self.splits[split]
+        try:
+            ends = np.load(path, mmap_mode="r")
+            whole = ends.dtype == np.int64 and ends.shape == (wanted.documents,)
+            if not whole or not len(ends) or ends[-1] > wanted.tokens or (np.diff(ends) <= 0).any():
+                raise ValueError
+        except (OSError, ValueError, EOFError):
+            raise UserError(f"{path}: damaged (it does not fit the tokens)") from None
+        return ends
 
     def nats(self, split: str) -> np.ndarray | None:
         """For each document, its true negative log-likelihood, where the source knows it."""

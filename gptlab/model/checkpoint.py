@@ -108,7 +108,9 @@ def verify(path: Path) -> None:
             if sum(part.file_size for part in parts) > path.stat().st_size:
                 raise UserError(f"{path}: refused: its parts are larger than the file")
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError):  # all that zipfile raises
+    except UserError:
+        raise
+    except Exception:  # whatever a damaged file provokes in zipfile
         raise UserError(f"{path}: truncated, or not a checkpoint") from None
     if damaged:
         raise UserError(f"{path}: damaged: {damaged} does not agree with its checksum")

@@ -1,0 +1,325 @@
+"""Whatever is typed, read or found on disk: an answer, or one line that says what is wrong.
+
+A few cases of each kind with every `pytest`; `pytest -m slow tests/test_fuzz.py` tries 12,000.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from gptlab.config import (
+    DataConfig,
+    GenerateConfig,
+    ModelConfig,
+    SamplingConfig,
+    TokenizerConfig,
+    TrainConfig,
+    flatten,
+)
+from gptlab.data.build import open_corpus
+from gptlab.data.corpus import Corpus
+from gptlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, WordTokenizer
+from gptlab.data.windows import make_windows
+from gptlab.errors import UserError
+from gptlab.generation.write import write
+from gptlab.launcher import choices, command, groups
+from gptlab.limits import check
+from gptlab.model import checkpoint
+from gptlab.model.gpt import GPT
+from gptlab.training.checks import check_before_anything
+from gptlab.training.plan import make_plan
+from tests.conftest import ROOT, toy_data
+
+ANY = st.text(st.characters(categories=["L", "N", "P", "S", "Z", "C", "Cs"]), max_size=12)
+ODD = st.sampled_from(
+    [
+        *("", "null", "true", "no", "0", "-1", "1", "2", "3.5", "1e-9", "1e400", "nan", "inf"),
+        *("1_000", "0x10", "9" * 30, "[", "]", "[]", "[1,2]", "[a,,b]", "{", "{a:1}", "{}"),
+        *("${x}", "${model.n_layer}", "${oc.env:HOME}", "\\${x}", "'", '"', "\\", "a b", "a,b"),
+        *("range(1,3)", "choice(1,2)", "glob(*)", "int(1)", "~", "!!python/object:os.system"),
+        *("../..", "/", "é", "🙂", "gpt2", "char", "words", "post", "rotary", "sliding", "rows"),
+        *("cosine", "sgd", "tail", "%s", "?", "???", "=", "==", "#", ":", "@", "+", "--", "-inf"),
+        *("\t", "\n", "\0", "\u200b"),
+    ]
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def captured() -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
+    """Output as a terminal takes it: in UTF-8, strictly."""
+    out, err = io.BytesIO(), io.BytesIO()
+    streams = [io.TextIOWrapper(stream, "utf-8", write_through=True) for stream in (out, err)]
+    streams[1].reconfigure(errors="backslashreplace")
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        yield out, err
+    for stream in streams:
+        stream.detach()
+
+
+def run(main: Callable[[], None], *arguments: str) -> None:
+    """Runs a command; whatever is wrong with it must end in one line and exit code 2."""
+    sys.argv[1:] = arguments
+    code = 0
+    with captured() as (_, err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    said = err.getvalue().decode()
+    assert code in (0, 2), (code, said)
+    assert "Traceback" not in said
+    if code == 2:
+        assert said.rstrip("\n").splitlines()[-1].startswith("error: "), said
+
+
+# --- what is typed -------------------------------------------------------------------------------
+
+KEYS = sorted(
+    key
+    for key in flatten(TrainConfig())
+    if key not in ("resume", "init_from", "callbacks", "logger", "before", "after")
+)
+TYPED = st.one_of(
+    st.tuples(st.sampled_from(["", "", "+", "++", "~"]), st.sampled_from(KEYS), ODD | ANY),
+    st.tuples(st.just(""), st.sampled_from(groups("train")), ODD | ANY),
+    st.tuples(
+        st.sampled_from(["", "+"]),
+        st.sampled_from(["trainer.extra.x", "callbacks.x", "logger.x", "hydra.x", "model", "x.y"]),
+        ODD,
+    ),
+    st.tuples(st.just(""), ANY.filter(lambda text: text[:1] != "-"), ODD | ANY),
+).map(lambda parts: f"{parts[0]}{parts[1]}={parts[2]}")
+CHOSEN = st.sampled_from(groups("train")).flatmap(
+    lambda group: st.sampled_from([f"{group}={name}" for name in choices(group)])
+)
+NOT_TYPED = {"\0"}  # no system passes it on
+
+
+@given(arguments=st.lists(TYPED | CHOSEN, min_size=1, max_size=4))
+def overrides(arguments: list[str]) -> None:
+    def look(config: TrainConfig) -> None:
+        check_before_anything(config)
+        make_plan(config, toys())
+
+    arguments = [a for a in arguments if not NOT_TYPED & set(a)]
+    run(command("train")(look), *arguments)
+
+
+@cache
+def toys() -> Corpus:
+    root = TemporaryDirectory()
+    corpus = open_corpus(toy_data(), TokenizerConfig(name="words"), 1, root.name)
+    corpus.kept = root
+    return corpus
+
+
+# --- what is asked of a model --------------------------------------------------------------------
+
+TEXT = st.text(max_size=20) | st.text("abc ,.!", max_size=60) | ANY
+NUMBER = st.sampled_from([0, 1, 2, 5, 50257, 10**9, -1, None])
+SHARE = st.sampled_from([0.0, 1e-12, 1e-6, 0.5, 1.0, 1.5, -1.0, 1e30, float("nan"), None])
+
+
+@cache
+def model(name: str) -> Path:
+    tokenizer = {
+        "gpt2": lambda: GPT2Tokenizer(),
+        "char": lambda: CharTokenizer(list(" !,.abcé🙂")),
+        "words": lambda: WordTokenizer(sorted(["a", " a", "b", " bcd", "abc", " ", ".", "c", "d"])),
+    }[name]()
+    sizes = {"n_layer": 1, "n_head": 1, "d_model": 8, "context_length": 6}
+    config = ModelConfig(**sizes, vocab_size=tokenizer.vocab_size + 3)
+    root = TemporaryDirectory()
+    path = Path(root.name) / f"{name}.ckpt"
+    weights = {f"net.{key}": weight for key, weight in GPT(config).state_dict().items()}
+    content = {"state_dict": weights, "tokenizer": tokenizer.state(), "global_step": 1}
+    stored = {"model": vars(config), "data": {"eot_first": name == "words"}}
+    torch.save(content | {"config": stored}, path)
+    KEPT.append(root)
+    return path
+
+
+KEPT: list[TemporaryDirectory] = []
+
+
+@given(
+    name=st.sampled_from(["char", "words", "gpt2"]),
+    prompt=st.none() | TEXT,
+    file=st.none() | st.binary(max_size=30) | TEXT.map(lambda t: t.encode(errors="replace")),
+    counts=st.tuples(st.sampled_from([1, 2, 3, 0]), st.sampled_from([1, 7, 9, 0, -3])),
+    sampling=st.tuples(SHARE, NUMBER, SHARE),
+    unknown=st.sampled_from(["error", "skip", "x"]),
+)
+def prompts(name, prompt, file, counts, sampling, unknown) -> None:
+    temperature, top_k, top_p = sampling
+    config = GenerateConfig(
+        run=str(model(name)), prompt=prompt, n=counts[0], max_new_tokens=counts[1], unknown=unknown,
+        sampling=SamplingConfig(1.0 if temperature is None else temperature, top_k, top_p),
+    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        if file is not None:
+            (Path(folder) / "prompt").write_bytes(file)
+            config.prompt_file = f"{folder}/prompt"
+        with captured(), contextlib.suppress(UserError):
+            check(config)
+            write(config)
+
+
+# --- texts of one's own --------------------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    [
+        *(b"<|endoftext|>", b"\n", b"\r\n", b"\xef\xbb\xbf", b"\xff\xfe", b"\0", b" ", b"\xe2\x80"),
+        *(b'{"text": "a story"}\n', b'{"text": 3}\n', b'{"text": null}\n', b"[1]\n", b"{\n", b"[]"),
+        *(b'[{"text": "one"}, {"text": "two"}]', b"once upon a time " * 20, "â€œ é 🙂".encode()),
+        *(b"PAR1", b"\x1f\x8b\x08", b'{"text": "\\ud800"}\n', b'{"other": "x"}\n', b"a" * 3000),
+    ]
+)
+CONTENT = st.lists(PIECES | st.binary(max_size=40), max_size=12).map(b"".join)
+SUFFIX = st.sampled_from(
+    [".txt", ".txt", ".jsonl", ".json", ".parquet", ".txt.gz", ".jsonl.gz", ".md", "", ".csv"]
+)
+
+
+@given(
+    files=st.lists(st.tuples(CONTENT, SUFFIX), min_size=1, max_size=3),
+    tokenizer=st.sampled_from(["char", "words", "gpt2"]),
+    read=st.fixed_dictionaries(
+        {},
+        optional={
+            "documents": st.sampled_from(["auto", "line", "file"]),
+            "repair_encoding": st.booleans(),
+            "max_samples": st.integers(2, 5),
+            "max_tokens": st.sampled_from([1, 10, 1000]),
+            "subset": st.sampled_from([1e-9, 0.3, 1.0]),
+            "split": st.sampled_from([0.0, 0.1, 0.5, 0.9]),
+            "split_by": st.sampled_from(["random", "tail"]),
+            "text_column": st.sampled_from(["text", "other"]),
+            "batching": st.sampled_from(["rows", "random", "sliding"]),
+            "row_length": st.sampled_from([2, 5]),
+        },
+    ),
+    held_out=st.booleans(),
+)
+def texts(files, tokenizer: str, read: dict, held_out: bool) -> None:
+    with TemporaryDirectory() as folder:
+        paths = []
+        for number, (content, suffix) in enumerate(files):
+            paths.append(f"{folder}/{number}{suffix}")
+            Path(paths[-1]).write_bytes(content)
+        where = {"path": paths[:-1], "valid_path": paths[-1]} if held_out and paths[1:] else {}
+        data = DataConfig(**({"path": paths} | where | read))
+        root = Path(folder) / "corpora"
+        try:
+            with captured():
+                corpus = open_corpus(data, TokenizerConfig(name=tokenizer), 1, str(root))
+        except UserError as error:
+            assert "\n" not in str(error)
+            assert not list(root.glob("*")), "something half-made is left"
+            return
+        read_all(corpus, data)
+
+
+def read_all(corpus: Corpus, data: DataConfig) -> None:
+    for split in corpus.splits:
+        with contextlib.suppress(UserError):
+            windows = make_windows(corpus, split, 8, data, seed=1)
+            windows.read(torch.arange(min(4, len(windows))).numpy())
+
+
+# --- files that were damaged ---------------------------------------------------------------------
+
+
+@st.composite
+def damage(draw) -> Callable[[bytes], bytes]:
+    kind = draw(st.sampled_from(["flip", "cut", "insert", "replace", "swap"]))
+    place, width = draw(st.floats(0, 1)), draw(st.integers(1, 40))
+    more = draw(st.binary(min_size=1, max_size=40))
+
+    def change(content: bytes) -> bytes:
+        at = int(place * max(0, len(content) - 1))
+        return {
+            "flip": lambda: content[:at] + bytes(b ^ 1 << width % 8 for b in content[at:][:1]),
+            "cut": lambda: content[:at],
+            "insert": lambda: content[:at] + more + content[at:],
+            "replace": lambda: more,
+            "swap": lambda: content[:at] + content[at + width :] + content[at : at + width],
+        }[kind]() + (content[at + 1 :] if kind == "flip" else b"")
+
+    return change
+
+
+@given(file=st.integers(0, 100), change=damage(), every=st.booleans(), forged=st.booleans())
+def token_files(file: int, change: Callable, every: bool, forged: bool) -> None:
+    """A corpus with a damaged file, its checksum forged or not: named, or read without harm."""
+    with TemporaryDirectory() as root:
+        folder = shutil.copytree(toys().folder, Path(root) / "corpus")
+        paths = sorted(folder.iterdir())
+        path = paths[file % len(paths)]
+        path.write_bytes(change(path.read_bytes()))
+        meta = folder / "meta.json"
+        if forged and path != meta:
+            content = json.loads(meta.read_text())
+            content["files"][path.name] = zlib.crc32(path.read_bytes())
+            meta.write_text(json.dumps(content))
+        with contextlib.suppress(UserError):
+            corpus = Corpus(folder, every_block=every)
+            corpus.tokenizer.encode("a cat")
+            read_all(corpus, toy_data())
+
+
+@given(name=st.sampled_from(["char", "words"]), change=damage())
+def checkpoints(name: str, change: Callable) -> None:
+    """A damaged checkpoint is refused, unless the damage is none."""
+    content = model(name).read_bytes()
+    with TemporaryDirectory() as root:
+        path = Path(root) / "x.ckpt"
+        path.write_bytes(change(content))
+        try:
+            loaded = checkpoint.load(path)
+        except UserError as error:
+            assert str(error).startswith(str(path))
+            return
+        whole = checkpoint.load(model(name)).net.state_dict()
+        assert all(torch.equal(whole[key], w) for key, w in loaded.net.state_dict().items())
+
+
+PARTS = [overrides, prompts, texts, token_files, checkpoints]
+CASES = {overrides: 3000, prompts: 3000, texts: 3000, token_files: 1500, checkpoints: 1500}
+
+
+def fuzz(part: Callable[[], None], cases: int, folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py")])
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    checks = list(HealthCheck)
+    phases = (Phase.explicit, Phase.generate, Phase.shrink)
+    settings(
+        max_examples=cases, deadline=None, derandomize=True, suppress_health_check=checks,
+        phases=phases, database=None,
+    )(part)()  # fmt: skip
+    assert not list(folder.iterdir()), "something is left in the folder"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_few_cases(part, tmp_path: Path, monkeypatch) -> None:
+    fuzz(part, 15, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_many_cases(part, tmp_path: Path, monkeypatch) -> None:
+    fuzz(part, CASES[part], tmp_path, monkeypatch)
