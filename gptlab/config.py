@@ -124,7 +124,7 @@ class TrainerConfig:
     halve_on_out_of_memory: bool = True  # on one GPU: half the rows, twice the accumulation
     threads: int | None = None  # of a CPU; null: as many as it has cores
     compile: bool = False
-    deterministic: bool = False
+    deterministic: bool | None = None  # the same bits each time; null: on a CPU, at no cost
     extra: dict[str, Any] = field(default_factory=dict)  # Lightning's: +trainer.extra.NAME=VALUE
 
 

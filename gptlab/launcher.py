@@ -5,6 +5,7 @@ stop at, one plain line with exit code 2 for a user's mistake, and no trace on d
 values are checked.
 """
 
+import errno
 import functools
 import inspect
 import math
@@ -71,10 +72,9 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise SystemExit(1) from None
             except Exception as error:
-                if not is_memory(error):
+                if (line := of_the_machine(error)) is None:
                     raise
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                print(f"error: out of memory ({reason}); {LESS_MEMORY}", file=sys.stderr)
+                print(f"error: {line}", file=sys.stderr)
                 raise SystemExit(2) from None
             except KeyboardInterrupt:
                 print("\nstopped", file=sys.stderr)
@@ -85,6 +85,23 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     return decorate
 
 
+def of_the_machine(error: Exception) -> str | None:
+    """A line for what is no bug: the machine has no memory, or its disk no room or a fault."""
+    if is_memory(error):
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return f"out of memory ({reason}); {LESS_MEMORY}"
+    # Of an error in a loader's process only the text is left.
+    told = re.search(r"\[Errno (\d+)\]", str(error))
+    number = getattr(error, "errno", None) or (int(told[1]) if told else 0)
+    if isinstance(error, OSError) and number in DISK:
+        what = f"{error.filename}: " if error.filename else ""
+        why = os.strerror(number)
+        return f"{what}{why}; the last checkpoint is kept: mend the disk, then {GO_ON}"
+    return None
+
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENXIO, errno.ENODEV}
+GO_ON = "go on with resume=latest"
 LESS_MEMORY = "take a smaller data.batch_size (with trainer.tokens_per_step), context or model"
 
 
@@ -149,8 +166,7 @@ def run_job(name: str, raw: Any, action: Callable[[Any], None]) -> float | None:
     except UserError as error:
         sweeps.fail(error.line())
     except Exception as error:
-        memory = f"out of memory; {LESS_MEMORY}"
-        sweeps.fail(memory if is_memory(error) else traceback.format_exc().strip())
+        sweeps.fail(of_the_machine(error) or traceback.format_exc().strip())
     return math.inf
 
 

@@ -129,8 +129,9 @@ def toys() -> Corpus:
 # --- what is asked of a model --------------------------------------------------------------------
 
 TEXT = st.text(max_size=20) | st.text("abc ,.!", max_size=60) | ANY
-NUMBER = st.sampled_from([0, 1, 2, 5, 50257, 10**9, -1, None])
-SHARE = st.sampled_from([0.0, 1e-12, 1e-6, 0.5, 1.0, 1.5, -1.0, 1e30, float("nan"), None])
+NUMBER = st.sampled_from([None, None, None, 1, 2, 5, 50257, 10**9, 0, -1])
+HEAT = st.sampled_from([1.0, 0.0, 1e-12, 1e-6, 0.5, 1.5, 1e30, 1e300, -1.0, float("nan")])
+SHARE = st.sampled_from([None, None, 1e-6, 0.5, 1.0, 1e-12, 1.5, float("inf")])
 
 
 @cache
@@ -157,17 +158,18 @@ KEPT: list[TemporaryDirectory] = []
 
 @given(
     name=st.sampled_from(["char", "words", "gpt2"]),
-    prompt=st.none() | TEXT,
-    file=st.none() | st.binary(max_size=30) | TEXT.map(lambda t: t.encode(errors="replace")),
-    counts=st.tuples(st.sampled_from([1, 2, 3, 0]), st.sampled_from([1, 7, 9, 0, -3])),
-    sampling=st.tuples(SHARE, NUMBER, SHARE),
-    unknown=st.sampled_from(["error", "skip", "x"]),
+    given=st.tuples(st.none() | TEXT, st.none())
+    | st.tuples(st.none(), st.binary(max_size=30) | TEXT.map(lambda t: t.encode(errors="replace")))
+    | st.tuples(TEXT, st.just(b"both")),
+    counts=st.tuples(st.sampled_from([1, 2, 3]), st.sampled_from([1, 7, 9, 12, -3])),
+    sampling=st.builds(SamplingConfig, HEAT, NUMBER, SHARE),
+    unknown=st.sampled_from(["skip", "error", "x"]),
 )
-def prompts(name, prompt, file, counts, sampling, unknown) -> None:
-    temperature, top_k, top_p = sampling
+def prompts(name, given, counts, sampling, unknown) -> None:
+    prompt, file = given
     config = GenerateConfig(
         run=str(model(name)), prompt=prompt, n=counts[0], max_new_tokens=counts[1], unknown=unknown,
-        sampling=SamplingConfig(1.0 if temperature is None else temperature, top_k, top_p),
+        sampling=sampling,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
         if file is not None:

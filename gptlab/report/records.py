@@ -22,6 +22,7 @@ POINTS = 200  # of a curve, at most
 PLACES = {
     *("seed", "name", "run_root", "corpus_root", "data.path", "data.valid_path", "hellaswag.path"),
     *("model.vocab_size", "model.trained_length", "data.num_workers", "trainer.accelerator"),
+    *("trainer.deterministic", "trainer.threads", "trainer.halve_on_out_of_memory"),
     *("data.valid_tokens", "trainer.eval_every", "trainer.log_every", "trainer.checkpoint_every"),
 }
 

@@ -79,7 +79,7 @@ def make_trainer(
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
-        "deterministic": wanted.deterministic,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),  # see run.prepare_torch
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "enable_checkpointing": False,

@@ -115,14 +115,13 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
     """From the data to the figures at the end; None where only the preflight was asked for."""
     check_before_anything(config)
     check_suites(config)
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
     if resumed:
         corpus = resumed.open_corpus()
     else:
         corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
     plan = make_plan(config, corpus)
     check_size(plan.model)
+    prepare_torch(config, plan)
     torch.manual_seed(config.seed)
     net = GPT(plan.model)
     if config.init_from and not resumed:
@@ -152,6 +151,16 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         leave_if_interrupted(trainer, folder)
         return finish(trainer, examiner, folder, resumed).after["valid/loss"]
+
+
+def prepare_torch(config: TrainConfig, plan: Plan) -> None:
+    """What holds for the whole process, before anything is computed (or compiled)."""
+    wanted = config.trainer
+    if wanted.threads:
+        torch.set_num_threads(wanted.threads)
+    exact = plan.accelerator == "cpu" if wanted.deterministic is None else wanted.deterministic
+    torch.use_deterministic_algorithms(exact)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads any
 
 
 @contextlib.contextmanager

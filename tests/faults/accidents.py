@@ -79,6 +79,26 @@ def disk_full(nth: int) -> None:
     replace(torch, "save", nth, full)
 
 
+def metrics_full(nth: int) -> None:
+    """The disk is full when a line of metrics.csv is written."""
+    import csv
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    replace(csv.DictWriter, "writerow", nth, full)
+
+
+def read_error(nth: int) -> None:
+    """The disk cannot be read where the tokens are."""
+    from gptlab.data.loader import TrainingBatches
+
+    def unreadable(*_: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    replace(TrainingBatches, "__getitem__", 2 * nth, unreadable)
+
+
 def not_finite(nth: int) -> None:
     """A loss that is not a number, once."""
     from gptlab.training import module
@@ -104,6 +124,8 @@ INSIDE: dict[str, Callable[[int], None]] = {
     "metrics": in_metrics,
     "corpus": in_corpus,
     "disk full": disk_full,
+    "no line": metrics_full,
+    "unreadable": read_error,
     "not finite": not_finite,
     "memory": out_of_memory,
 }

@@ -1,9 +1,11 @@
-"""Callbacks that stop a run at a chosen moment, as an accident would."""
+"""Callbacks that stop a run at a chosen moment, as an accident would; and one that watches."""
 
 import os
 from typing import Any
 
 from lightning.pytorch import Callback
+
+from gptlab.device import resident
 
 
 class Accident(Exception):
@@ -34,3 +36,14 @@ class Stop(Callback):
     def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
         if self.when == "validation" and trainer.global_step == self.step:
             self.act()
+
+
+SEEN: list[int] = []  # bytes that the process held, every 500 steps
+
+
+class Watch(Callback):
+    """Notes what the process holds, now and then."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step % 500 == 0:
+            SEEN.append(resident())

@@ -1,0 +1,99 @@
+"""Long runs and many of them: nothing grows, nothing leaks, nothing differs the second time."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptlab import sweeps
+from gptlab.config import TokenizerConfig
+from gptlab.data.build import open_corpus
+from gptlab.device import resident
+from gptlab.model import checkpoint
+from tests.conftest import TINY, toy_data
+from tests.faults.callbacks import SEEN
+from tests.faults.compare import metrics, only
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_20_000_batches(command) -> None:
+    SEEN.clear()
+    result = command(
+        *("train", *TINY, "model.context_length=32", "data.batch_size=4", "data.batching=random"),
+        *("trainer.max_steps=20000", "data.valid_tokens=2000", "data.final_tokens=2000"),
+        *("trainer.eval_every=500", "trainer.sample_every=1000", "max_new_tokens=10"),
+        "+callbacks.watch._target_=tests.faults.callbacks.Watch",
+    )
+    assert result.code == 0, result.err
+    assert len(SEEN) == 40
+    settled = SEEN[3]  # from step 2,000 on
+    print(f"{settled / 1e6:.1f} MB after 2,000 steps, then at most {max(SEEN) / 1e6:.1f} MB")
+    assert max(SEEN[3:]) < 1.05 * settled
+
+
+@pytest.mark.slow
+def test_no_leak_over_a_sweep_of_50_jobs(command, monkeypatch) -> None:
+    held: list[tuple[int, int, int]] = []
+    clean = sweeps.clean_state
+
+    def count() -> None:
+        clean()
+        files, threads = (len(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task"))
+        held.append((files, threads, resident()))
+
+    monkeypatch.setattr(sweeps, "clean_state", count)
+    smoke = [*TINY, "profile=smoke", "data.max_samples=100", "data.final_tokens=1000"]
+    result = command("train", "-m", *smoke, "seed=range(50)", "data.num_workers=1")
+    assert result.code == 0, result.err
+    assert len(held) == 50
+    settled = held[5]
+    print(f"files, threads, bytes: {settled} before job 5, {held[-1]} before job 49")
+    assert held[-1][:2] == settled[:2]
+    assert held[-1][2] < 1.25 * settled[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_same_bits_on_two_threads(command, tmp_path: Path, compiled: bool) -> None:
+    threads, losses, weights = torch.get_num_threads(), [], []
+    settings = [
+        *("model.dropout=0.1", "trainer.max_steps=30", "trainer.threads=2", "trainer.log_every=1"),
+        *(f"trainer.compile={compiled}", "data.final_tokens=2000", "data.valid_tokens=2000"),
+        *("data.max_samples=2000", "max_new_tokens=5", "logger=none"),
+    ]
+    try:
+        for root in ("first", "second"):
+            torch.compiler.reset()
+            result = command("train", *settings, f"run_root={root}")
+            assert result.code == 0, result.err
+            run = only(tmp_path / root)
+            losses.append(metrics(run))
+            weights.append(checkpoint.read(run / "checkpoints" / "last.ckpt")["state_dict"])
+    finally:
+        torch.set_num_threads(threads)
+    assert losses[0] == losses[1]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+def build(root: Path, barrier, results) -> None:
+    barrier.wait()
+    corpus = open_corpus(toy_data(), TokenizerConfig(name="words"), 1, str(root))
+    results.put((corpus.folder.name, corpus.splits["train"].checksums))
+
+
+def test_processes_that_prepare_the_same_corpus_do_not_collide(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    barrier, results = fork.Barrier(4), fork.Queue()
+    processes = [
+        fork.Process(target=build, args=(tmp_path / "corpora", barrier, results)) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert all(each == found[0] for each in found)
+    assert [path.name for path in (tmp_path / "corpora").iterdir()] == [found[0][0]]
