@@ -20,21 +20,15 @@ def clean(name: str) -> str:
     return re.sub(r"[^\w.=,-]+", "-", name).strip("-.")[:120]
 
 
-def numbered(root: Path, stem: str) -> Iterator[Path]:
-    """The names that a folder can have: the wanted one, and with a number where it is taken."""
-    yield root / stem
-    for number in range(2, 1000):
-        yield root / f"{stem}-{number}"
-    raise UserError(f"run_root={root}: no run folder can be made here")
-
-
 def reserve(root: Path, name: str) -> Path:
     """The path of a new run folder, which is not there yet; its content grows in `hidden(path)`.
 
     Where there is a folder of that name already, the new one gets a number. Raises UserError
     where it cannot be made.
     """
-    for folder in numbered(root, clean(name)):
+    stem = clean(name)
+    for number in range(1, 1000):
+        folder = root / (stem if number == 1 else f"{stem}-{number}")
         remove_abandoned(folder)
         if not make_folder(hidden(folder), root):  # of a run that begins beside this one
             continue
@@ -42,7 +36,7 @@ def reserve(root: Path, name: str) -> Path:
         if not folder.exists():
             return folder
         discard(folder)
-    raise AssertionError("numbered() ends with an error")
+    raise UserError(f"run_root={root}: no run folder can be made here")
 
 
 def make_folder(folder: Path, root: Path) -> bool:

@@ -27,12 +27,15 @@ FOLDER = "hydra.sweep.dir"
 
 
 def note_beginning(folder: Path) -> None:
-    """Keeps what a sweep needs to go on when it is stopped."""
+    """Keeps what a sweep needs to go on when it is stopped; with that its folder appears."""
     typed = [a for a in sys.argv[1:] if key(a) != FOLDER]  # wherever it may lie later
     content = {"arguments": typed, "command": os.environ.get(COMMAND)}
-    if not (folder / SWEEP).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SWEEP).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(content, ensure_ascii=False)
+    if (new := runs.hidden(folder)).is_dir():
+        (new / SWEEP).write_text(text, encoding="utf-8")
+        runs.publish(folder)
+    elif not (folder / SWEEP).exists():
+        (folder / SWEEP).write_text(text, encoding="utf-8")
 
 
 def go_on(arguments: list[str]) -> list[str]:
@@ -88,17 +91,18 @@ def own_folder(arguments: list[str]) -> Iterator[list[str]]:
         yield arguments
         return
     if wanted := given(arguments, FOLDER):
-        folder = Path(wanted).expanduser()
+        place = folder = Path(wanted).expanduser()
         runs.make_folder(folder, folder.parent)
     else:
         root = Path(given(arguments, "run_root") or "runs").expanduser()
-        names = runs.numbered(root, f"{datetime.now():%Y-%m-%d_%H%M%S}_sweep")
-        folder = next(path for path in names if runs.make_folder(path, root))
+        folder = runs.reserve(root, f"{datetime.now():%Y-%m-%d_%H%M%S}_sweep")
+        place = runs.hidden(folder)
         arguments = [*arguments, in_folder(folder)]
     try:
-        with runs.locked(folder):
+        with runs.locked(place):
             yield arguments
     finally:
+        runs.discard(folder)
         remove_empty(folder)
 
 

@@ -185,6 +185,22 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert_same(run, whole())
 
 
+def test_damaged_twice_while_its_end_was_measured(command, go_on, tmp_path: Path, whole) -> None:
+    """Only best.ckpt is left, of the last step: there is nothing to train, and much to tell."""
+    assert command("train", *SMALL).code == 0
+    run = only(tmp_path / "runs")
+    (run / "summary.json").unlink()
+    assert checkpoint.load(run / "checkpoints" / "best.ckpt").step == 12
+    for name in ("last", "previous"):
+        path = run / "checkpoints" / f"{name}.ckpt"
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content[:100])
+    result = go_on()
+    assert result.code == 0, result.err
+    assert_same(run, whole())
+
+
 def test_a_text_that_has_changed_is_refused(command, tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("Once upon a time, a cat. " * 200)
     own = ["data=text", "data.path=own.txt", "model.context_length=16", "prompt=Once"]

@@ -23,6 +23,7 @@ from gptlab.data.corpus import Corpus
 from gptlab.errors import UserError
 from gptlab.files import say
 from gptlab.model import checkpoint
+from gptlab.training.checkpoint import copy
 from gptlab.training.foreign import refuse_foreign
 from gptlab.training.plan import Plan
 
@@ -87,6 +88,13 @@ class Resumed:
                 f"back as they were, or begin a new run with init_from={self.folder}"
             )
         return made
+
+    def mend(self) -> None:
+        """Makes the checkpoint that the run goes on from the last one, whose place a damaged one
+        may have: at its last step a run saves no other."""
+        last = self.folder / "checkpoints" / "last.ckpt"
+        if self.path != last:
+            copy(self.path, last).replace(last)
 
 
 def decided(plan: Plan, threads: int) -> dict[str, Any]:

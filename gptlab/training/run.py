@@ -182,6 +182,8 @@ def run_folder(config: TrainConfig, plan: Plan, resumed: Resumed | None) -> Iter
             (new / "config.yaml").write_text(text, encoding="utf-8")
             (new / "metrics.csv").write_text(HEADER, newline="")
         with runs.locked(folder if resumed else new):
+            if resumed:
+                resumed.mend()
             yield folder
     finally:
         if not resumed:

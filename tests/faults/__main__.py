@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from gptlab import runs
+from gptlab.errors import UserError
 from tests.faults import accidents
 from tests.faults.compare import assert_same, only
 
@@ -91,7 +92,7 @@ def one(kind: str, name: str, draw: random.Random, whole: Path, seconds: float) 
                 accidents.tear([run for run in found(folder) if not runs.finished(run)], draw)
         assert_same(only(folder / "runs"), only(whole / "runs"))
         counts["identical"] += 1
-    except AssertionError as error:
+    except (AssertionError, UserError) as error:
         counts["lost"] += 1
         log = (folder / "log.txt").read_text()[-3000:]
         print(f"LOST after {name} ({kind}): {error}\n{log}", flush=True)
