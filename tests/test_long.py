@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlab import sweeps
+from gptlab import runs, sweeps
 from gptlab.config import TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.device import resident
@@ -83,17 +83,36 @@ def build(root: Path, barrier, results) -> None:
     results.put((corpus.folder.name, corpus.splits["train"].checksums))
 
 
-def test_processes_that_prepare_the_same_corpus_do_not_collide(tmp_path: Path) -> None:
+def at_once(task, root: Path, count: int) -> list:
+    """What `task(root, barrier, results)` gives in so many processes that begin it together."""
     fork = multiprocessing.get_context("fork")
-    barrier, results = fork.Barrier(4), fork.Queue()
-    processes = [
-        fork.Process(target=build, args=(tmp_path / "corpora", barrier, results)) for _ in range(4)
-    ]
+    barrier, results = fork.Barrier(count), fork.Queue()
+    processes = [fork.Process(target=task, args=(root, barrier, results)) for _ in range(count)]
     for process in processes:
         process.start()
     found = [results.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
         assert process.exitcode == 0
+    return found
+
+
+def test_processes_that_prepare_the_same_corpus_do_not_collide(tmp_path: Path) -> None:
+    found = at_once(build, tmp_path / "corpora", 4)
     assert all(each == found[0] for each in found)
     assert [path.name for path in (tmp_path / "corpora").iterdir()] == [found[0][0]]
+
+
+def begin(root: Path, barrier, results) -> None:
+    barrier.wait()
+    folder = runs.reserve(root, "2026-01-02_030405_a run")
+    (runs.hidden(folder) / "config.yaml").touch()
+    runs.publish(folder)
+    results.put(folder.name)
+
+
+def test_runs_begun_in_the_same_second_get_a_folder_each(tmp_path: Path) -> None:
+    names = at_once(begin, tmp_path / "runs", 8)
+    first = "2026-01-02_030405_a-run"
+    assert sorted(names) == sorted([first, *(f"{first}-{number}" for number in range(2, 9))])
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(names)
