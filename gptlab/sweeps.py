@@ -106,14 +106,18 @@ def own_folder(arguments: list[str]) -> Iterator[list[str]]:
         remove_empty(folder)
 
 
-def remove_empty(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Removes what Hydra leaves of a sweep: its own record, and empty folders."""
     (folder / "multirun.yaml").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty: of a job that ran
-        for job in folder.iterdir():
-            if job.is_dir():
-                with contextlib.suppress(OSError):
-                    job.rmdir()
+    for job in folder.glob("*/"):
+        with contextlib.suppress(OSError):  # not empty: of a job that ran
+            job.rmdir()
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes the folder of a sweep of which nothing is to be kept."""
+    remove_leftovers(folder)
+    with contextlib.suppress(OSError):
         if [path.name for path in folder.iterdir()] == [runs.LOCK]:
             (folder / runs.LOCK).unlink()
         folder.rmdir()

@@ -327,3 +327,22 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         (folder,) = root.iterdir()
         losses[devices] = [float(r["train/loss"]) for r in metrics(folder) if r["train/loss"]]
     assert losses[1] == pytest.approx(losses[2], abs=1e-5)
+
+
+def test_a_validation_that_is_no_number_ends_the_run(command, tmp_path: Path, monkeypatch) -> None:
+    from gptlab.training import module
+
+    real = module.LanguageModel.on_validation_epoch_end
+
+    def broken(self) -> None:
+        if self.trainer.global_step == 4:
+            self.validation["nats"].update(float("nan"))
+        real(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.LanguageModel, "on_validation_epoch_end", broken)
+        result = command("train", *SMOKE)
+    assert result.code == 2 and "not finite at step 4" in result.err
+    assert "nan" not in (only_run(tmp_path) / "metrics.csv").read_text()
+    result = command("train", f"resume={only_run(tmp_path)}")
+    assert result.code == 0, result.err

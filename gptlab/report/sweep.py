@@ -47,9 +47,9 @@ class Ranking(Callback):
 
 
 def finish(sweep: Path) -> None:
-    """Prints the ranking of a sweep's folder; writes sweep.csv and sweep.png beside its jobs.
+    """Prints the ranking of a sweep's folder; writes sweep.png and sweep.csv beside its jobs.
 
-    Raises SystemExit(2) if a job failed.
+    sweep.csv is the last: with it the sweep is finished. Raises SystemExit(2) if a job failed.
     """
     jobs = read(sweep)
     measure = choose_measure(jobs)
@@ -61,14 +61,24 @@ def finish(sweep: Path) -> None:
         (sweep / sweeps.SWEEP).unlink(missing_ok=True)
         raise SystemExit(2)
     rows = table(jobs)
-    with (sweep / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.DictWriter(file, rows[0]).writeheader()
-        csv.DictWriter(file, rows[0]).writerows(rows)
     print(f"\nranking, by {MEASURES[measure]}\n{as_text(rows)}\n")
-    draw(done, sweep / "sweep.png")
+    try:
+        draw(done, sweep / "sweep.png")
+    finally:
+        sweeps.remove_leftovers(sweep)
+        write(rows, sweep / "sweep.csv")
     print(f"written to {sweep}: sweep.csv, sweep.png", flush=True)
     if len(done) < len(jobs):
         raise SystemExit(2)
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """At once: a file of that name is whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, rows[0]).writeheader()
+        csv.DictWriter(file, rows[0]).writerows(rows)
+    temporary.replace(path)
 
 
 MEASURES = {

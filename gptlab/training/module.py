@@ -1,5 +1,7 @@
 """The LightningModule: the decoder, its loss, its optimizer."""
 
+import math
+
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -88,6 +90,8 @@ class LanguageModel(LightningModule):
         """The mean over all targets, whatever the batches' sizes."""
         total = {name: metric.compute().item() for name, metric in self.validation.items()}
         nats = total["nats"] / total["tokens"]
+        if not math.isfinite(nats):
+            raise Diverged(self.trainer.global_step)
         scores = {
             "valid/loss": nats,
             "valid/perplexity": perplexity(nats),

@@ -77,7 +77,7 @@ def one(kind: str, name: str, draw: random.Random, whole: Path, seconds: float) 
     counts: Counter = Counter()
     folder = Path(tempfile.mkdtemp(prefix="fault_"))
     try:
-        first = [*KINDS[kind], *SETTINGS]
+        first = [*SETTINGS, *KINDS[kind]]
         for attempt in range(12):
             accident = accidents.make(name, draw, seconds) if attempt < 2 else None
             if begun := bool(found(folder)):
@@ -122,7 +122,7 @@ def main() -> None:
         for kind, extra in KINDS.items():
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="whole_")))
             began = time.perf_counter()
-            assert start([*extra, *SETTINGS], folder, None) == 0, (folder / "log.txt").read_text()
+            assert start([*SETTINGS, *extra], folder, None) == 0, (folder / "log.txt").read_text()
             wholes[kind] = folder, time.perf_counter() - began
         for number in range(wanted.count):
             kind = list(KINDS)[number % len(KINDS)]
