@@ -65,3 +65,16 @@ def available(device: str) -> int | None:
     with contextlib.suppress(OSError, ValueError):  # no limit, or "max"
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limits)
+
+
+def seed_device(number: int, device: str) -> None:
+    """What `torch.manual_seed` does, for the CPU and one device alone.
+
+    That function formats the stack for every kind of device that is not in use: a millisecond,
+    which is much beside the step of a small model.
+    """
+    torch.default_generator.manual_seed(number)
+    if device == "cuda":
+        torch.cuda.manual_seed(number)
+    elif device == "mps":
+        torch.mps.manual_seed(number)

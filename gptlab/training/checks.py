@@ -55,7 +55,7 @@ def check_parts(config: TrainConfig) -> None:
     model = replace(config.model, vocab_size=config.model.vocab_size or 2)
     check_size(model)
     with torch.device("meta"):
-        make_optimizer(GPT(replace(model, n_layer=1)), config.optim)
+        make_optimizer(GPT(replace(model, n_layer=1)), config.optim, fused=False)
     look_up("optim.schedule", config.optim.schedule, SCHEDULES)
     accelerator = resolve_accelerator(config.trainer.accelerator)
     resolve_precision(config.trainer.precision, accelerator)

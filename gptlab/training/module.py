@@ -12,6 +12,7 @@ from torchmetrics import SumMetric
 from gptlab.config import OptimConfig
 from gptlab.data.loader import Batch
 from gptlab.data.windows import IGNORED
+from gptlab.device import seed_device
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
@@ -59,8 +60,16 @@ class LanguageModel(LightningModule):
             {name: SumMetric(nan_strategy="disable") for name in ("nats", "tokens", "bytes")}
         )
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Lightning notes the hook at hand twice a hook, some forty times a step: that need not
+        go through nn.Module's search for parameters."""
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(derive(self.seed, batch["number"] + 1, self.global_rank))
+        seed_device(derive(self.seed, batch["number"] + 1, self.global_rank), self.device.type)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The share of the step's mean loss that this micro-batch has.
@@ -102,8 +111,11 @@ class LanguageModel(LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Optimizer, **_: object) -> None:
         """Clips the norm of the whole gradient, and keeps it for the Meter."""
-        most = self.optim.grad_clip or float("inf")
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.net.parameters(), most)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.optim.grad_clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.optim.grad_clip, norm)
+        self.gradient_norm = norm
         if not self.scaled:
             self.note(self.gradient_norm)
 
@@ -115,10 +127,13 @@ class LanguageModel(LightningModule):
     def note(self, value: Tensor) -> None:
         """Remembers this step if the value is not finite; on a CPU the run ends here and now,
         before the optimizer has moved a weight."""
-        bad = ~torch.isfinite(value.detach()) & (self.bad_step < 0)
-        self.bad_step = torch.where(bad, self.trainer.global_step + 1, self.bad_step)
+        step = self.trainer.global_step + 1
         if self.device.type == "cpu":
-            self.check_finite()
+            if not math.isfinite(value.item()):
+                raise Diverged(step)
+            return
+        bad = ~torch.isfinite(value.detach()) & (self.bad_step < 0)
+        self.bad_step = torch.where(bad, step, self.bad_step)
 
     def check_finite(self) -> None:
         """Raises Diverged if a step up to now had a loss or gradient that is not finite."""
@@ -126,7 +141,8 @@ class LanguageModel(LightningModule):
             raise Diverged(step)
 
     def configure_optimizers(self) -> dict:
-        optimizer: Optimizer = make_optimizer(self.net, self.optim)
+        fused = self.device.type in ("cpu", "cuda") and not self.scaled
+        optimizer: Optimizer = make_optimizer(self.net, self.optim, fused)
         # The factor is of the group's own rate, which is optim.lr.
         factor = LambdaLR(
             optimizer,

@@ -59,13 +59,16 @@ def parameter_groups(net: nn.Module, config: OptimConfig) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(net: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimizer over the net's parameters; raises UserError for a name it does not know."""
+def make_optimizer(net: nn.Module, config: OptimConfig, fused: bool) -> Optimizer:
+    """The optimizer over the net's parameters; raises UserError for a name it does not know.
+
+    `fused` updates each tensor in one pass; it cannot have its gradients unscaled before.
+    """
     groups = list(parameter_groups(net, config))
-    adam = {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps}
+    adam = {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps, "fused": fused}
     table: dict[str, Callable[[], Optimizer]] = {
         "adamw": lambda: AdamW(groups, **adam),
         "adam": lambda: Adam(groups, **adam),
-        "sgd": lambda: SGD(groups, lr=config.lr, momentum=config.momentum),
+        "sgd": lambda: SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused),
     }
     return look_up("optim.name", config.name, table)()

@@ -1,0 +1,186 @@
+"""How fast is it here, and against what? `python -m gptlab.bench`, or some of its parts by name.
+
+Everything is measured in pairs that take turns; `×` is the ratio to the first line, with its
+spread. Runs are written to a temporary folder and thrown away.
+"""
+
+import argparse
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gptlab.bench import loops
+from gptlab.bench.pairs import take_turns, timed
+from gptlab.config import DataConfig, TokenizerConfig, TrainConfig
+from gptlab.data.build import open_corpus
+from gptlab.data.tokenizer import GPT2Tokenizer
+from gptlab.data.toy_stories import write
+from gptlab.training.summary import processor
+
+HOME = Path(__file__).resolve().parent.parent.parent
+CHARACTERS = ["experiment=tiny_char", "data=toy_stories", "tokenizer=char", "data.batching=random"]
+NOTHING = [*CHARACTERS, "model.n_layer=1", "model.d_model=4", "model.context_length=4"]
+QUIET = ["after=[perplexity]", "data.final_tokens=2000", "trainer.sample_every=0"]
+QUIET += ["trainer.eval_every=0", "logger=none", "trainer.checkpoint_every=0"]
+
+
+STEPS = 200
+
+
+def machine(rounds: int) -> None:
+    """What no program can exceed here."""
+    a, b = torch.randn(2, 2048, 2048)
+    (matmul,) = take_turns({"": timed(lambda: a @ b)}, rounds)
+    memory = np.ones(1 << 27)  # 1 GiB: in no cache
+    (reading,) = take_turns({"": timed(memory.sum)}, rounds)
+    print(f"  {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    print(f"  matrix products, float32: {2 * 2048**3 / matmul.median / 1e9:.0f} GFLOP/s")
+    print(f"  reading memory, one thread: {memory.nbytes / reading.median / 1e9:.1f} GB/s")
+
+
+def step(rounds: int) -> None:
+    """tiny_char's step: a plain loop in nanoGPT's manner, our own bare loop, gptlab."""
+    made = bare_loops(CHARACTERS)
+    contenders = {name: functools.partial(bare.run, STEPS) for name, bare in made.items()}
+    contenders["gptlab"] = lambda: loops.through_gptlab([*CHARACTERS, *QUIET], STEPS)
+    for timing in take_turns(contenders, rounds):
+        print(timing.line())
+
+
+def overhead(rounds: int) -> None:
+    """What the framework costs a step, whatever the net: here it has next to nothing to do."""
+    made = bare_loops(NOTHING)["bare loop of gptlab's parts"]
+    timings = take_turns(
+        {
+            "bare loop of gptlab's parts": lambda: made.run(5 * STEPS),
+            "gptlab": lambda: loops.through_gptlab([*NOTHING, *QUIET], 5 * STEPS),
+        },
+        rounds,
+    )
+    for timing in timings:
+        print(timing.line())
+    costs = [mine - bare for bare, mine in zip(*(t.seconds for t in timings), strict=True)]
+    low, high = min(costs) * 1e3, max(costs) * 1e3
+    print(f"  a step costs {statistics.median(costs) * 1e3:.2f} ms more ({low:.2f} to {high:.2f})")
+
+
+def bare_loops(arguments: list[str]) -> dict[str, loops.Bare]:
+    made: dict[str, loops.Bare] = {}
+
+    def look(config: TrainConfig) -> None:
+        corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
+        made["plain loop, in nanoGPT's manner"] = loops.as_nanogpt(config, corpus)
+        made["bare loop of gptlab's parts"] = loops.bare(config, corpus)
+
+    loops.configured(arguments, look)
+    return made
+
+
+def dashboards(rounds: int) -> None:
+    """tiny_char with every dashboard, samples and checkpoints on, and with all off."""
+    on = [*CHARACTERS, "data.final_tokens=2000", "data.valid_tokens=50000"]
+    timings = take_turns(
+        {
+            "all off": lambda: loops.through_gptlab([*CHARACTERS, *QUIET], 5 * STEPS),
+            "all on": lambda: loops.through_gptlab([*on, "trainer.eval_every=500"], 5 * STEPS),
+        },
+        rounds,
+    )
+    for timing in timings:
+        print(timing.line())
+
+
+def start(rounds: int) -> None:
+    """From typing the command to the first step, the corpus being ready."""
+    first = "import time, lightning.pytorch; print(time.time())"
+    script = (
+        "import sys, time; sys.path.insert(0, {home!r}); sys.argv = {argv!r}\n"
+        "import gptlab.training.module as module\n"
+        "def begin(*_):\n"
+        "    print(time.time(), file=sys.__stderr__, flush=True); import os; os._exit(0)\n"
+        "module.LanguageModel.on_train_batch_start = begin\n"
+        "import train; train.main()\n"
+    ).format(home=str(HOME), argv=["train.py", *CHARACTERS])
+
+    def until(code: str) -> float:
+        began = time.time()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        return float((done.stdout if code == first else done.stderr).split()[-1]) - began
+
+    timings = take_turns(
+        {
+            "import lightning": lambda: until(first),
+            "python train.py, to its first step": lambda: until(script),
+        },
+        rounds,
+    )
+    for timing in timings:
+        print(timing.line("s"))
+    print(f"  above the bare import: {timings[1].median - timings[0].median:.2f} s")
+
+
+def tokenise(rounds: int) -> None:
+    """50 MB of stories: one tiktoken thread that writes nothing, and the finished corpus."""
+    encoding = GPT2Tokenizer().bpe
+    texts = [write(1, number).text for number in range(20_000)]
+    texts *= 50_000_000 // sum(map(len, texts)) + 1
+    Path("stories.txt").write_text("\n<|endoftext|>\n".join(texts))
+    size = Path("stories.txt").stat().st_size / 1e6
+    number = iter(range(10**6))
+
+    def corpus() -> None:
+        data = DataConfig(source="text", path="stories.txt")
+        open_corpus(data, TokenizerConfig(name="gpt2"), 1, f"corpora_{next(number)}")
+
+    timings = take_turns(
+        {
+            "tiktoken, one thread, nothing written": timed(
+                lambda: [encoding.encode_ordinary(text) for text in texts]
+            ),
+            "gptlab's finished, checksummed corpus": timed(corpus),
+        },
+        rounds,
+    )
+    for timing in timings:
+        print(timing.line("s"), f" {size / timing.median:.1f} MB/s")
+
+
+PARTS: dict[str, Callable[[int], None]] = {
+    "machine": machine,
+    "step": step,
+    "overhead": overhead,
+    "dashboards": dashboards,
+    "start": start,
+    "tokenise": tokenise,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m gptlab.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    wanted = parser.parse_args()
+    if strange := set(wanted.parts) - set(PARTS):
+        parser.error(
+            f"{', '.join(strange)}: there is no such part; the parts are {', '.join(PARTS)}"
+        )
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for name in wanted.parts or PARTS:
+            print(f"{name}: {PARTS[name].__doc__}", flush=True)
+            PARTS[name](wanted.rounds)
+        os.chdir(before)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The same training, step by step: through gptlab, and by loops with nothing around them."""
+
+import contextlib
+import io
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from gptlab.config import TrainConfig
+from gptlab.data.corpus import Corpus
+from gptlab.data.datamodule import TextData
+from gptlab.data.loader import TrainingBatches
+from gptlab.launcher import command
+from gptlab.model.gpt import GPT
+from gptlab.model.loss import summed_cross_entropy
+from gptlab.training.optim import make_optimizer
+from gptlab.training.plan import Plan, make_plan
+
+WARM = 10  # steps before the clock starts
+
+
+class Clock(Callback):
+    """Notes when the steps after the warm ones begin and when the latest one has ended."""
+
+    began = ended = 0.0
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == WARM:
+            Clock.began = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        Clock.ended = time.perf_counter()
+
+
+def configured(arguments: list[str], action: Callable[[TrainConfig], None]) -> None:
+    """Calls the action with the configuration that `python train.py …` would have."""
+    GlobalHydra.instance().clear()
+    before, sys.argv = sys.argv, ["train.py", *arguments]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            command("train")(action)()
+    finally:
+        sys.argv = before
+
+
+def through_gptlab(arguments: list[str], steps: int) -> float:
+    """Seconds a step of a whole run, callbacks, checkpoints and all."""
+    from gptlab.training.run import train
+
+    clock = "+callbacks.bench_clock._target_=gptlab.bench.loops.Clock"
+    configured([*arguments, f"trainer.max_steps={WARM + steps}", clock], train)
+    return (Clock.ended - Clock.began) / steps
+
+
+def bare(config: TrainConfig, corpus: Corpus) -> "Bare":
+    """The loop that one would write by hand around the same net, batches and optimizer."""
+    plan = make_plan(config, corpus)
+    torch.manual_seed(config.seed)
+    net = GPT(plan.model)
+    data = TextData(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
+    batches = TrainingBatches(data.windows, plan.shape)
+
+    def get(number: int) -> tuple[Tensor, Tensor]:
+        batch = batches[number]
+        return batch["input"], batch["target"]
+
+    return Bare(net, plan, make_optimizer(net, plan.optim, fused=True), get)
+
+
+def as_nanogpt(config: TrainConfig, corpus: Corpus) -> "Bare":
+    """What nanoGPT's script does on a CPU: rows cut one by one, AdamW tensor by tensor."""
+    plan = make_plan(config, corpus)
+    torch.manual_seed(config.seed)
+    net = GPT(plan.model)
+    path, size = corpus.path("train"), plan.row_tokens
+
+    def get(_: int) -> tuple[Tensor, Tensor]:
+        tokens = np.memmap(path, dtype=corpus.dtype, mode="r")  # anew each time, as it does
+        starts = torch.randint(len(tokens) - size, (plan.shape.batch_size,))
+        rows = [
+            torch.stack(
+                [torch.from_numpy(tokens[i + by : i + by + size].astype(np.int64)) for i in starts]
+            )
+            for by in (0, 1)
+        ]
+        return rows[0], rows[1]
+
+    return Bare(net, plan, make_optimizer(net, plan.optim, fused=False), get)
+
+
+class Bare:
+    """A loop of forward, backward, clipping and optimizer, on one device, without accumulation."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        plan: Plan,
+        optimizer: torch.optim.Optimizer,
+        get: Callable[[int], tuple[Tensor, Tensor]],
+    ):
+        assert plan.shape.accumulate == 1
+        self.net, self.plan, self.optimizer, self.get = net, plan, optimizer, get
+        self.done = 0
+
+    def run(self, steps: int) -> float:
+        """Seconds a step."""
+        began = time.perf_counter()
+        for _ in range(steps):
+            source, target = self.get(self.done)
+            loss = summed_cross_entropy(self.net(source), target) / target.numel()
+            loss.backward()
+            if self.plan.optim.grad_clip:
+                nn.utils.clip_grad_norm_(self.net.parameters(), self.plan.optim.grad_clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.done += 1
+        return (time.perf_counter() - began) / steps
