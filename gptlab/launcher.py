@@ -108,7 +108,13 @@ LESS_MEMORY = "take a smaller data.batch_size (with trainer.tokens_per_step), co
 def is_memory(error: Exception) -> bool:
     """Whether numpy, torch on the CPU, or torch on a GPU found no memory."""
     told = "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or told
+    return isinstance(error, MemoryError) or told or is_gpu_memory(error)
+
+
+def is_gpu_memory(error: Exception) -> bool:
+    texts = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    told = any(text in str(error) for text in texts)
+    return type(error).__name__ == "OutOfMemoryError" or told
 
 
 def run_hydra(name: str, action: Callable[[Any], None]) -> None:

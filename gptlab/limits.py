@@ -103,7 +103,7 @@ def check_training(config: TrainConfig) -> None:
     """Raises UserError for combinations of valid values that contradict each other."""
     model, data, optim, trainer = config.model, config.data, config.optim, config.trainer
     if model.d_model % model.n_head:
-        fits = [h for h in range(1, model.d_model + 1) if model.d_model % h == 0 and h <= 64]
+        fits = [h for h in range(1, min(model.d_model, 64) + 1) if model.d_model % h == 0]
         raise UserError(
             f"model.n_head={model.n_head}: must divide model.d_model={model.d_model}; "
             f"these do: {', '.join(map(str, fits))}"

@@ -35,6 +35,7 @@ def note_beginning(folder: Path) -> None:
         (new / SWEEP).write_text(text, encoding="utf-8")
         runs.publish(folder)
     elif not (folder / SWEEP).exists():
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / SWEEP).write_text(text, encoding="utf-8")
 
 
@@ -55,16 +56,31 @@ def go_on(arguments: list[str]) -> list[str]:
     )
     if sweep is None or runs.finished(sweep):
         return arguments
-    if more := sorted(set(map(key, arguments)) - {"resume", "run_root"}):
-        raise UserError(f"{more[0]}: a sweep that goes on keeps its settings: {sweep}")
     try:
         content = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))
         stored, typed = [str(a) for a in content["arguments"]], content["command"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{sweep / SWEEP}: is damaged; begin the sweep anew") from None
+    for argument in arguments:
+        if key(argument) not in ("resume", "run_root") and argument not in stored:
+            raise UserError(f"{argument}: a sweep that goes on keeps its settings: {sweep}")
+    for argument in stored:
+        if not HARMLESS.fullmatch(argument) and argument not in arguments:
+            raise UserError(
+                f"{argument}: {sweep / SWEEP} asks for it, and it could run foreign code; if you "
+                "trust it, type it again"
+            )
     os.environ[COMMAND] = str(typed)
     print(f"going on with the sweep in {sweep}", flush=True)
     return [*stored, in_folder(sweep.resolve())]
+
+
+# What a sweep's file may ask for by itself: keys of ours, and named choices of the rest.
+HARMLESS = re.compile(
+    r"-m|--multirun|(callbacks|logger|hydra/launcher)=\w+(,\w+)*|hydra\.launcher\.n_jobs=-?\d+"
+    r"|\+{0,2}(?!hydra|callbacks|logger)\w[\w.@]*=.*",
+    re.DOTALL,
+)
 
 
 def in_folder(sweep: Path) -> str:
@@ -90,26 +106,30 @@ def own_folder(arguments: list[str]) -> Iterator[list[str]]:
     if not FLAGS & set(arguments):
         yield arguments
         return
+    if any(key(a) == FOLDER and re.search(r"(?<!\\)\$\{", a) for a in arguments):
+        # An interpolation: Hydra's to resolve.
+        yield arguments
+        return
     if wanted := given(arguments, FOLDER):
-        place = folder = Path(wanted).expanduser()
+        place = folder = Path(wanted).expanduser().absolute()
         runs.make_folder(folder, folder.parent)
     else:
         root = Path(given(arguments, "run_root") or "runs").expanduser()
         folder = runs.reserve(root, f"{datetime.now():%Y-%m-%d_%H%M%S}_sweep")
         place = runs.hidden(folder)
         arguments = [*arguments, in_folder(folder)]
-    try:
-        with runs.locked(place):
+    with runs.locked(place):
+        try:
             yield arguments
-    finally:
-        runs.discard(folder)
-        remove_empty(folder)
+        finally:
+            runs.discard(folder)
+            remove_empty(folder)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what Hydra leaves of a sweep: its own record, and empty folders."""
     (folder / "multirun.yaml").unlink(missing_ok=True)
-    for job in folder.glob("*/"):
+    for job in folder.glob("[0-9]*/"):
         with contextlib.suppress(OSError):  # not empty: of a job that ran
             job.rmdir()
 

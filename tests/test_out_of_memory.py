@@ -88,3 +88,29 @@ def test_the_next_smaller_part(rows: int, left: int | None) -> None:
     config.trainer.tokens_per_step = 1 << 20
     smaller = halve(config)
     assert smaller is None or smaller.trainer.accumulate_grad_batches == 1
+
+
+def test_before_a_resumed_run_goes_on(command, tmp_path: Path, monkeypatch) -> None:
+    """No memory for the preflight of a run that goes on, in the folder of another run."""
+    assert command("train", *SMALL).code == 0
+    run = only(tmp_path / "runs")
+    (run / "summary.json").unlink()
+    monkeypatch.chdir(run)
+    fails(monkeypatch, preflight, 3)
+    places = [f"corpus_root={tmp_path / 'corpora'}"]
+    result = command("train", f"resume={run}", *places)
+    assert result.code == 0 and "after step 9 with data.batch_size=3" in result.err, result.err
+    assert command("train", *SMALL, *places, f"run_root={tmp_path / 'new'}").code == 0
+    assert len(losses(tmp_path / "new")) == 9
+
+
+def test_no_memory_for_the_final_figures(command, tmp_path: Path, monkeypatch) -> None:
+    def none_left(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gptlab.training.run.finish", none_left)
+        result = command("train", *SMALL)
+    assert result.code == 2 and "out of memory while the end was measured" in result.err
+    assert "going on" not in result.err
+    assert command("train", "resume=latest").code == 0

@@ -165,3 +165,13 @@ def test_each_sweep_has_its_own_folder(command, tmp_path: Path, monkeypatch) -> 
     assert result.code == 2 and "another process is training" in result.err
     assert command("train", f"run_root={root}", "resume=latest").code == 0
     assert (found[1] / "sweep.csv").exists()
+
+
+@pytest.mark.parametrize("typed", [".", "swept/${now:%Y}"])
+def test_a_folder_of_ones_own_for_a_sweep(command, tmp_path: Path, typed: str) -> None:
+    (tmp_path / "mine").mkdir()
+    result = command("train", "-m", *SMOKE, "model.n_head=2,4", f"hydra.sweep.dir='{typed}'")
+    assert result.code == 0, result.err
+    (found,) = tmp_path.rglob("sweep.csv")
+    assert (found.parent / "sweep.json").exists() and (tmp_path / "mine").is_dir()
+    assert len(list(found.parent.glob("*/summary.json"))) == 2

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import pickle
 import shutil
 import zipfile
@@ -72,6 +73,8 @@ CHANGES: dict[str, Callable[[dict], None]] = {
     "many layers": absurd(n_layer=10**12),
     "wide": absurd(d_model=2**40, n_head=1),
     "wider than can be counted": absurd(d_model=2**62, n_head=1),
+    "beyond numbers": absurd(d_ff=10**25),
+    "wide and odd": absurd(d_model=10**15 + 1),
     "long": absurd(context_length=2**45, position="sinusoidal"),
     "large vocabulary": absurd(vocab_size=2**45),
     "no heads": absurd(n_head=0),
@@ -158,6 +161,26 @@ ASKED = {
         "config", "logger", value={"tensorboard": {"_target_": BOARD, "name": TOUCH}}
     ),
     "a class in a list": put("config", "callbacks", value={"mine": {"x": [[TOUCH]]}}),
+    "an interpolation": put(
+        "config",
+        "callbacks",
+        value={
+            "early_stopping": {
+                "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+                "monitor": "${oc.create:{_target_:pathlib.Path.touch,self:{_target_:pathlib.Path,"
+                "_args_:[ran]}}}",
+            }
+        },
+    ),
+    "arguments": put(
+        "config", "logger", value={"board": {"_target_": BOARD, "_args_": ["elsewhere"]}}
+    ),
+    "strange decisions": put("gptlab", "decided", value={"foo.bar": 1}),
+    "no decisions": put("gptlab", "decided", value=5),
+    "threads": put("gptlab", "decided", value={"trainer.threads": "a"}),
+    "a command without an end": put("gptlab", "command", value="python 'train.py"),
+    "no state": put("callbacks", value=None),
+    "no configuration": put("config", value=5),
     "a path": put(
         "config", "logger", value={"board": {"_target_": BOARD, "save_dir": "../elsewhere"}}
     ),
@@ -205,3 +228,23 @@ def test_the_size_is_that_of_the_built_model(tied: bool, position: str) -> None:
     net = GPT(config)
     held = {id(t): t.numel() * 4 for t in (*net.parameters(), *net.buffers())}
     assert size.weight_bytes(config) == sum(held.values())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "+callbacks.x={_target_: os.system, command: id}",
+        "logger.tensorboard.save_dir=/tmp",
+        "hydra.sweep.dir=/tmp/elsewhere",
+        "--config-dir=/tmp",
+    ],
+)
+def test_a_malicious_sweep_is_not_gone_on_with(command, tmp_path: Path, asked: str) -> None:
+    sweep = tmp_path / "runs" / "given_sweep"
+    sweep.mkdir(parents=True)
+    content = {"arguments": ["-m", *SMALL, "seed=1,2", asked], "command": "python train.py"}
+    (sweep / "sweep.json").write_text(json.dumps(content))
+    result = command("train", f"resume={sweep}")
+    assert (result.code, result.err.count("\n")) == (2, 1), result.err
+    assert "could run foreign code" in result.err
+    assert [path.name for path in sweep.iterdir()] == ["sweep.json"]

@@ -28,6 +28,7 @@ from gptlab.training.summary import processor
 
 HOME = Path(__file__).resolve().parent.parent.parent
 CHARACTERS = ["experiment=tiny_char", "data=toy_stories", "tokenizer=char", "data.batching=random"]
+CHARACTERS += ["trainer.accelerator=cpu"]  # where the bare loops are
 NOTHING = [*CHARACTERS, "model.n_layer=1", "model.d_model=4", "model.context_length=4"]
 QUIET = ["after=[perplexity]", "data.final_tokens=2000", "trainer.sample_every=0"]
 QUIET += ["trainer.eval_every=0", "logger=none", "trainer.checkpoint_every=0"]

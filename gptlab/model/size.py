@@ -30,7 +30,7 @@ def shape_bytes(config: ModelConfig) -> int:
     try:
         with torch.device("meta"):  # shapes alone
             net = GPT(config)
-    except RuntimeError:  # torch cannot even count them
+    except (RuntimeError, TypeError, OverflowError):  # torch cannot even count them
         raise UserError("model: larger than any memory") from None
     tensors = {id(t): t for t in (*net.parameters(), *net.buffers())}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -36,7 +36,7 @@ class Ranking(Callback):
     """Called by Hydra (conf/train.yaml) when all jobs of a sweep are done."""
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
-        sweeps.note_beginning(Path(config.hydra.sweep.dir).expanduser())
+        sweeps.note_beginning(Path(config.hydra.sweep.dir).expanduser().absolute())
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         try:

@@ -54,7 +54,9 @@ def replace(temporary: Path, path: Path) -> None:
     """Gives a finished file its name at once, and keeps the `last.ckpt` that had it before."""
     if path.name == "last.ckpt" and path.exists():
         previous = path.with_name("previous.ckpt")
-        copy(path, previous).replace(previous)
+        kept = copy(path, previous)
+        kept.replace(previous)
+        kept.unlink(missing_ok=True)  # of two names for one file the second stays
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

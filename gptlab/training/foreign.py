@@ -21,10 +21,12 @@ def refuse_foreign(group: str, settings: dict[str, Any], folder: Path) -> None:
     known = our_classes(group)
     for part, value in settings.items():
         for key, leaf in leaves(value):
-            if leaf in known or not isinstance(leaf, str):
+            if key == "_target_" and leaf in known:
                 continue
-            if key == "_target_" or PATH.search(leaf):
-                kind = "class" if key == "_target_" else "path"
+            # Hydra resolves ${…} anew when it makes the part, and obeys keys such as _args_.
+            obeyed = key.startswith("_") or "${" in f"{key}{leaf}"
+            if obeyed or (isinstance(leaf, str) and PATH.search(leaf)):
+                kind = "class" if obeyed else "path"
                 raise UserError(
                     f"{group}.{part}: the run in {folder} names the {kind} {leaf}, which is none "
                     f"of gptlab's; if you trust it, type it again: +{group}.{part}.{key}={leaf}"

@@ -6,6 +6,7 @@ threads, steps), come from the checkpoint, so that the rest of the run is what i
 
 import contextlib
 import re
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -148,13 +149,16 @@ def read(folder: Path, settings: Callable[[dict, dict], TrainConfig]) -> Resumed
         facts = content["gptlab"]
         stored, chosen = content["config"], facts["decided"]
         corpus, size = str(facts["corpus"]), int(facts["metrics_size"])
-        step, clock = int(content["global_step"]), Clock(*facts["clock"])
+        began, *seconds = facts["clock"]
+        step, clock = int(content["global_step"]), Clock(str(began), *map(float, seconds))
         command = str(facts["command"])
-        if Path(corpus).name != corpus:
-            raise ValueError("its corpus is in no corpus_root")
-    except (KeyError, TypeError, ValueError):
+        shlex.split(command)  # or it is none: ValueError
+        if Path(corpus).name != corpus or not isinstance(content["callbacks"], dict):
+            raise ValueError("no corpus of a corpus_root, or no state")
+        made = settings(stored, chosen)
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path}: was not written to be resumed") from None
-    return Resumed(folder, path, settings(stored, chosen), step, corpus, size, clock, command)
+    return Resumed(folder, path, made, step, corpus, size, clock, command)
 
 
 @contextlib.contextmanager
@@ -165,9 +169,12 @@ def restoring(resumed: Resumed | None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        from gptlab.launcher import of_the_machine
+
         frames = traceback.extract_tb(error.__traceback__)
         within = [f.name for f in frames if f.filename.endswith("checkpoint_connector.py")]
-        if resumed is None or not any("restore" in name for name in within):
+        restored = any("restore" in name for name in within)
+        if resumed is None or not restored or of_the_machine(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{resumed.path}: its parts do not fit together ({reason})") from None
@@ -203,8 +210,12 @@ def merge(
     """
     from gptlab.launcher import to_config  # the launcher imports nothing of training
 
+    stored = {**stored, **{group: {**stored[group]} for group in ("trainer", "optim")}}
+    for key, value in chosen.items():  # typed and within bounds, as if it had been typed
+        group, _, last = key.partition(".")
+        stored[group][last] = value
     merged = to_config("train", OmegaConf.create(to_the_letter(stored)))
-    values = dict(chosen)
+    values: dict[str, Any] = {}
     merged.run_root, merged.preflight = config.run_root, config.preflight
     now = flatten(config)
     for argument in typed:

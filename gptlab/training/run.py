@@ -22,6 +22,7 @@ from gptlab.data.datamodule import TextData
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import UserError
 from gptlab.files import say
+from gptlab.launcher import is_gpu_memory
 from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
 from gptlab.model.size import check_size
@@ -58,19 +59,19 @@ def train(config: TrainConfig) -> float | None:
     while True:
         try:
             return fit(config, resumed)
-        except torch.OutOfMemoryError:
-            if (smaller := halve(config)) is None:
+        except Exception as error:
+            if not is_gpu_memory(error) or (smaller := halve(config)) is None:
                 raise
         # Not above: there the exception would still hold what the failed step has made.
         free_memory()
         config = smaller
-        folder = Path(os.environ.get(FOLDER, ""))
-        if resumed or folder.joinpath("checkpoints").is_dir():
+        folder = resumed.folder if resumed else Path(os.environ.get(FOLDER, os.devnull))
+        if (folder / "checkpoints").is_dir():  # not where it failed before the run was there
             resumed = resume.again(folder, config)
         say(
             f"out of memory: going on {f'after step {resumed.step:,} ' if resumed else ''}with "
             f"data.batch_size={config.data.batch_size}, the micro-batches of a step as many times "
-            "more: the same loss"
+            "more: the same loss but for rounding and the draws of dropout"
         )
 
 
@@ -150,7 +151,22 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
         with contextlib.suppress(Interrupted), resume.restoring(resumed):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         leave_if_interrupted(trainer, folder)
+        return measure(trainer, examiner, folder, resumed)
+
+
+def measure(
+    trainer: Trainer, examiner: Examiner, folder: Path, resumed: Resumed | None
+) -> float | None:
+    """The final figures; raises UserError where no memory is left for them."""
+    try:
         return finish(trainer, examiner, folder, resumed).after["valid/loss"]
+    except Exception as error:
+        if not is_gpu_memory(error):
+            raise
+    raise UserError(
+        "out of memory while the end was measured: the run is trained and kept; make room, then "
+        f"go on with resume={folder}"
+    )
 
 
 def prepare_torch(config: TrainConfig, plan: Plan) -> None:
@@ -159,6 +175,8 @@ def prepare_torch(config: TrainConfig, plan: Plan) -> None:
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
     exact = plan.accelerator == "cpu" if wanted.deterministic is None else wanted.deterministic
+    if exact:  # read when cuBLAS is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads any
 
