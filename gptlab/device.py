@@ -70,8 +70,8 @@ def available(device: str) -> int | None:
 def seed_device(number: int, device: str) -> None:
     """What `torch.manual_seed` does, for the CPU and one device alone.
 
-    That function formats the stack for every kind of device that is not in use: a millisecond,
-    which is much beside the step of a small model.
+    That function formats the stack for every kind of device that is not in use: half a
+    millisecond, which is much beside the step of a small model.
     """
     torch.default_generator.manual_seed(number)
     if device == "cuda":

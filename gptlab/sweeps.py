@@ -75,10 +75,13 @@ def go_on(arguments: list[str]) -> list[str]:
     return [*stored, in_folder(sweep.resolve())]
 
 
-# What a sweep's file may ask for by itself: keys of ours, and named choices of the rest.
+GROUPS = "callbacks|data|experiment|logger|model|optim|profile|sampling|tokenizer|trainer"
+# What a sweep's file may ask for by itself: values of our keys, and of the groups choices by name
+# (Hydra would follow a path to any file).
 HARMLESS = re.compile(
-    r"-m|--multirun|(callbacks|logger|hydra/launcher)=\w+(,\w+)*|hydra\.launcher\.n_jobs=-?\d+"
-    r"|\+{0,2}(?!hydra|callbacks|logger)\w[\w.@]*=.*",
+    rf"-m|--multirun|(({GROUPS})(@[\w.]+)?|hydra/launcher)=(\w+(,\w+)*)"
+    r"|hydra\.launcher\.n_jobs=-?\d+"
+    rf"|\+{{0,2}}(?!hydra|callbacks|logger|({GROUPS})=)\w+(\.\w+)*=.*",
     re.DOTALL,
 )
 

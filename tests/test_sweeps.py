@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptlab import runs, sweeps
+from gptlab.launcher import groups
 from gptlab.report import sweep as ranking
 from tests.conftest import TINY
 
@@ -175,3 +176,19 @@ def test_a_folder_of_ones_own_for_a_sweep(command, tmp_path: Path, typed: str) -
     (found,) = tmp_path.rglob("sweep.csv")
     assert (found.parent / "sweep.json").exists() and (tmp_path / "mine").is_dir()
     assert len(list(found.parent.glob("*/summary.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *("-m", "model.n_layer=2,4", "seed=range(3)", "experiment=tiny_char", "data=text"),
+        *("+trainer.extra.benchmark=true", "tokenizer@tokenizer=char,words", "logger=none"),
+        *("data.path='/a/b.txt'", "prompt='x'", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    ],
+)
+def test_a_sweep_of_ones_own_goes_on_as_it_was_typed(argument: str) -> None:
+    assert sweeps.HARMLESS.fullmatch(argument)
+
+
+def test_every_group_is_one_whose_choices_go_by_name() -> None:
+    assert sweeps.GROUPS.split("|") == groups("train")

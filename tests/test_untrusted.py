@@ -237,6 +237,8 @@ def test_the_size_is_that_of_the_built_model(tied: bool, position: str) -> None:
         "logger.tensorboard.save_dir=/tmp",
         "hydra.sweep.dir=/tmp/elsewhere",
         "--config-dir=/tmp",
+        "experiment=../../elsewhere",
+        "+data@data=/tmp/elsewhere",
     ],
 )
 def test_a_malicious_sweep_is_not_gone_on_with(command, tmp_path: Path, asked: str) -> None:

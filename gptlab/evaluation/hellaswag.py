@@ -28,7 +28,6 @@ from gptlab.model.gpt import GPT
 
 URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"
 SHA256 = "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588"
-CHANCE = 0.25
 
 
 @dataclass
