@@ -123,7 +123,7 @@ class TrainerConfig:
     precision: str = "auto"  # auto | 32-true | bf16-mixed | 16-mixed | bf16-true
     halve_on_out_of_memory: bool = True  # on one GPU: half the rows, twice the accumulation
     threads: int | None = None  # of a CPU; null: as many as it has cores
-    compile: bool = False
+    compile: str = "auto"  # auto | false | model | step: forward and backward as one graph
     deterministic: bool | None = None  # the same bits each time; null: on a CPU, at no cost
     extra: dict[str, Any] = field(default_factory=dict)  # Lightning's: +trainer.extra.NAME=VALUE
 

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,9 +10,10 @@ from gptlab.data.windows import IGNORED
 
 
 def summed_cross_entropy(logits_BxTxV: Tensor, target_BxT: Tensor) -> Tensor:
-    """Nats of all real targets together; ignored ones add nothing. Computed in float32."""
+    """Nats of all real targets together; ignored ones add nothing. In float32 at least."""
+    wide = torch.promote_types(logits_BxTxV.dtype, torch.float32)
     return F.cross_entropy(
-        logits_BxTxV.flatten(0, 1).float(),
+        logits_BxTxV.flatten(0, 1).to(wide),
         target_BxT.flatten(),
         ignore_index=IGNORED,
         reduction="sum",

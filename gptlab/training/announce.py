@@ -61,7 +61,7 @@ def opening(
         f"{plan.epochs:.3g} passes over the data"
         + (f"; goes on after step {done:,}" if done else ""),
         "optimizer": f"{optim.name}, {optim.schedule} rate {optim.lr:g}",
-        "device": f"{device}, {plan.precision}" + (", compiled" if config.trainer.compile else ""),
+        "device": f"{device}, {plan.precision}" + COMPILED[plan.compile],
         "memory": f"about {gigabytes(report.memory)}" + to_be_had(plan.accelerator),
         "time": f"about {duration(report.seconds * (plan.steps - done))}",
     }
@@ -73,6 +73,13 @@ def opening(
         told.append("  WARNING    attention sees the future: this model cheats, as a demonstration")
     checks = [str(check) for check in report.checks if folder is None or not check.good]
     return "\n".join(["training" if folder else "preflight", *told, *checks, ""])
+
+
+COMPILED = {
+    "false": "",
+    "model": ", compiled",
+    "step": ", forward and backward compiled as one graph (trainer.compile=false: not)",
+}
 
 
 def batch_words(plan: Plan) -> str:

@@ -14,6 +14,7 @@ from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError, did_you_mean, look_up
 from gptlab.model.gpt import GPT
 from gptlab.model.size import check_size
+from gptlab.training.graph import check_mode
 from gptlab.training.optim import SCHEDULES, make_optimizer
 
 
@@ -58,7 +59,9 @@ def check_parts(config: TrainConfig) -> None:
         make_optimizer(GPT(replace(model, n_layer=1)), config.optim, fused=False)
     look_up("optim.schedule", config.optim.schedule, SCHEDULES)
     accelerator = resolve_accelerator(config.trainer.accelerator)
-    resolve_precision(config.trainer.precision, accelerator)
+    check_mode(
+        config.trainer, accelerator, resolve_precision(config.trainer.precision, accelerator)
+    )
     there = torch.cuda.device_count() if accelerator == "cuda" else os.cpu_count() or 1
     if config.trainer.devices > there:
         raise UserError(f"trainer.devices={config.trainer.devices}: this machine has {there}")

@@ -17,6 +17,7 @@ from gptlab.errors import UserError
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
 from gptlab.seeding import derive
+from gptlab.training.graph import GradientGraph
 from gptlab.training.optim import learning_rate, make_optimizer
 
 
@@ -40,10 +41,17 @@ class LanguageModel(LightningModule):
         steps: optimizer steps of the whole run, the schedule's length.
         token_bytes: for each token id, the bytes it writes (for bits per byte).
         seed: dropout is drawn from it and the micro-batch's number, not from a history.
+        graph: forward and backward pass compiled as one; None: by the net and autograd.
     """
 
     def __init__(
-        self, net: GPT, optim: OptimConfig, steps: int, token_bytes: Tensor, seed: int
+        self,
+        net: GPT,
+        optim: OptimConfig,
+        steps: int,
+        token_bytes: Tensor,
+        seed: int,
+        graph: GradientGraph | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -51,6 +59,8 @@ class LanguageModel(LightningModule):
         self.steps = steps
         self.seed = seed
         self.register_buffer("token_bytes", token_bytes, persistent=False)
+        self.graph = graph
+        self.by_graph = False  # whether the gradient at hand is the graph's
         self.gradient_norm = torch.zeros(())
         # The first step whose loss or gradient was not finite; on the device, so that no step
         # waits for it.
@@ -77,11 +87,28 @@ class LanguageModel(LightningModule):
         Lightning averages over micro-batches and processes; multiplied by their number, and
         divided by all real targets of the step, each target weighs the same wherever it stands.
         """
-        nats = summed_cross_entropy(self.net(batch["input"]), batch["target"])
+        source, target, share = batch["input"], batch["target"], 1 / batch["step_tokens"]
+        accumulate = self.trainer.accumulate_grad_batches
+        self.by_graph = self.graph is not None and self.graph.fits(source)
+        if self.by_graph:  # gradients included
+            add = batch["number"] % accumulate > 0
+            nats, self.gradient_norm = self.graph(source, target, share, add)
+        else:
+            nats = summed_cross_entropy(self.net(source), target)
         if self.scaled:
             self.note(nats)
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return {"loss": nats * (parts / batch["step_tokens"]), "nats": nats.detach()}
+        parts = accumulate * self.trainer.world_size
+        return {"loss": nats * (parts * share), "nats": nats.detach()}
+
+    def backward(self, loss: Tensor) -> None:
+        if not self.by_graph:
+            loss.backward()
+
+    def optimizer_zero_grad(self, *_: object) -> None:
+        """Between forward and backward pass: a graph has put the new gradient in its place."""
+        if not self.by_graph:
+            for parameter in self.net.parameters():
+                parameter.grad = None
 
     def on_validation_epoch_start(self) -> None:
         for total in self.validation.values():
@@ -112,12 +139,15 @@ class LanguageModel(LightningModule):
     def configure_gradient_clipping(self, optimizer: Optimizer, **_: object) -> None:
         """Clips the norm of the whole gradient, and keeps it for the Meter."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.optim.grad_clip:
-            nn.utils.clip_grads_with_norm_(parameters, self.optim.grad_clip, norm)
-        self.gradient_norm = norm
+        if not self.by_graph or self.trainer.accumulate_grad_batches > 1:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            self.gradient_norm = nn.utils.get_total_norm(gradients)
+        norm, most = self.gradient_norm, self.optim.grad_clip
         if not self.scaled:
-            self.note(self.gradient_norm)
+            self.note(norm)
+        # On a CPU a look costs nothing, and saves multiplying by 1.
+        if most and (self.device.type != "cpu" or norm.item() + 1e-6 > most):
+            nn.utils.clip_grads_with_norm_(parameters, most, norm)
 
     @property
     def scaled(self) -> bool:

@@ -29,6 +29,7 @@ class Plan:
     rows_per_epoch: int
     accelerator: str  # cpu | cuda | mps
     precision: str
+    compile: str = "false"  # false | model | step
     notes: list[str] = field(default_factory=list)  # decisions a user should hear of
 
     @property

@@ -16,6 +16,7 @@ from gptlab.device import autocast
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import summed_cross_entropy
+from gptlab.training.graph import GradientGraph
 from gptlab.training.memory import check as check_memory
 from gptlab.training.memory import estimate
 from gptlab.training.plan import Plan
@@ -46,8 +47,17 @@ class Report:
     memory: int  # bytes
 
 
-def examine(net: GPT, data: TextData, plan: Plan, fresh: bool, thorough: bool) -> Report:
+def examine(
+    net: GPT,
+    data: TextData,
+    plan: Plan,
+    fresh: bool,
+    thorough: bool,
+    graph: GradientGraph | None = None,
+) -> Report:
     """Looks at net, device and data before the first step; the weights stay as they are.
+
+    Compiles the graph, if there is to be one.
 
     Raises UserError for what would ruin the run.
     """
@@ -60,7 +70,9 @@ def examine(net: GPT, data: TextData, plan: Plan, fresh: bool, thorough: bool) -
     if on_device := device(net, source[:1], target[:1], plan):
         checks.append(on_device)
     net.to(plan.accelerator).train()
-    seconds, loss = time_step(net, source, target, plan)
+    if graph:
+        graph.compile(source, target)
+    seconds, loss = time_step(net, source, target, plan, graph)
     if fresh:
         checks.insert(0, first_loss(loss, net.config.vocab_size))
     if thorough:
@@ -69,15 +81,20 @@ def examine(net: GPT, data: TextData, plan: Plan, fresh: bool, thorough: bool) -
     return Report(checks, seconds, memory)
 
 
-def time_step(net: GPT, source: Tensor, target: Tensor, plan: Plan) -> tuple[float, float]:
+def time_step(
+    net: GPT, source: Tensor, target: Tensor, plan: Plan, graph: GradientGraph | None
+) -> tuple[float, float]:
     """Seconds an optimizer step, and its loss: from a micro-batch, forward and backward, after a
     first one that warms up (and compiles). The gradients are thrown away and no weight moves.
     """
     for _ in range(2):
         began = time.perf_counter()
-        with autocast(plan.precision, plan.accelerator):
-            loss = summed_cross_entropy(net(source), target)
-        loss.backward()
+        if graph and graph.fits(source):
+            loss, _ = graph(source, target, 1.0, add=False)
+        else:
+            with autocast(plan.precision, plan.accelerator):
+                loss = summed_cross_entropy(net(source), target)
+            loss.backward()
         nats = float(loss.detach())  # waits until the device is done
         seconds = time.perf_counter() - began
         net.zero_grad(set_to_none=True)

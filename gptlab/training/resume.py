@@ -103,6 +103,7 @@ def decided(plan: Plan, threads: int) -> dict[str, Any]:
     return {
         "trainer.accelerator": plan.accelerator,
         "trainer.precision": plan.precision,
+        "trainer.compile": plan.compile,
         "trainer.threads": threads,
         "trainer.max_steps": plan.steps,
         "trainer.max_epochs": None,

@@ -32,6 +32,7 @@ from gptlab.training.assemble import make_callbacks, make_trainer, stored_config
 from gptlab.training.callbacks import Interrupted, Interruption
 from gptlab.training.checks import check_before_anything
 from gptlab.training.final import finish
+from gptlab.training.graph import GradientGraph, decide
 from gptlab.training.meter import HEADER
 from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
@@ -127,18 +128,20 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
     net = GPT(plan.model)
     if config.init_from and not resumed:
         begin_with(net, corpus.tokenizer, config)
-    if config.trainer.compile:
+    plan.compile = decide(config.trainer, plan, net)
+    if plan.compile == "model":
         net.compile()  # in place: torch.compile(net) would rename every weight
+    graph = GradientGraph(net, plan.precision) if plan.compile == "step" else None
     data = TextData(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
     step = resumed.step if resumed else 0
     data.first = step * plan.shape.accumulate
     token_bytes = bytes_of_tokens(corpus.tokenizer, net.config.vocab_size)
-    module = LanguageModel(net, plan.optim, plan.steps, token_bytes, config.seed)
+    module = LanguageModel(net, plan.optim, plan.steps, token_bytes, config.seed, graph)
     examiner = Examiner(config, plan, data, token_bytes)
     check_spelling(examiner)
     only = config.preflight == "only"
     fresh = not (resumed or config.init_from)
-    report = None if is_child() else preflight.examine(net, data, plan, fresh, only)
+    report = None if is_child() else preflight.examine(net, data, plan, fresh, only, graph)
     seconds = report.seconds * (plan.steps - step) if report else 0.0
     if only:
         print(opening(config, plan, corpus, net, report, None, step), flush=True)

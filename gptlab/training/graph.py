@@ -1,0 +1,182 @@
+"""Forward and backward pass of a micro-batch as one compiled graph.
+
+`torch.compile(net)` makes two graphs, one of each pass, and between them autograd keeps its books:
+for a small model that costs more than it saves. Here the gradient is a *function* of the weights
+(`torch.func.grad_and_value`), and that function is traced into one graph, from token ids to all
+gradients and their norm, and compiled as one. Written-out attention then beats the fused kernel
+on short windows, because softmax, mask and scaling melt into their neighbours.
+
+The graph gives the gradients to `.grad`, as `loss.backward()` does. Clipping, optimizer, schedule,
+accumulation, callbacks and checkpoints do not know the difference. `trainer.compile=false` is
+without it.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch.func import functional_call, grad_and_value
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from gptlab.config import TrainerConfig
+from gptlab.device import autocast
+from gptlab.errors import UserError, look_up
+from gptlab.files import say
+from gptlab.model import parts
+from gptlab.model.gpt import GPT, count_parameters
+from gptlab.model.loss import summed_cross_entropy
+from gptlab.training.plan import Plan
+
+WRITTEN_OUT_UP_TO = 128  # tokens
+
+MODES = {
+    "auto": "step where it pays, on a CPU",
+    "false": "nothing is compiled",
+    "model": "torch.compile of the model, on any device",
+    "step": "forward and backward pass as one graph, on one CPU",
+}
+
+
+def check_mode(trainer: TrainerConfig, accelerator: str, precision: str) -> str:
+    """The mode that trainer.compile names; raises UserError where it is none, or not for here."""
+    mode = str(trainer.compile).lower()
+    look_up("trainer.compile", mode, MODES)
+    if mode == "step" and not graph_is_for(trainer, accelerator, precision):
+        raise UserError(
+            "trainer.compile=step: is for one process on a CPU, in 32-true or bf16-mixed; here "
+            "trainer.compile=model can do"
+        )
+    return mode
+
+
+def graph_is_for(trainer: TrainerConfig, accelerator: str, precision: str) -> bool:
+    alone = trainer.devices * trainer.num_nodes == 1
+    return accelerator == "cpu" and alone and precision in ("32-true", "bf16-mixed")
+
+
+def decide(trainer: TrainerConfig, plan: Plan, net: GPT) -> str:
+    """`auto` decided by what the run has planned: by nothing measured, so that the same command
+    computes the same bits each time."""
+    mode = check_mode(trainer, plan.accelerator, plan.precision)
+    if mode != "auto":
+        return mode
+    here = graph_is_for(trainer, plan.accelerator, plan.precision)
+    return "step" if here and pays(plan, net) else "false"
+
+
+def pays(plan: Plan, net: GPT) -> bool:
+    """Whether the graph saves twice what compiling costs the first time.
+
+    Both as measured on two cores at 2 × 10¹¹ operations a second (docs/speed.md); on a faster
+    machine both shrink.
+    """
+    layers = plan.model.n_layer
+    operations = 6 * count_parameters(net) * plan.shape.batch_size * plan.row_tokens
+    saved = 0.0015 * layers + 0.05 * operations / 1e11  # seconds a micro-batch
+    return plan.steps * plan.shape.accumulate * saved > 2 * (10 + 4 * layers)
+
+
+class GradientGraph:
+    """Calls are like forward and backward pass of the net in training, on a CPU.
+
+    Args:
+        net: its trainable parameters are what gradients are of.
+        precision: as for Lightning's Trainer, `32-true` or `bf16-mixed`.
+    """
+
+    def __init__(self, net: GPT, precision: str = "32-true"):
+        self.net = net
+        self.precision = precision
+        trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        self.names, self.parameters = list(trained), list(trained.values())
+        self.shape: torch.Size | None = None  # (B, T) that the graph is of; None: not compiled
+
+    def compile(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
+        """Compiles for batches of this shape, or says in one line why that cannot be.
+
+        Changes nothing else, but that it draws from the generator where there is dropout.
+        """
+        say("compiling forward and backward pass as one graph: up to a minute the first time")
+        try:
+            self.compile_or_raise(source_BxT, target_BxT)
+        except (TorchDynamoException, OSError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            say(f"training is not compiled, which is slower but the same: {reason}")
+
+    def compile_or_raise(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
+        assert self.net.training, "a graph is of the net in training"
+        inputs = (self.parameters, source_BxT, target_BxT, self.scalar(1.0))
+        with torch.no_grad(), written_out(self.net, source_BxT.shape[1]):
+            trace = make_fx(
+                lambda *inputs: self.gradients(*inputs),
+                tracing_mode="fake",
+                _allow_non_fake_inputs=True,
+            )
+            traced = trace(*inputs)
+        options = {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+        # No guards: what they would look for, another shape, is looked for in `fits`.
+        self.compiled = torch.compile(traced, fullgraph=True, dynamic=False, options=options)
+        with torch.no_grad():
+            self.compiled(*inputs)
+        self.shape = source_BxT.shape
+
+    def scalar(self, number: float) -> Tensor:
+        """A tensor, for a Python number would be compiled in."""
+        return torch.tensor(number, dtype=self.parameters[0].dtype)
+
+    def fits(self, source_BxT: Tensor) -> bool:
+        return source_BxT.shape == self.shape
+
+    def gradients(
+        self, parameters: Sequence[Tensor], source_BxT: Tensor, target_BxT: Tensor, scale: Tensor
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Gradients of nats · scale by each parameter, their norm, and the nats: what is traced."""
+
+        def loss(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+            weights = dict(zip(self.names, parameters, strict=True))
+            with autocast(self.precision, "cpu"):
+                logits_BxTxV = functional_call(self.net, weights, (source_BxT,))
+            nats = summed_cross_entropy(logits_BxTxV, target_BxT)
+            return nats * scale, nats
+
+        found, (_, nats) = grad_and_value(loss, has_aux=True)(parameters)
+        # The optimizer's fused kernel takes for granted that a gradient lies as its weight does.
+        found = [g.contiguous() for g in found]
+        norm = torch.stack([g.square().sum() for g in found]).sum().sqrt()
+        return found, norm, nats
+
+    def __call__(
+        self, source_BxT: Tensor, target_BxT: Tensor, scale: float, add: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The batch's nats, and the norm of the gradient of nats · scale.
+
+        The gradient goes to `.grad`: added to what is there, or in its place.
+        """
+        with torch.no_grad():
+            found, norm, nats = self.compiled(
+                self.parameters, source_BxT, target_BxT, self.scalar(scale)
+            )
+        for parameter, gradient in zip(self.parameters, found, strict=True):
+            if add:
+                parameter.grad += gradient
+            else:
+                parameter.grad = gradient
+        return nats, norm
+
+
+@contextlib.contextmanager
+def written_out(net: GPT, tokens: int) -> Iterator[None]:
+    """Within, short windows have their attention written out: the same but for rounding."""
+    attentions = [block.attention for block in net.blocks]
+    if tokens > WRITTEN_OUT_UP_TO or net.config.attention_dropout:  # its draws are the kernel's own
+        attentions = []
+    before = [attention.attend for attention in attentions]
+    for attention in attentions:
+        attention.attend = parts.attention_written_out
+    try:
+        yield
+    finally:
+        for attention, attend in zip(attentions, before, strict=True):
+            attention.attend = attend
