@@ -52,7 +52,11 @@ def step(rounds: int) -> None:
     """tiny_char's step: a plain loop in nanoGPT's manner, our own bare loop, gptlab."""
     made = bare_loops(CHARACTERS)
     contenders = {name: functools.partial(bare.run, STEPS) for name, bare in made.items()}
-    contenders["gptlab"] = lambda: loops.through_gptlab([*CHARACTERS, *QUIET], STEPS)
+    for mode in ("false", "step"):
+        arguments = [*CHARACTERS, *QUIET, f"trainer.compile={mode}"]
+        contenders[f"gptlab, trainer.compile={mode}"] = functools.partial(
+            loops.through_gptlab, arguments, STEPS
+        )
     for timing in take_turns(contenders, rounds):
         print(timing.line())
 

@@ -107,7 +107,7 @@ class GradientGraph:
 
     def compile_or_raise(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
         assert self.net.training, "a graph is of the net in training"
-        inputs = (self.parameters, source_BxT, target_BxT, self.scalar(1.0))
+        inputs = [*self.parameters, source_BxT, target_BxT, self.scalar(1.0)]
         with torch.no_grad(), written_out(self.net, source_BxT.shape[1]):
             trace = make_fx(
                 lambda *inputs: self.gradients(*inputs),
@@ -115,11 +115,8 @@ class GradientGraph:
                 _allow_non_fake_inputs=True,
             )
             traced = trace(*inputs)
-        options = {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-        # No guards: what they would look for, another shape, is looked for in `fits`.
-        self.compiled = torch.compile(traced, fullgraph=True, dynamic=False, options=options)
-        with torch.no_grad():
-            self.compiled(*inputs)
+            # Not torch.compile: each call would go through guards for what `fits` looks at.
+            self.compiled = torch._inductor.compile(traced, inputs, {"cpp_wrapper": True})
         self.shape = source_BxT.shape
 
     def scalar(self, number: float) -> Tensor:
@@ -129,10 +126,10 @@ class GradientGraph:
     def fits(self, source_BxT: Tensor) -> bool:
         return source_BxT.shape == self.shape
 
-    def gradients(
-        self, parameters: Sequence[Tensor], source_BxT: Tensor, target_BxT: Tensor, scale: Tensor
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Gradients of nats · scale by each parameter, their norm, and the nats: what is traced."""
+    def gradients(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What is traced: of the parameters, source, target and scale, the gradients of
+        nats · scale by each parameter, their norm, and the nats."""
+        *parameters, source_BxT, target_BxT, scale = inputs
 
         def loss(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
             weights = dict(zip(self.names, parameters, strict=True))
@@ -145,7 +142,7 @@ class GradientGraph:
         # The optimizer's fused kernel takes for granted that a gradient lies as its weight does.
         found = [g.contiguous() for g in found]
         norm = torch.stack([g.square().sum() for g in found]).sum().sqrt()
-        return found, norm, nats
+        return *found, norm, nats
 
     def __call__(
         self, source_BxT: Tensor, target_BxT: Tensor, scale: float, add: bool
@@ -155,8 +152,8 @@ class GradientGraph:
         The gradient goes to `.grad`: added to what is there, or in its place.
         """
         with torch.no_grad():
-            found, norm, nats = self.compiled(
-                self.parameters, source_BxT, target_BxT, self.scalar(scale)
+            *found, norm, nats = self.compiled(
+                *self.parameters, source_BxT, target_BxT, self.scalar(scale)
             )
         for parameter, gradient in zip(self.parameters, found, strict=True):
             if add:
