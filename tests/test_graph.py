@@ -84,6 +84,12 @@ def test_loss_and_gradients_are_those_of_autograd() -> None:
     torch.manual_seed(5)
     graph(source, target, 0.01, add=True)
     assert_same_gradients([p.grad for p in graph.parameters], [2 * g for g in once], 1e-6)
+    net.logits_at_once = 50 * 10  # the loss in chunks
+    chunked = GradientGraph(net)
+    chunked.compile_or_raise(source, target)
+    torch.manual_seed(5)
+    chunked(source, target, 0.01, add=False)
+    assert_same_gradients([p.grad for p in graph.parameters], once, 1e-6)
     assert graph.fits(source) and not graph.fits(source[:2])
 
 

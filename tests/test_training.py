@@ -154,3 +154,32 @@ def two_steps(corpus: Corpus, keep: KeepGradients) -> list[torch.Tensor]:
     trainer = quiet_trainer(max_steps=2, callbacks=[keep])
     trainer.fit(LanguageModel(net, OptimConfig(), 2, token_bytes, seed=1), datamodule=data)
     return keep.gradients
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_loss_in_chunks_is_the_loss(tied: bool, half: bool) -> None:
+    net = tiny_net(57, tied_head=tied, head_bias=not tied, dropout=0.1)
+    source, target = torch.randint(57, (2, 3, 20))
+    target[0, 4:] = IGNORED
+    found = []
+    for at_once in (57 * 7, 57 * 60, 2**25):  # chunks of 7 rows of the 60, and all at once
+        net.logits_at_once = at_once
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            nats = net(source, target)
+        (nats / 3).backward()
+        found.append((nats, [p.grad for p in net.parameters()]))
+        net.zero_grad(set_to_none=True)
+        net.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(
+                net(source, target), summed_cross_entropy(net(source), target)
+            )
+        net.train()
+    for nats, gradients in found[:-1]:
+        wanted_nats, wanted = found[-1]
+        torch.testing.assert_close(nats, wanted_nats, rtol=1e-3 if half else 1e-6, atol=0)
+        largest = max(float(g.abs().max()) for g in wanted)
+        for mine, right in zip(gradients, wanted, strict=True):
+            assert float((mine - right).abs().max()) <= (2e-2 if half else 1e-6) * largest

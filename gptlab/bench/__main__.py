@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from gptlab.bench import loops
+from gptlab.bench.apart import take_turns_apart
 from gptlab.bench.pairs import take_turns, timed
 from gptlab.config import DataConfig, TokenizerConfig, TrainConfig
 from gptlab.data.build import open_corpus
@@ -30,6 +31,8 @@ HOME = Path(__file__).resolve().parent.parent.parent
 CHARACTERS = ["experiment=tiny_char", "data=toy_stories", "tokenizer=char", "data.batching=random"]
 CHARACTERS += ["trainer.accelerator=cpu"]  # where the bare loops are
 NOTHING = [*CHARACTERS, "model.n_layer=1", "model.d_model=4", "model.context_length=4"]
+SUBWORDS = ["data=toy_stories", "tokenizer=gpt2", "data.batching=random", "optim=adamw_cosine"]
+SUBWORDS += ["model.dropout=0", "model.attention_dropout=0", "trainer.accelerator=cpu"]
 QUIET = ["after=[perplexity]", "data.final_tokens=2000", "trainer.sample_every=0"]
 QUIET += ["trainer.eval_every=0", "logger=none", "trainer.checkpoint_every=0"]
 
@@ -59,6 +62,18 @@ def step(rounds: int) -> None:
         )
     for timing in take_turns(contenders, rounds):
         print(timing.line())
+
+
+def medium(rounds: int) -> None:
+    """16M parameters, vocabulary 50,304, 4 × 512 tokens; each contender in its own process."""
+    arguments = ["model=gpt_16m", "data.batch_size=4", "data.row_length=513", *SUBWORDS]
+    take_turns_apart([*arguments, *QUIET], rounds)
+
+
+def large(rounds: int) -> None:
+    """GPT-2's width and vocabulary, 4 layers, 8 × 256 tokens; likewise."""
+    arguments = ["model=small", "model.n_layer=4", "model.context_length=256", *SUBWORDS]
+    take_turns_apart([*arguments, "data.batch_size=8", *QUIET], rounds)
 
 
 def overhead(rounds: int) -> None:
@@ -162,6 +177,8 @@ def tokenise(rounds: int) -> None:
 PARTS: dict[str, Callable[[int], None]] = {
     "machine": machine,
     "step": step,
+    "medium": medium,
+    "large": large,
     "overhead": overhead,
     "dashboards": dashboards,
     "start": start,

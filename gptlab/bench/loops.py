@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,24 +20,24 @@ from gptlab.data.datamodule import TextData
 from gptlab.data.loader import TrainingBatches
 from gptlab.launcher import command
 from gptlab.model.gpt import GPT
-from gptlab.model.loss import summed_cross_entropy
 from gptlab.training.optim import make_optimizer
 from gptlab.training.plan import Plan, make_plan
-
-WARM = 10  # steps before the clock starts
 
 
 class Clock(Callback):
     """Notes when the steps after the warm ones begin and when the latest one has ended."""
 
     began = ended = 0.0
+    warm = 0
+    peak = 0  # kilobytes, before the last checkpoint is written
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        if trainer.global_step == WARM:
+        if trainer.global_step == Clock.warm:
             Clock.began = time.perf_counter()
 
     def on_train_batch_end(self, *_: Any) -> None:
         Clock.ended = time.perf_counter()
+        Clock.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def configured(arguments: list[str], action: Callable[[TrainConfig], None]) -> None:
@@ -50,12 +51,13 @@ def configured(arguments: list[str], action: Callable[[TrainConfig], None]) -> N
         sys.argv = before
 
 
-def through_gptlab(arguments: list[str], steps: int) -> float:
-    """Seconds a step of a whole run, callbacks, checkpoints and all."""
+def through_gptlab(arguments: list[str], steps: int, warm: int = 10) -> float:
+    """Seconds a step of a whole run, callbacks, checkpoints and all, after the warm steps."""
     from gptlab.training.run import train
 
+    Clock.warm = warm
     clock = "+callbacks.bench_clock._target_=gptlab.bench.loops.Clock"
-    configured([*arguments, f"trainer.max_steps={WARM + steps}", clock], train)
+    configured([*arguments, f"trainer.max_steps={warm + steps}", clock], train)
     return (Clock.ended - Clock.began) / steps
 
 
@@ -79,6 +81,7 @@ def as_nanogpt(config: TrainConfig, corpus: Corpus) -> "Bare":
     plan = make_plan(config, corpus)
     torch.manual_seed(config.seed)
     net = GPT(plan.model)
+    net.logits_at_once = sys.maxsize
     path, size = corpus.path("train"), plan.row_tokens
 
     def get(_: int) -> tuple[Tensor, Tensor]:
@@ -109,12 +112,16 @@ class Bare:
         self.net, self.plan, self.optimizer, self.get = net, plan, optimizer, get
         self.done = 0
 
+    def take(self, net: nn.Module) -> None:
+        """Another net, with an optimizer of its own."""
+        self.net, self.optimizer = net, make_optimizer(net, self.plan.optim, fused=False)
+
     def run(self, steps: int) -> float:
         """Seconds a step."""
         began = time.perf_counter()
         for _ in range(steps):
             source, target = self.get(self.done)
-            loss = summed_cross_entropy(self.net(source), target) / target.numel()
+            loss = self.net(source, target) / target.numel()
             loss.backward()
             if self.plan.optim.grad_clip:
                 nn.utils.clip_grad_norm_(self.net.parameters(), self.plan.optim.grad_clip)

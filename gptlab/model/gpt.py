@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gptlab.config import ModelConfig
 from gptlab.errors import look_up
 from gptlab.model import parts
+from gptlab.model.loss import AT_ONCE, head_cross_entropy
 
 
 class Block(nn.Module):
@@ -42,6 +43,7 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
         self.config = config
+        self.logits_at_once = AT_ONCE
         norm = look_up("model.norm_type", config.norm_type, parts.NORMS)
         self.positions = look_up("model.position", config.position, parts.POSITIONS)(config)
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -80,9 +82,15 @@ class GPT(nn.Module):
             x_BxTxD = block(x_BxTxD)
         return self.final_norm(x_BxTxD)
 
-    def forward(self, ids_BxT: Tensor) -> Tensor:
-        """Logits for the token after each: (B, T) ids → (B, T, V). T ≤ context_length."""
-        return self.head(self.hidden(ids_BxT))
+    def forward(self, ids_BxT: Tensor, target_BxT: Tensor | None = None) -> Tensor:
+        """Logits for the token after each: (B, T) ids → (B, T, V). T ≤ context_length.
+
+        With the tokens that do come after, (B, T), instead the nats they cost in all.
+        """
+        x_BxTxD = self.hidden(ids_BxT)
+        if target_BxT is None:
+            return self.head(x_BxTxD)
+        return head_cross_entropy(self.head, x_BxTxD, target_BxT, self.logits_at_once)
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -4,20 +4,87 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptlab.data.windows import IGNORED
+
+AT_ONCE = 2**25  # logits
 
 
 def summed_cross_entropy(logits_BxTxV: Tensor, target_BxT: Tensor) -> Tensor:
     """Nats of all real targets together; ignored ones add nothing. In float32 at least."""
-    wide = torch.promote_types(logits_BxTxV.dtype, torch.float32)
     return F.cross_entropy(
-        logits_BxTxV.flatten(0, 1).to(wide),
+        widened(logits_BxTxV.flatten(0, -2)),
         target_BxT.flatten(),
         ignore_index=IGNORED,
         reduction="sum",
     )
+
+
+def widened(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def head_cross_entropy(
+    head: nn.Linear, x_BxTxD: Tensor, target_BxT: Tensor, at_once: int = AT_ONCE
+) -> Tensor:
+    """`summed_cross_entropy(head(x), target)`, with at most about `at_once` logits at a time.
+
+    A large vocabulary's logits are the largest thing in a step, and autograd keeps several times
+    as many numbers for the backward pass. So rows are taken in chunks, and each chunk's gradient
+    is computed while its logits are there. The same idea: Wijmans and others (2024), "Cut Your
+    Losses in Large-Vocabulary Language Models", arXiv:2411.09009.
+    """
+    x_NxD, target_N = x_BxTxD.flatten(0, -2), target_BxT.flatten()
+    chunks = -(-len(x_NxD) * head.out_features // at_once)
+    rows = -(-len(x_NxD) // chunks)
+    if chunks == 1:
+        return summed_cross_entropy(head(x_BxTxD), target_BxT)
+    if not torch.is_grad_enabled():
+        pairs = zip(x_NxD.split(rows), target_N.split(rows), strict=True)
+        return torch.stack([summed_cross_entropy(head(x), target) for x, target in pairs]).sum()
+    return ChunkedCrossEntropy.apply(x_NxD, head.weight, head.bias, target_N, rows)[0]
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """The loss and, on the way, its gradient: of x (N, D), weight (V, D), bias (V) or None."""
+
+    @staticmethod
+    def forward(
+        x_NxD: Tensor, weight_VxD: Tensor, bias_V: Tensor | None, target_N: Tensor, rows: int
+    ) -> tuple[Tensor | None, ...]:
+        gradient_x, gradient_weight = [], torch.zeros_like(weight_VxD)
+        gradient_bias = None if bias_V is None else torch.zeros_like(bias_V)
+        nats = []
+        for x_RxD, target_R in zip(x_NxD.split(rows), target_N.split(rows), strict=True):
+            real_Rx1 = (target_R != IGNORED)[:, None]
+            place_Rx1 = target_R.clamp(min=0)[:, None]
+            logs_RxV = widened(F.linear(x_RxD, weight_VxD, bias_V)).log_softmax(-1)
+            nats.append(-(logs_RxV.gather(1, place_Rx1) * real_Rx1).sum())
+            # By the logits, the gradient is the probabilities, less 1 for the right token.
+            slope_RxV = logs_RxV.exp_()
+            slope_RxV.scatter_add_(1, place_Rx1, -torch.ones_like(slope_RxV[:, :1]))
+            slope_RxV = slope_RxV.mul_(real_Rx1).to(x_NxD.dtype)
+            gradient_x.append((slope_RxV @ weight_VxD).to(x_NxD.dtype))
+            if torch.is_autocast_enabled(x_NxD.device.type):  # which an update in place goes past
+                gradient_weight += slope_RxV.T @ x_RxD
+            else:
+                gradient_weight.addmm_(slope_RxV.T, x_RxD)
+            if gradient_bias is not None:
+                gradient_bias += slope_RxV.sum(0)
+        return torch.stack(nats).sum(), torch.cat(gradient_x), gradient_weight, gradient_bias
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: tuple) -> None:
+        _, *gradients = output
+        ctx.mark_non_differentiable(*(g for g in gradients if g is not None))
+        ctx.save_for_backward(*gradients)
+
+    @staticmethod
+    def backward(ctx, by_nats: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        # In place: they are as large as the weights, and nobody else's.
+        gradients = (None if g is None else g.mul_(by_nats) for g in ctx.saved_tensors)
+        return *gradients, None, None
 
 
 def perplexity(nats_per_token: float) -> float:

@@ -15,7 +15,7 @@ from gptlab.data.windows import IGNORED
 from gptlab.device import seed_device
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT
-from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
+from gptlab.model.loss import bits_per_byte, perplexity
 from gptlab.seeding import derive
 from gptlab.training.graph import GradientGraph
 from gptlab.training.optim import learning_rate, make_optimizer
@@ -80,6 +80,9 @@ class LanguageModel(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed_device(derive(self.seed, batch["number"] + 1, self.global_rank), self.device.type)
+        if batch["number"] % self.trainer.accumulate_grad_batches == 0:
+            for parameter in self.net.parameters():
+                parameter.grad = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The share of the step's mean loss that this micro-batch has.
@@ -94,7 +97,7 @@ class LanguageModel(LightningModule):
             add = batch["number"] % accumulate > 0
             nats, self.gradient_norm = self.graph(source, target, share, add)
         else:
-            nats = summed_cross_entropy(self.net(source), target)
+            nats = self.net(source, target)
         if self.scaled:
             self.note(nats)
         parts = accumulate * self.trainer.world_size
@@ -105,10 +108,8 @@ class LanguageModel(LightningModule):
             loss.backward()
 
     def optimizer_zero_grad(self, *_: object) -> None:
-        """Between forward and backward pass: a graph has put the new gradient in its place."""
-        if not self.by_graph:
-            for parameter in self.net.parameters():
-                parameter.grad = None
+        """Lightning calls it between forward and backward pass. Gradients go before the forward
+        pass, when their memory is wanted, and a graph has put new ones in their place by now."""
 
     def on_validation_epoch_start(self) -> None:
         for total in self.validation.values():
@@ -117,7 +118,7 @@ class LanguageModel(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         target = batch["target"]
         real = target != IGNORED
-        nats = summed_cross_entropy(self.net(batch["input"]), target)
+        nats = self.net(batch["input"], target)
         self.validation["nats"].update(nats)
         self.validation["tokens"].update(real.sum())
         self.validation["bytes"].update(self.token_bytes[target[real]].sum())

@@ -93,7 +93,7 @@ def time_step(
             loss, _ = graph(source, target, 1.0, add=False)
         else:
             with autocast(plan.precision, plan.accelerator):
-                loss = summed_cross_entropy(net(source), target)
+                loss = net(source, target)
             loss.backward()
         nats = float(loss.detach())  # waits until the device is done
         seconds = time.perf_counter() - began

@@ -20,6 +20,7 @@ from gptlab.config import TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.device import keep_freed_memory
 from gptlab.errors import UserError
 from gptlab.files import say
 from gptlab.launcher import is_gpu_memory
@@ -128,6 +129,8 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
     net = GPT(plan.model)
     if config.init_from and not resumed:
         begin_with(net, corpus.tokenizer, config)
+    if not config.trainer.chunked_loss:
+        net.logits_at_once = sys.maxsize
     plan.compile = decide(config.trainer, plan, net)
     if plan.compile == "model":
         net.compile()  # in place: torch.compile(net) would rename every weight
@@ -177,6 +180,8 @@ def prepare_torch(config: TrainConfig, plan: Plan) -> None:
     wanted = config.trainer
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
+    if wanted.keep_memory and plan.accelerator == "cpu":
+        keep_freed_memory()
     exact = plan.accelerator == "cpu" if wanted.deterministic is None else wanted.deterministic
     if exact:  # read when cuBLAS is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,0 +1,103 @@
+"""Contenders that are measured each in a process of its own, for time a step and peak memory.
+
+Among them, where they are installed, models of other libraries in the same plain loop.
+"""
+
+import importlib.util
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptlab.bench import loops
+from gptlab.bench.pairs import take_turns
+from gptlab.config import ModelConfig, TrainConfig
+from gptlab.data.build import open_corpus
+
+STEPS = 3
+
+
+class Rival(nn.Module):
+    """Another library's net behind the face of ours: tokens and targets in, nats out."""
+
+    def __init__(self, net: nn.Module, logits: Callable[[nn.Module, Tensor], Tensor]):
+        super().__init__()
+        self.net, self.logits = net, logits
+
+    def forward(self, source_BxT: Tensor, target_BxT: Tensor) -> Tensor:
+        logits_BxTxV = self.logits(self.net, source_BxT)
+        return F.cross_entropy(logits_BxTxV.flatten(0, 1), target_BxT.flatten(), reduction="sum")
+
+
+def transformers(config: ModelConfig) -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    settings = GPT2Config(
+        vocab_size=config.vocab_size, n_positions=config.context_length, n_embd=config.d_model,
+        n_layer=config.n_layer, n_head=config.n_head, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, use_cache=False,
+    )  # fmt: skip
+    return Rival(GPT2LMHeadModel(settings), lambda net, source: net(source).logits)
+
+
+def litgpt(config: ModelConfig) -> nn.Module:
+    from litgpt.config import Config
+    from litgpt.model import GPT
+
+    settings = Config(
+        block_size=config.context_length, padded_vocab_size=config.vocab_size,
+        vocab_size=config.vocab_size, n_layer=config.n_layer, n_head=config.n_head,
+        n_embd=config.d_model,
+    )  # fmt: skip
+    return Rival(GPT(settings), lambda net, source: net(source))
+
+
+def measure(name: str, arguments: list[str]) -> tuple[float, float]:
+    """Seconds a step and gigabytes at the peak, in this process."""
+    kind, _, mode = name.partition(", ")
+    if kind == "gptlab":
+        seconds = loops.through_gptlab([*arguments, mode], STEPS, warm=2)
+        return seconds, loops.Clock.peak / 1e6
+    else:
+        made: list[loops.Bare] = []
+
+        def look(config: TrainConfig) -> None:
+            corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
+            bare = loops.as_nanogpt(config, corpus)
+            if kind != "plain loop":
+                bare.take({"transformers": transformers, "litgpt": litgpt}[kind](bare.plan.model))
+            if mode == "compiled":
+                bare.net.compile()
+            made.append(bare)
+
+        loops.configured(arguments, look)
+        made[0].run(2)
+        seconds = made[0].run(STEPS)
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def take_turns_apart(arguments: list[str], rounds: int) -> None:
+    """Prints a line for each contender: time a step, ratio to the first one's, peak memory."""
+    names = ["plain loop", "plain loop, compiled"]
+    for library in ("transformers", "litgpt"):
+        if importlib.util.find_spec(library):
+            names += [library, f"{library}, compiled"]
+    names += [f"gptlab, trainer.compile={mode}" for mode in ("false", "step")]
+    peaks: dict[str, float] = {}
+
+    def contender(name: str) -> Callable[[], float]:
+        def run() -> float:
+            code = f"from gptlab.bench.apart import measure; print(*measure({name!r}, {arguments}))"
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+            seconds, peaks[name] = map(float, done.stdout.split()[-2:])
+            return seconds
+
+        return run
+
+    for timing in take_turns({name: contender(name) for name in names}, rounds):
+        print(timing.line(), f" {peaks[timing.name]:.2f} GB")
