@@ -7,7 +7,6 @@ from gptlab.config import OptimConfig
 from gptlab.device import autocast, available, resident
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT, count_parameters
-from gptlab.model.loss import summed_cross_entropy
 from gptlab.training.plan import Plan
 
 ALLOCATOR = 1.15  # what malloc keeps of freed blocks, measured on six models (1.05 to 1.3)
@@ -16,26 +15,35 @@ ALLOCATOR = 1.15  # what malloc keeps of freed blocks, measured on six models (1
 STATE = {"adamw": 8, "adam": 8, "sgd": 4}
 
 
-def estimate(net: GPT, source_1xT: Tensor, target_1xT: Tensor, plan: Plan) -> int:
+def estimate(net: GPT, source_1xT: Tensor, plan: Plan) -> int:
     """Bytes at the peak of a training step, on the device where the net is.
 
-    What autograd keeps of a forward pass is counted on one row and multiplied by the rows of a
-    micro-batch; the sizes of all else follow from the configuration. On a CPU what the process
-    holds already is part of it.
+    What autograd keeps of the blocks' forward pass is counted on one row and multiplied by the
+    rows of a micro-batch; the sizes of all else follow from the configuration. On a CPU what the
+    process holds already is part of it.
     """
     device = source_1xT.device
-    kept = saved_bytes(net, source_1xT, target_1xT, plan.precision) * plan.shape.batch_size
+    kept = saved_bytes(net, source_1xT, plan.precision) * plan.shape.batch_size
     wide = 2 if plan.precision == "bf16-true" else 4
     parameters = count_parameters(net)
-    logits = plan.shape.batch_size * plan.row_tokens * net.config.vocab_size * wide
     gradients, state = parameters * wide, parameters * state_bytes(plan.optim, wide)
-    # Gradients of the step before are there until its last activation is; of the logits there are
-    # then two gradients more; the optimizer, while it acts, holds as much again as one of its
-    # states.
-    peak = max(gradients + kept + logits, kept + 2 * logits, 2 * gradients)
+    loss = loss_bytes(net, plan.shape.batch_size * plan.row_tokens, wide)
+    before = gradients if plan.shape.accumulate > 1 else 0  # those of the micro-batches before
+    # The optimizer, while it acts, holds as much again as one of its states.
+    peak = max(before + kept + loss, 2 * gradients)
     if device.type != "cpu":
         return parameters * wide + state + peak
     return round((resident() + state + peak) * ALLOCATOR)  # the weights are held already
+
+
+def loss_bytes(net: GPT, tokens: int, wide: int) -> int:
+    """Of the head and its loss: the logits, their logarithms and two gradients; or, of each chunk
+    three of these, and the gradients of the head's weights and of its input."""
+    logits = tokens * net.config.vocab_size
+    if logits <= net.logits_at_once:
+        return 4 * logits * wide
+    weights = net.config.vocab_size * net.config.d_model
+    return (3 * net.logits_at_once + 2 * weights + tokens * net.config.d_model) * wide
 
 
 def state_bytes(optim: OptimConfig, wide: int) -> int:
@@ -44,8 +52,8 @@ def state_bytes(optim: OptimConfig, wide: int) -> int:
     return STATE.get(optim.name, 8) * wide // 4
 
 
-def saved_bytes(net: GPT, source: Tensor, target: Tensor, precision: str) -> int:
-    """What autograd keeps for the backward pass of these rows, beside the weights."""
+def saved_bytes(net: GPT, source: Tensor, precision: str) -> int:
+    """What autograd keeps of these rows for the blocks' backward pass, beside the weights."""
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
     kept: dict[int, int] = {}
 
@@ -56,8 +64,8 @@ def saved_bytes(net: GPT, source: Tensor, target: Tensor, precision: str) -> int
         return tensor
 
     with saved_tensors_hooks(note, lambda tensor: tensor), autocast(precision, source.device.type):
-        loss = summed_cross_entropy(net(source), target)
-    del loss  # alive until here, or storages would share addresses
+        x_BxTxD = net.hidden(source)
+    del x_BxTxD  # alive until here, or storages would share addresses
     return sum(kept.values())
 
 

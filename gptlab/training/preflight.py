@@ -65,7 +65,7 @@ def examine(
     source, target = (batch[name].to(plan.accelerator) for name in ("input", "target"))
     net.to(plan.accelerator)
     checks = [future(net, source[0]), splits(data.corpus)]
-    memory = estimate(net, source[:1], target[:1], plan)
+    memory = estimate(net, source[:1], plan)
     check_memory(memory, plan.accelerator)
     if on_device := device(net, source[:1], target[:1], plan):
         checks.append(on_device)
