@@ -8,7 +8,8 @@ import torch
 
 from gptlab.config import TrainConfig
 from gptlab.model import checkpoint
-from gptlab.training import module, preflight
+from gptlab.training import preflight
+from gptlab.training.module import LanguageModel
 from gptlab.training.run import halve
 from tests.conftest import TINY
 from tests.faults.compare import only
@@ -27,29 +28,44 @@ def losses(root: Path) -> list[tuple[int, float, str]]:
     return [(int(row["step"]), float(row["train/loss"]), row["tokens"]) for row in rows]
 
 
-def fails(monkeypatch, where, most_rows: int, from_call: int = 0) -> None:
+def fails(monkeypatch, where: str, most_rows: int, from_call: int = 0) -> None:
     """A device that has memory for so many rows; from some call on, when other programs came."""
-    real, calls = where.summed_cross_entropy, [0]
+    owner, name, batch_at = PLACES[where]
+    real, calls = getattr(owner, name), [0]
 
-    def limited(logits, target):
+    def limited(*arguments):
         calls[0] += 1
-        if len(target) > most_rows and calls[0] > from_call:
+        batch = arguments[batch_at]
+        rows = len(batch["input"] if isinstance(batch, dict) else batch)
+        if rows > most_rows and calls[0] > from_call:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(logits, target)
+        return real(*arguments)
 
-    monkeypatch.setattr(where, "summed_cross_entropy", limited)
+    monkeypatch.setattr(owner, name, limited)
+
+
+PLACES = {
+    "training": (LanguageModel, "training_step", 1),
+    "preflight": (preflight, "time_step", 1),
+}
 
 
 @pytest.mark.parametrize(
     ("where", "most_rows", "from_call", "told"),
     [
-        (module, 3, 5, ["after step 3 with data.batch_size=3"]),  # an odd number of steps done
-        (module, 2, 0, ["after step 0 with data.batch_size=3", "data.batch_size=1"]),
-        (preflight, 3, 0, ["going on with data.batch_size=3"]),  # before there is a run
+        ("training", 3, 5, ["after step 3 with data.batch_size=3"]),  # an odd number of steps done
+        ("training", 2, 0, ["after step 0 with data.batch_size=3", "data.batch_size=1"]),
+        ("preflight", 3, 0, ["going on with data.batch_size=3"]),  # before there is a run
     ],
 )
 def test_the_same_losses_in_smaller_micro_batches(
-    command, tmp_path: Path, monkeypatch, where, most_rows: int, from_call: int, told: list[str]
+    command,
+    tmp_path: Path,
+    monkeypatch,
+    where: str,
+    most_rows: int,
+    from_call: int,
+    told: list[str],
 ) -> None:
     assert command("train", *SMALL, "run_root=whole").code == 0
     fails(monkeypatch, where, most_rows, from_call)
@@ -66,14 +82,14 @@ def test_the_same_losses_in_smaller_micro_batches(
 
 
 def test_not_where_it_is_not_wanted(command, tmp_path: Path, monkeypatch) -> None:
-    fails(monkeypatch, module, 3, 3)
+    fails(monkeypatch, "training", 3, 3)
     result = command("train", *SMALL, "trainer.halve_on_out_of_memory=false")
     assert result.code == 2 and result.err.startswith("error: out of memory")
     assert result.err.count("\n") == 1
 
 
 def test_a_single_row_is_the_least(command, monkeypatch) -> None:
-    fails(monkeypatch, module, 0)
+    fails(monkeypatch, "training", 0)
     result = command("train", *SMALL)
     assert result.code == 2 and result.err.splitlines()[-1].startswith("error: out of memory")
 
@@ -96,7 +112,7 @@ def test_before_a_resumed_run_goes_on(command, tmp_path: Path, monkeypatch) -> N
     run = only(tmp_path / "runs")
     (run / "summary.json").unlink()
     monkeypatch.chdir(run)
-    fails(monkeypatch, preflight, 3)
+    fails(monkeypatch, "preflight", 3)
     places = [f"corpus_root={tmp_path / 'corpora'}"]
     result = command("train", f"resume={run}", *places)
     assert result.code == 0 and "after step 9 with data.batch_size=3" in result.err, result.err

@@ -106,17 +106,47 @@ def bare_loops(arguments: list[str]) -> dict[str, loops.Bare]:
 
 
 def dashboards(rounds: int) -> None:
-    """tiny_char with every dashboard, samples and checkpoints on, and with all off."""
-    on = [*CHARACTERS, "data.final_tokens=2000", "data.valid_tokens=50000"]
+    """tiny_char with every dashboard, samples and checkpoints on, and with all off; compiled, and
+    validated as often, with both."""
+    both = ["trainer.compile=step", "data.final_tokens=2000", "trainer.eval_every=1000"]
+    often = ["trainer.sample_every=1000", "trainer.checkpoint_every=1000"]
+    off, on = [*CHARACTERS, *QUIET, *both], [*CHARACTERS, *both, *often]
     timings = take_turns(
         {
-            "all off": lambda: loops.through_gptlab([*CHARACTERS, *QUIET], 5 * STEPS),
-            "all on": lambda: loops.through_gptlab([*on, "trainer.eval_every=500"], 5 * STEPS),
+            "all off": lambda: loops.through_gptlab(off, 10 * STEPS),
+            "all on": lambda: loops.through_gptlab(on, 10 * STEPS),
         },
         rounds,
     )
     for timing in timings:
         print(timing.line())
+
+
+def whole(rounds: int) -> None:
+    """All of tiny_char's 10,000 iterations from the command on, validation and checkpoints
+    included: a plain script, and gptlab, that has compiled this before or never."""
+    arguments = [*CHARACTERS, "trainer.max_steps=10000", "data.final_tokens=2000"]
+    arguments += ["after=[perplexity]", "trainer.eval_every=1000", "trainer.checkpoint_every=1000"]
+    number = iter(range(10**6))
+
+    def script() -> float:
+        code = f"from gptlab.bench.apart import whole_script; print(whole_script({arguments}))"
+        bare = timed(lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True))()
+        return bare + float(subprocess.check_output([sys.executable, "-c", code]).split()[-1])
+
+    def command(cache: str) -> float:
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(Path(cache).absolute())}
+        typed = [sys.executable, str(HOME / "train.py"), *arguments]
+        run = functools.partial(subprocess.run, typed, env=environment, capture_output=True)
+        return timed(lambda: run(check=True))()
+
+    contenders = {
+        "plain script, in nanoGPT's manner": script,
+        "python train.py, never compiled": lambda: command(f"cache_{next(number)}"),
+        "python train.py, compiled before": lambda: command("cache_0"),
+    }
+    for timing in take_turns(contenders, rounds, warm=False):
+        print(timing.line("s"))
 
 
 def start(rounds: int) -> None:
@@ -181,6 +211,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "large": large,
     "overhead": overhead,
     "dashboards": dashboards,
+    "whole": whole,
     "start": start,
     "tokenise": tokenise,
 }

@@ -7,8 +7,10 @@ import importlib.util
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ from gptlab.bench import loops
 from gptlab.bench.pairs import take_turns
 from gptlab.config import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
+from gptlab.data.loader import ValidationBatches
+from gptlab.data.windows import make_windows
 
 STEPS = 3
 
@@ -99,5 +103,29 @@ def take_turns_apart(arguments: list[str], rounds: int) -> None:
 
         return run
 
-    for timing in take_turns({name: contender(name) for name in names}, rounds):
+    for timing in take_turns({name: contender(name) for name in names}, rounds, warm=False):
         print(timing.line(), f" {peaks[timing.name]:.2f} GB")
+
+
+def whole_script(arguments: list[str]) -> float:
+    """Seconds of a plain script's run: steps, validation and checkpoints as often as gptlab's."""
+    seconds = 0.0
+
+    def run(config: TrainConfig) -> None:
+        nonlocal seconds
+        corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
+        began = time.perf_counter()
+        bare = loops.as_nanogpt(config, corpus)
+        windows = make_windows(corpus, "valid", bare.plan.row_tokens, config.data, config.seed)
+        batches = ValidationBatches(windows, config.data.batch_size, config.data.valid_tokens)
+        for _ in range(bare.plan.steps // bare.plan.eval_every):
+            bare.run(bare.plan.eval_every)
+            with torch.no_grad():
+                for number in range(len(batches)):
+                    batch = batches[number]
+                    bare.net(batch["input"], batch["target"])
+            torch.save([bare.net.state_dict(), bare.optimizer.state_dict()], "plain.pt")
+        seconds = time.perf_counter() - began
+
+    loops.configured(arguments, run)
+    return seconds

@@ -32,12 +32,12 @@ class Timing:
         )
 
 
-def take_turns(contenders: dict[str, Contender], rounds: int) -> list[Timing]:
+def take_turns(contenders: dict[str, Contender], rounds: int, warm: bool = True) -> list[Timing]:
     """Runs all contenders once to warm up, then in turns; every second round backwards.
 
     A ratio is of two timings of the same round, so that a slow minute touches both.
     """
-    for contender in contenders.values():
+    for contender in contenders.values() if warm else ():
         contender()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
