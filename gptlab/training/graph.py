@@ -16,9 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 from torch.func import functional_call, grad_and_value
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from gptlab.config import TrainerConfig
 from gptlab.device import autocast
@@ -66,17 +64,15 @@ def decide(trainer: TrainerConfig, plan: Plan, net: GPT) -> str:
 
 
 def pays(plan: Plan, net: GPT) -> bool:
-    """Whether the graph saves more than compiling costs the first time, and a share worth having.
+    """Whether the graph saves more than compiling costs the first time.
 
     By what was measured on two cores at 2 × 10¹¹ operations a second (docs/speed.md); on a faster
-    machine all of it shrinks. What is saved is the work between the matrix products.
+    machine both shrink.
     """
     layers = plan.model.n_layer
     operations = 6 * count_parameters(net) * plan.shape.batch_size * plan.row_tokens
-    saved = 0.001 * layers  # seconds a micro-batch
-    first_time = 10 + 4 * layers
-    worth_having = saved > 0.1 * operations / 2e11
-    return worth_having and plan.steps * plan.shape.accumulate * saved > 1.25 * first_time
+    saved = 0.001 * layers + 0.025 * operations / 1e11  # seconds a micro-batch
+    return plan.steps * plan.shape.accumulate * saved > 1.25 * (10 + 4 * layers)
 
 
 class GradientGraph:
@@ -100,6 +96,8 @@ class GradientGraph:
         Changes nothing else, but that it draws from the generator where there is dropout.
         """
         say("compiling forward and backward pass as one graph: up to a minute the first time")
+        from torch._dynamo.exc import TorchDynamoException  # here: two seconds to import
+
         try:
             self.compile_or_raise(source_BxT, target_BxT)
         except (TorchDynamoException, OSError) as error:
@@ -107,6 +105,8 @@ class GradientGraph:
             say(f"training is not compiled, which is slower but the same: {reason}")
 
     def compile_or_raise(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
         assert self.net.training, "a graph is of the net in training"
         inputs = [*self.parameters, source_BxT, target_BxT, self.scalar(1.0)]
         with torch.no_grad(), written_out(self.net, source_BxT.shape[1]):
