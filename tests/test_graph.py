@@ -190,7 +190,7 @@ def test_auto_compiles_where_the_planned_steps_pay_for_it() -> None:
     assert decide(trainer, a_plan(), net) == "step"
     assert decide(trainer, a_plan(steps=1000), net) == "false"
     assert decide(trainer, a_plan(steps=1000, shape=Shape(16, 10)), net) == "step"
-    assert decide(trainer, a_plan(steps=1000, row_tokens=3200), net) == "step"
+    assert decide(trainer, a_plan(steps=1000, row_tokens=32_000), net) == "step"
     assert decide(trainer, a_plan(accelerator="cuda"), net) == "false"
     assert decide(TrainerConfig(devices=2), a_plan(shape=Shape(16, 1, 2)), net) == "false"
     for mode in ("false", "model", "step"):
