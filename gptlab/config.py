@@ -125,6 +125,7 @@ class TrainerConfig:
     threads: int | None = None  # of a CPU; null: as many as it has cores
     compile: str = "auto"  # auto | false | model | step: forward and backward as one graph
     chunked_loss: bool = True  # a large vocabulary's logits are never there all at once
+    short_loop: bool = True  # on a CPU: Lightning's training loop in fewer calls
     keep_memory: bool = True  # on a CPU: freed blocks stay with the process, to be used again
     deterministic: bool | None = None  # the same bits each time; null: on a CPU, at no cost
     extra: dict[str, Any] = field(default_factory=dict)  # Lightning's: +trainer.extra.NAME=VALUE

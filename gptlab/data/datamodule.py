@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from gptlab.config import DataConfig
 from gptlab.data.corpus import Corpus
-from gptlab.data.loader import Endless, Shape, TrainingBatches, ValidationBatches
+from gptlab.data.loader import Endless, InOrder, Shape, TrainingBatches, ValidationBatches
 from gptlab.data.windows import Rows, make_windows
 
 
@@ -27,11 +27,13 @@ class TextData(LightningDataModule):
     def rows_per_epoch(self) -> int:
         return len(self.windows)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader | InOrder:
         if self.trainer is not None:
             self.shape.world_size = self.trainer.world_size
             self.shape.rank = self.trainer.global_rank
         batches = TrainingBatches(self.windows, self.shape)
+        if not self.config.num_workers:
+            return InOrder(batches, self.first)
         return self.load(batches, sampler=Endless(self.first))
 
     def val_dataloader(self) -> DataLoader:

@@ -24,7 +24,7 @@ PLACES = {
     *("model.vocab_size", "model.trained_length", "data.num_workers", "trainer.accelerator"),
     *("trainer.deterministic", "trainer.threads", "trainer.halve_on_out_of_memory"),
     *("data.valid_tokens", "trainer.eval_every", "trainer.log_every", "trainer.checkpoint_every"),
-    *("trainer.compile", "trainer.chunked_loss", "trainer.keep_memory"),
+    *("trainer.compile", "trainer.chunked_loss", "trainer.short_loop", "trainer.keep_memory"),
 }
 
 

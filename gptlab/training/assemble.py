@@ -15,6 +15,7 @@ from gptlab.generation.engine import sample_prompt
 from gptlab.training.callbacks import Interruption
 from gptlab.training.checkpoint import AtomicCheckpointIO
 from gptlab.training.checks import plugged
+from gptlab.training.loop import ShortLoop
 from gptlab.training.meter import Meter
 from gptlab.training.plan import Plan
 from gptlab.training.progress import Progress
@@ -90,10 +91,13 @@ def make_trainer(
         "logger": make_loggers(config, folder, resumed.step) if resumed else False,
     }
     try:
-        return Trainer(**arguments | wanted.extra)
+        trainer = Trainer(**arguments | wanted.extra)
     except (TypeError, ValueError, MisconfigurationException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"Lightning cannot train with these trainer settings: {reason}") from None
+    if wanted.short_loop:
+        trainer.fit_loop.epoch_loop = ShortLoop(trainer, trainer.min_steps, trainer.max_steps)
+    return trainer
 
 
 def make_loggers(config: TrainConfig, folder: Path, goes_on_after: int | None) -> list[Logger]:

@@ -81,8 +81,9 @@ class LanguageModel(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed_device(derive(self.seed, batch["number"] + 1, self.global_rank), self.device.type)
         if batch["number"] % self.trainer.accumulate_grad_batches == 0:
-            for parameter in self.net.parameters():
-                parameter.grad = None
+            for group in self.trainer.optimizers[0].param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The share of the step's mean loss that this micro-batch has.

@@ -20,7 +20,8 @@ class Progress(StepCallback):
         self.steps = steps
         self.bar: tqdm | None = None
         self.live = sys.stderr.isatty()
-        self.every = max(10.0, expected / 60)  # seconds between two plain lines
+        # Seconds between two looks: a line is not worth putting together for each step.
+        self.every = 0.1 if self.live else max(10.0, expected / 60)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)
@@ -33,15 +34,18 @@ class Progress(StepCallback):
             disable=not (self.live and self.show),
             bar_format="{bar:24} {n_fmt}/{total_fmt}  {desc}",
             leave=False,
+            mininterval=0,
         )
 
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         now = time.perf_counter()
-        self.bar.set_description_str(self.words(now), refresh=False)
-        self.bar.update()
-        last = self.step == self.steps
-        if self.show and not self.live and (last or now - self.said > self.every):
-            self.said = now
+        if not self.show or (self.step != self.steps and now - self.said <= self.every):
+            return
+        self.said = now
+        if self.live:
+            self.bar.set_description_str(self.words(now), refresh=False)
+            self.bar.update(self.step - self.bar.n)
+        else:
             print(f"step {self.step:,}/{self.steps:,}  {self.words(now)}", flush=True)
 
     def words(self, now: float) -> str:

@@ -29,7 +29,7 @@ from gptlab.training.foreign import refuse_foreign
 from gptlab.training.plan import Plan
 
 # What may be said anew when a run goes on; all else would make it another run.
-OPEN_KEYS = ("trainer.max_steps", "trainer.log_every")
+OPEN_KEYS = ("trainer.max_steps", "trainer.log_every", "trainer.short_loop", "trainer.keep_memory")
 OPEN_GROUPS = ("logger", "callbacks")
 PLACES = ("resume", "preflight", "run_root", "corpus_root")
 
