@@ -1,13 +1,18 @@
 """The benchmark: it measures what it says, in turns."""
 
+import importlib.util
 import itertools
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from gptlab.bench import __main__ as bench
-from gptlab.bench import loops
+from gptlab.bench import apart, loops
 from gptlab.bench.pairs import take_turns
+from gptlab.config import ModelConfig
+from gptlab.model.gpt import GPT, count_parameters
 from tests.conftest import files_below
 
 
@@ -61,3 +66,29 @@ def test_a_part_that_is_not_there(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as end:
         bench.main()
     assert end.value.code == 2 and "there is no such part" in capsys.readouterr().err
+
+
+def test_contenders_apart_are_as_large_as_ours_and_know_as_little(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = ModelConfig(n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=50)
+    source, target = torch.randint(50, (2, 3, 8))
+    made = [GPT(config), apart.transformers(config)]
+    if importlib.util.find_spec("litgpt"):
+        made.append(apart.litgpt(config))
+    for net in made:
+        nats = net(source, target).item()
+        assert nats == pytest.approx(24 * math.log(50), rel=0.05)
+    assert len({count_parameters(net) for net in made[:2]}) == 1
+    arguments = [*bench.NOTHING, *bench.QUIET]
+    for name in ("plain loop", "transformers", "gptlab, trainer.compile=false"):
+        seconds, gigabytes = apart.measure(name, arguments)
+        assert 0 < seconds < 10 and 0.1 < gigabytes < 10
+
+
+def test_a_plain_script_validates_and_saves_as_often(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved = []
+    monkeypatch.setattr(apart.torch, "save", lambda *arguments: saved.append(arguments))
+    often = ["trainer.max_steps=6", "trainer.eval_every=2", "data.valid_tokens=64"]
+    assert apart.whole_script([*bench.NOTHING, *bench.QUIET, *often]) > 0
+    assert len(saved) == 3

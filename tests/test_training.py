@@ -1,6 +1,11 @@
 """The recipe: losses, gradients, schedules."""
 
 import math
+import mmap
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +18,19 @@ from gptlab.data.loader import Shape
 from gptlab.data.windows import IGNORED
 from gptlab.evaluation.perplexity import score
 from gptlab.model.gpt import GPT
-from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
+from gptlab.model.loss import (
+    ChunkedCrossEntropy,
+    bits_per_byte,
+    perplexity,
+    summed_cross_entropy,
+)
 from gptlab.training.module import LanguageModel
 from gptlab.training.optim import learning_rate, make_optimizer, parameter_groups
 from gptlab.training.run import bytes_of_tokens
-from tests.conftest import toy_data
+from tests.conftest import TINY, toy_data
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HUGE_PAGES = HUGE.read_text() if HUGE.exists() else ""
 
 
 def tiny_net(vocab_size: int, **changes) -> GPT:
@@ -183,3 +196,43 @@ def test_a_loss_in_chunks_is_the_loss(tied: bool, half: bool) -> None:
         largest = max(float(g.abs().max()) for g in wanted)
         for mine, right in zip(gradients, wanted, strict=True):
             assert float((mine - right).abs().max()) <= (2e-2 if half else 1e-6) * largest
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_loss_is_in_chunks_and_memory_kept_unless_refused(
+    command, monkeypatch, wanted: bool
+) -> None:
+    chunked, kept = [], []
+    apply = ChunkedCrossEntropy.apply
+    monkeypatch.setattr("gptlab.model.gpt.AT_ONCE", 10_000)
+    monkeypatch.setattr(
+        ChunkedCrossEntropy, "apply", lambda *inputs: chunked.append(1) or apply(*inputs)
+    )
+    monkeypatch.setattr("gptlab.training.run.keep_freed_memory", lambda: kept.append(1))
+    keys = [f"trainer.{key}={str(wanted).lower()}" for key in ("chunked_loss", "keep_memory")]
+    result = command("train", *TINY, "trainer.max_steps=2", *keys)
+    assert result.code == 0, result.err
+    assert bool(chunked) == bool(kept) == wanted
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is for glibc")
+def test_freed_memory_is_used_again_without_a_page_fault() -> None:
+    code = """
+import resource, sys, torch
+from gptlab.device import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = torch.ones(1 << 24)
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+    def faults(mode: str) -> int:
+        return int(subprocess.check_output([sys.executable, "-c", code, mode]))
+
+    pages = (1 << 26) // mmap.PAGESIZE
+    assert faults("keep") < pages / 20
+    if not HUGE_PAGES.startswith("[always]"):
+        assert faults("leave") > pages / 2

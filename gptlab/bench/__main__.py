@@ -159,23 +159,28 @@ def start(rounds: int) -> None:
         "    print(time.time(), file=sys.__stderr__, flush=True); import os; os._exit(0)\n"
         "module.LanguageModel.on_train_batch_start = begin\n"
         "import train; train.main()\n"
-    ).format(home=str(HOME), argv=["train.py", *CHARACTERS])
+    )
 
     def until(code: str) -> float:
         began = time.time()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         return float((done.stdout if code == first else done.stderr).split()[-1]) - began
 
-    timings = take_turns(
-        {
-            "import lightning": lambda: until(first),
-            "python train.py, to its first step": lambda: until(script),
-        },
-        rounds,
-    )
+    def command(compiled: str) -> float:
+        typed = ["train.py", *CHARACTERS, f"trainer.compile={compiled}"]
+        return until(script.format(home=str(HOME), argv=typed))
+
+    contenders = {
+        "import lightning": lambda: until(first),
+        "to the first step, not compiled": lambda: command("false"),
+        "to the first step, compiled before": lambda: command("step"),
+    }
+    timings = take_turns(contenders, rounds)
     for timing in timings:
         print(timing.line("s"))
-    print(f"  above the bare import: {timings[1].median - timings[0].median:.2f} s")
+    for timing in timings[1:]:
+        above = timing.median - timings[0].median
+        print(f"  {timing.name}: {above:.2f} s above the bare import")
 
 
 def tokenise(rounds: int) -> None:

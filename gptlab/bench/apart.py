@@ -18,8 +18,7 @@ from gptlab.bench import loops
 from gptlab.bench.pairs import take_turns
 from gptlab.config import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
-from gptlab.data.loader import ValidationBatches
-from gptlab.data.windows import make_windows
+from gptlab.data.datamodule import TextData
 
 STEPS = 3
 
@@ -65,21 +64,20 @@ def measure(name: str, arguments: list[str]) -> tuple[float, float]:
     if kind == "gptlab":
         seconds = loops.through_gptlab([*arguments, mode], STEPS, warm=2)
         return seconds, loops.Clock.peak / 1e6
-    else:
-        made: list[loops.Bare] = []
+    made: list[loops.Bare] = []
 
-        def look(config: TrainConfig) -> None:
-            corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
-            bare = loops.as_nanogpt(config, corpus)
-            if kind != "plain loop":
-                bare.take({"transformers": transformers, "litgpt": litgpt}[kind](bare.plan.model))
-            if mode == "compiled":
-                bare.net.compile()
-            made.append(bare)
+    def look(config: TrainConfig) -> None:
+        corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
+        bare = loops.as_nanogpt(config, corpus)
+        if kind != "plain loop":
+            bare.take({"transformers": transformers, "litgpt": litgpt}[kind](bare.plan.model))
+        if mode == "compiled":
+            bare.net.compile()
+        made.append(bare)
 
-        loops.configured(arguments, look)
-        made[0].run(2)
-        seconds = made[0].run(STEPS)
+    loops.configured(arguments, look)
+    made[0].run(2)
+    seconds = made[0].run(STEPS)
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
@@ -116,8 +114,9 @@ def whole_script(arguments: list[str]) -> float:
         corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
         began = time.perf_counter()
         bare = loops.as_nanogpt(config, corpus)
-        windows = make_windows(corpus, "valid", bare.plan.row_tokens, config.data, config.seed)
-        batches = ValidationBatches(windows, config.data.batch_size, config.data.valid_tokens)
+        context, shape = bare.plan.model.context_length, bare.plan.shape
+        data = TextData(corpus, config.data, context, shape, config.seed)
+        batches = data.validation("valid", config.data.valid_tokens)
         for _ in range(bare.plan.steps // bare.plan.eval_every):
             bare.run(bare.plan.eval_every)
             with torch.no_grad():
