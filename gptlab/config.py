@@ -136,8 +136,13 @@ class SamplingConfig:
     """From logits to the next token (gptlab/generation/sampling.py)."""
 
     temperature: float = 1.0  # 0: always the likeliest token
-    top_k: int | None = None
-    top_p: float | None = None
+    top_k: int | None = None  # among the k likeliest
+    top_p: float | None = None  # among the likeliest that together have this probability
+    min_p: float | None = None  # among those this many times as likely as the likeliest, or more
+    repetition_penalty: float = 1.0  # above 1: what the text has already is less likely
+    no_repeat_ngram: int | None = None  # no run of so many tokens comes twice
+    beams: int = 1  # above 1: beam search, for the likeliest whole text; draws nothing
+    length_penalty: float = 1.0  # of beam search: log-probability / length ** this; above 1: longer
 
 
 @dataclass
@@ -182,10 +187,14 @@ class GenerateConfig:
 
     run: str = "latest"  # latest, a run folder, or a checkpoint file
     run_root: str = "runs"
-    prompt: str | None = None
+    prompt: str | None = None  # how the text begins; -: standard input; null: asked at a terminal
     prompt_file: str | None = None
-    n: int = 1
+    n: int = 1  # samples
+    best_of: int | None = None  # so many samples are written, and the n likeliest shown
     max_new_tokens: int = 200
+    stop: Any = None  # a text, or a list of them: a sample ends where it has one
+    save: str | None = None  # NAME: the texts in NAME.txt, settings and probabilities in NAME.json
+    cache: bool = True  # keep keys and values of tokens that were read; the same text either way
     seed: int = 1337
     unknown: str = "error"  # error | skip, for characters the model never saw
     accelerator: str = "auto"

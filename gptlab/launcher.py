@@ -29,20 +29,21 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 # Keys whose value is text or a path, taken to the letter.
 FREE_TEXT = {
     *("prompt", "prompt_file", "run", "resume", "init_from", "name", "run_root", "corpus_root"),
+    *("stop", "save"),
     *("data.path", "data.valid_path", "data.hub", "data.prompt", "hellaswag.path"),
 }
-PATHS = {"data.path", "data.valid_path"}
+LISTS = {"data.path", "data.valid_path", "stop"}
 
 
 def quote_free_text(argument: str) -> str:
     """`prompt=…` with its value quoted for Hydra's grammar, so that it arrives to the letter.
 
-    A list of paths (`data.path=[a,b]`) and the bare `null` keep their meaning.
+    A list (`data.path=[a,b]`) and the bare `null` keep their meaning.
     """
     key, equals, value = argument.partition("=")
     if not equals or key.lstrip("+") not in FREE_TEXT or value == "null":
         return argument
-    if key in PATHS and value.startswith("[") and value.endswith("]"):
+    if key in LISTS and value.startswith("[") and value.endswith("]"):
         return argument
     return f"{key}={sweeps.quote(value)}"
 

@@ -58,7 +58,13 @@ BOUNDS: list[tuple[str, float | None, float | None]] = [
     ("sampling.temperature", 0, None),
     ("sampling.top_k", 1, None),
     ("sampling.top_p", 1e-9, 1),
+    ("sampling.min_p", 0, 1),
+    ("sampling.repetition_penalty", 1e-3, None),
+    ("sampling.no_repeat_ngram", 1, None),
+    ("sampling.beams", 1, None),
+    ("sampling.length_penalty", None, None),
     ("n", 1, None),
+    ("best_of", 1, None),
     ("max_new_tokens", 1, None),
     ("seed", 0, 2**63 - 1),
 ]

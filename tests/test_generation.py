@@ -9,7 +9,7 @@ import torch
 from gptlab.config import ModelConfig, SamplingConfig, TokenizerConfig
 from gptlab.data.tokenizer import CharTokenizer
 from gptlab.generation import sampling
-from gptlab.generation.engine import draw, generate, prompt_ids, write
+from gptlab.generation.engine import draw, prompt_ids, write
 from gptlab.model.gpt import GPT
 
 LOGITS_1xV = torch.log(torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05]]))
@@ -65,16 +65,13 @@ def net() -> GPT:
 def test_greedy_is_the_likeliest_token_each_time(net: GPT) -> None:
     ids = prompt_ids(TOKENIZER, "abc", eot_first=False)
     net.eval()
-    written = list(generate(net, TOKENIZER, ids, SamplingConfig(temperature=0.0), 1, 12))
-    for (token,) in written:
-        logits = net(torch.tensor([ids[-8:]]))[0, -1, : TOKENIZER.vocab_size]
+    (sample,) = write(net, TOKENIZER, ids, SamplingConfig(temperature=0.0), 1, 12)
+    wanted = [*sample.written, *([TOKENIZER.eot] if sample.ended == "end_of_text" else [])]
+    assert len(wanted) > 5  # beyond the window of 8
+    for token in wanted:
+        logits = net(torch.tensor([ids]))[0, -1, : TOKENIZER.vocab_size]
         assert token == int(logits.argmax())
-        ids.append(token)
-    assert (
-        len(written) == 12
-        or int(net(torch.tensor([ids[-8:]]))[0, -1, : TOKENIZER.vocab_size].argmax())
-        == TOKENIZER.eot
-    )
+        ids = [*(ids[4:] if len(ids) == 8 else ids), token]  # its older half forgotten
 
 
 def test_padding_ids_are_never_written(net: GPT) -> None:
@@ -82,13 +79,14 @@ def test_padding_ids_are_never_written(net: GPT) -> None:
         net.embedding.weight[TOKENIZER.vocab_size :] = (
             50.0  # the head is tied: by far the likeliest
         )
-    for tokens in generate(net, TOKENIZER, [0], SamplingConfig(), n=20, max_new_tokens=10):
-        assert all(token is None or token < TOKENIZER.vocab_size for token in tokens)
+    for sample in write(net, TOKENIZER, [0], SamplingConfig(), n=20, max_new_tokens=10):
+        assert all(token < TOKENIZER.vocab_size for token in sample.written)
 
 
 def test_a_seed_is_the_same_text_in_any_company(net: GPT) -> None:
     def texts(n: int, seed: int) -> list[str]:
-        return write(net, TOKENIZER, [1, 2], SamplingConfig(), n, max_new_tokens=30, seed=seed)
+        samples = write(net, TOKENIZER, [1, 2], SamplingConfig(), n, max_new_tokens=30, seed=seed)
+        return [sample.text for sample in samples]
 
     together = texts(5, 7)
     assert together[:1] == texts(1, 7) and together[:3] == texts(3, 7)
@@ -103,21 +101,23 @@ def test_writing_does_not_touch_the_global_random_state(net: GPT) -> None:
 
 
 def test_each_sample_stops_at_its_own_end_of_text(net: GPT) -> None:
-    ended = list(generate(net, TOKENIZER, [1], SamplingConfig(), n=12, max_new_tokens=60))
-    lengths = [sum(tokens[i] is not None for tokens in ended) for i in range(12)]
-    assert len(set(lengths)) > 1
-    for sample, length in enumerate(lengths):
-        assert all(tokens[sample] is None for tokens in ended[length:])
-    assert all(TOKENIZER.eot not in tokens for tokens in ended)
+    samples = write(net, TOKENIZER, [1], SamplingConfig(), n=12, max_new_tokens=60)
+    assert len({len(sample.written) for sample in samples}) > 1
+    assert {sample.ended for sample in samples} <= {"end_of_text", "length"}
+    for sample in samples:
+        assert (len(sample.written) == 60) == (sample.ended == "length")
+        assert TOKENIZER.eot not in sample.written
 
 
 def test_a_prompt_longer_than_the_context_counts_by_its_end(net: GPT) -> None:
     long = prompt_ids(TOKENIZER, "abcdefgabcdefgabcdefg", eot_first=False)
     arguments = (TOKENIZER, SamplingConfig(), 3, 20, 1)
     tokenizer, settings, n, most, seed = arguments
-    assert write(net, tokenizer, long, settings, n, most, seed) == write(
-        net, tokenizer, long[-8:], settings, n, most, seed
-    )
+    texts = [
+        [sample.text for sample in write(net, tokenizer, prompt, settings, n, most, seed)]
+        for prompt in (long, long[-8:])
+    ]
+    assert texts[0] == texts[1]
 
 
 def test_without_a_prompt_the_text_begins_after_end_of_text() -> None:
@@ -130,5 +130,6 @@ def test_a_training_net_goes_on_training(net: GPT) -> None:
     noisy = GPT(replace(net.config, dropout=0.5)).train()
     first = write(noisy, TOKENIZER, [1], SamplingConfig(temperature=0.0), 1, 10)
     assert noisy.training
-    assert first == write(noisy, TOKENIZER, [1], SamplingConfig(temperature=0.0), 1, 10)
+    again = write(noisy, TOKENIZER, [1], SamplingConfig(temperature=0.0), 1, 10)
+    assert first[0].tokens == again[0].tokens
     assert math.isfinite(float(noisy(torch.tensor([[1]])).sum().detach()))

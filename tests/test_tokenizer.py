@@ -25,7 +25,7 @@ from gptlab.data.tokenizer import (
     load_tokenizer,
 )
 from gptlab.errors import UserError
-from gptlab.generation.engine import TextStream
+from gptlab.generation.text import TextStream
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

@@ -1,7 +1,8 @@
 """Writing with a model: token by token, several samples at once."""
 
-import codecs
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,9 @@ from gptlab.config import SamplingConfig, TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import UserError
-from gptlab.generation.sampling import probabilities
+from gptlab.generation.context import Context
+from gptlab.generation.sampling import choices, draw
+from gptlab.generation.text import Sample, TextStream
 from gptlab.model.gpt import GPT
 from gptlab.seeding import derive
 
@@ -42,76 +45,86 @@ def generate(
     n: int = 1,
     max_new_tokens: int = 100,
     seed: int = 0,
-) -> Iterator[list[int | None]]:
-    """Yields the next token of each of the n samples, None for one that has ended.
+    *,
+    stop: Sequence[str] = (),
+    scored: bool = False,
+    cached: bool = True,
+) -> Iterator[list[Sample]]:
+    """Yields the n samples after each token that they have grown by.
 
-    A sample ends at end-of-text, which is not yielded. Each draws from a generator of its own,
-    so sample i is the same text in whatever company it is written. Where the text outgrows the
-    window, the model goes on from its last tokens. Raises UserError for a model
-    that diverged.
+    A sample ends at end-of-text, which is not written, or where its text holds one of `stop`. Each
+    draws from a generator of its own, so sample i is the same text in whatever company it is
+    written. `scored` keeps each token's log-probability under the model, before any sampling
+    setting. Context says what the model sees of a long text.
+
+    Raises UserError for a model that diverged.
     """
-    device = next(net.parameters()).device
-    draws = [torch.Generator().manual_seed(derive(seed, sample)) for sample in range(n)]
-    ids_BxT = torch.tensor([prompt] * n, device=device)
-    ended = [False] * n
+    draws = [torch.Generator().manual_seed(derive(seed, number)) for number in range(n)]
+    samples = [Sample(TextStream(tokenizer), list(prompt), len(prompt), stop) for _ in draws]
+    going = list(range(n))  # those that have not ended, a row of the context each
+    with evaluating(net):
+        context = Context(net, prompt, len(prompt) + max_new_tokens, cached)
+        logits_BxV = next_logits(context, tokenizer).expand(n, -1)
+        context.take([0] * n)  # the prompt is read once for all
+        for number in range(max_new_tokens):
+            if number:
+                logits_BxV = next_logits(context, tokenizer)
+            texts = [samples[i].tokens for i in going]
+            probabilities_BxC, ids_BxC = choices(logits_BxV, sampling, texts)
+            columns = draw(probabilities_BxC, [draws[i] for i in going])
+            tokens = [int(ids_BxC[row, column]) for row, column in enumerate(columns)]
+            if scored:
+                keep_logprobs([samples[i] for i in going], logits_BxV, tokens)
+            last = number == max_new_tokens - 1
+            for i, token in zip(going, tokens, strict=True):
+                grow(samples[i], token, tokenizer.eot, last)
+            yield samples
+            rows = [row for row, i in enumerate(going) if samples[i].ended is None]
+            if not rows:
+                return
+            going = [going[row] for row in rows]
+            context.take(rows)
+            context.append([tokens[row] for row in rows])
+
+
+@contextlib.contextmanager
+def evaluating(net: GPT) -> Iterator[None]:
+    """Within, without dropout."""
     was_training = net.training
     net.eval()
     try:
-        for _ in range(max_new_tokens):
-            hidden_BxTxD = net.hidden(ids_BxT[:, -net.config.window :])
-            logits_BxV = net.head(hidden_BxTxD[:, -1])
-            logits_BxV[:, tokenizer.vocab_size :] = float("-inf")  # ids that only pad the table
-            probabilities_BxV = probabilities(logits_BxV, sampling)
-            if not probabilities_BxV.isfinite().all():
-                raise UserError("the model's logits are not finite: its training diverged")
-            chosen = draw(probabilities_BxV, draws)
-            ended = [e or token == tokenizer.eot for e, token in zip(ended, chosen, strict=True)]
-            if all(ended):
-                return
-            yield [None if e else token for e, token in zip(ended, chosen, strict=True)]
-            ids_BxT = torch.cat((ids_BxT, torch.tensor(chosen, device=device)[:, None]), dim=1)
+        yield
     finally:
         net.train(was_training)
 
 
-def draw(probabilities_BxV: Tensor, draws: list[torch.Generator]) -> list[int]:
-    """One token a row, each by its own generator, on the CPU for the same text on any device."""
-    rows = probabilities_BxV.cpu()
-    return [
-        int(torch.multinomial(row, 1, generator=generator))
-        for row, generator in zip(rows, draws, strict=True)
-    ]
+def keep_logprobs(samples: list[Sample], logits_BxV: Tensor, tokens: list[int]) -> None:
+    logits_BxV = logits_BxV.float()
+    of_all_B = logits_BxV.logsumexp(dim=-1)
+    for row, (sample, token) in enumerate(zip(samples, tokens, strict=True)):
+        sample.logprobs.append(float(logits_BxV[row, token] - of_all_B[row]))
 
 
-class TextStream:
-    """Tokens to text as they come, holding back the bytes of an unfinished character."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def add(self, token: int) -> str:
-        return self.decoder.decode(self.tokenizer.token_bytes(token))
-
-    def end(self) -> str:
-        """What is left: half a character becomes U+FFFD."""
-        return self.decoder.decode(b"", final=True)
+def grow(sample: Sample, token: int, eot: int, last: bool) -> None:
+    """By a token; end-of-text, a stop text and the last token that was asked for end it."""
+    if token == eot:
+        sample.end("end_of_text")
+    else:
+        sample.add(token)
+        if last and sample.ended is None:
+            sample.end("length")
 
 
-def write(
-    net: GPT,
-    tokenizer: Tokenizer,
-    prompt: list[int],
-    sampling: SamplingConfig,
-    n: int = 1,
-    max_new_tokens: int = 100,
-    seed: int = 0,
-) -> list[str]:
-    """The n continuations as text, without the prompt."""
-    streams = [TextStream(tokenizer) for _ in range(n)]
-    texts = [""] * n
-    for tokens in generate(net, tokenizer, prompt, sampling, n, max_new_tokens, seed):
-        for sample, token in enumerate(tokens):
-            if token is not None:
-                texts[sample] += streams[sample].add(token)
-    return [text + stream.end() for text, stream in zip(texts, streams, strict=True)]
+def next_logits(context: Context, tokenizer: Tokenizer) -> Tensor:
+    """(B, V), with the ids that only pad the table impossible."""
+    logits_BxV = context.logits()
+    logits_BxV[:, tokenizer.vocab_size :] = float("-inf")
+    if not logits_BxV[:, : tokenizer.vocab_size].isfinite().all():
+        raise UserError("the model's logits are not finite: its training diverged")
+    return logits_BxV
+
+
+def write(*arguments: Any, **settings: Any) -> list[Sample]:
+    """The samples of `generate`, whole."""
+    *_, samples = generate(*arguments, **settings)
+    return samples

@@ -3,7 +3,10 @@
 Prompt and text go to standard output, all else to standard error, so that the text can be piped.
 """
 
+import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from gptlab import runs
@@ -12,22 +15,76 @@ from gptlab.data.tokenizer import Vocabulary
 from gptlab.device import resolve_accelerator
 from gptlab.errors import UserError
 from gptlab.files import say
-from gptlab.generation.engine import TextStream, generate, prompt_ids
+from gptlab.generation.beam import beam_search
+from gptlab.generation.engine import generate, prompt_ids
+from gptlab.generation.save import check_place, save
+from gptlab.generation.show import make_display
+from gptlab.generation.text import Sample
 from gptlab.model import checkpoint
+from gptlab.model.checkpoint import Loaded
+
+
+def write(config: GenerateConfig) -> None:
+    """Writes once, or, at a terminal and without a prompt, as often as it is asked."""
+    check_settings(config)
+    nothing = config.prompt is None and config.prompt_file is None
+    asks = nothing and sys.stdin.isatty() and sys.stdout.isatty()
+    text = "" if asks else read_prompt(config)
+    accelerator = resolve_accelerator(config.accelerator, "accelerator")
+    model = checkpoint.load(runs.find_checkpoint(config.run, config.run_root))
+    if isinstance(model.tokenizer, Vocabulary):
+        model.tokenizer.unknown = config.unknown
+    model.net.to(accelerator)
+    say(f"{model.path}, step {model.step:,}")
+    if asks:
+        converse(config, model)
+    else:
+        go_on(config, model, text)
+
+
+def check_settings(config: GenerateConfig) -> None:
+    """Raises UserError for settings that contradict each other."""
+    if config.prompt is not None and config.prompt_file is not None:
+        raise UserError("prompt and prompt_file: give one of them")
+    if config.best_of is not None and config.best_of < config.n:
+        raise UserError(f"best_of={config.best_of}: must be at least n={config.n}")
+    if config.best_of is not None and config.sampling.beams > 1:
+        raise UserError("best_of and sampling.beams: give one of them")
+    if any(stop == "" for stop in stop_texts(config)):
+        raise UserError('stop: is empty; give the text to stop at, as in stop="The end"')
+    if config.save is not None:
+        check_place(config.save)
+
+
+def stop_texts(config: GenerateConfig) -> list[str]:
+    """`stop` as a list: it may be one text, several, or none.
+
+    Raises UserError for anything else.
+    """
+    stop = config.stop
+    texts = [] if stop is None else stop if isinstance(stop, list) else [stop]
+    if not all(isinstance(text, str | int | float) for text in texts):
+        raise UserError(f'stop={stop}: must be a text or a list of texts, as in stop="The end"')
+    return [str(text) for text in texts]
 
 
 def read_prompt(config: GenerateConfig) -> str:
-    """The prompt as typed, or of the file; raises UserError if it is empty or both are given."""
-    if config.prompt is not None and config.prompt_file is not None:
-        raise UserError("prompt and prompt_file: give one of them")
+    """The prompt as typed, of the file, or, for `-`, from standard input.
+
+    Raises UserError if it is empty.
+    """
+    prompt = config.prompt
     if config.prompt_file is not None:
         try:
             prompt = Path(config.prompt_file).expanduser().read_text(encoding="utf-8-sig")
         except (OSError, RuntimeError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise UserError(f"prompt_file={config.prompt_file}: {reason}") from None
-    else:
-        prompt = config.prompt
+    elif prompt == "-":
+        try:
+            prompt = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n")
+        except UnicodeDecodeError:
+            raise UserError("prompt=-: standard input is not UTF-8 text") from None
     if prompt == "":
         raise UserError(
             'prompt: is empty; give some words, as in prompt="Once upon a time", or leave it out '
@@ -36,42 +93,72 @@ def read_prompt(config: GenerateConfig) -> str:
     return prompt or ""
 
 
-def write(config: GenerateConfig) -> None:
-    """Streams the text of the first sample as it comes; further ones follow, each whole."""
-    text = read_prompt(config)
-    accelerator = resolve_accelerator(config.accelerator, "accelerator")
-    model = checkpoint.load(runs.find_checkpoint(config.run, config.run_root))
-    tokenizer = model.tokenizer
-    if isinstance(tokenizer, Vocabulary):
-        tokenizer.unknown = config.unknown
-    prompt = prompt_ids(tokenizer, text, model.eot_first)
-    context = model.net.config.window
-    say(f"{model.path}, step {model.step:,}")
-    if len(prompt) > context:
-        say(f"the prompt has {len(prompt):,} tokens: the model sees its last {context:,}")
-    elif len(prompt) + config.max_new_tokens > context:
-        say(f"the model sees {context:,} tokens at once: beyond them it forgets the beginning")
+def converse(config: GenerateConfig, model: Loaded) -> None:
+    """Prompt after prompt, until the end of the input. Ctrl-C stops a text."""
+    import readline  # noqa: F401  (gives input() a history and the arrow keys)
 
-    net = model.net.to(accelerator)
-    began, tokens = time.perf_counter(), 0
-    streams = [TextStream(tokenizer) for _ in range(config.n)]
-    written = [""] * config.n
-    print(text, end="", flush=True)
-    steps = generate(
-        net, tokenizer, prompt, config.sampling, config.n, config.max_new_tokens, config.seed
-    )
-    for chosen in steps:
-        for sample, token in enumerate(chosen):
-            if token is None:
-                continue
-            tokens += 1
-            piece = streams[sample].add(token)
-            written[sample] += piece
-            if sample == 0:
-                print(piece, end="", flush=True)
-    print(streams[0].end())
-    for sample in range(1, config.n):
-        say(f"\n— sample {sample + 1} —")
-        print(text + written[sample] + streams[sample].end(), flush=True)
-    seconds = time.perf_counter() - began
+    say("type how a text begins; an empty line lets the model begin; Ctrl-C stops it, Ctrl-D ends")
+    for turn in range(sys.maxsize):
+        try:
+            text = input("> ")
+        except EOFError:
+            print()
+            return
+        try:
+            go_on(replace(config, seed=config.seed + turn), model, text)
+        except UserError as error:
+            say(error.line())
+        except KeyboardInterrupt:
+            say("\nstopped")
+
+
+def go_on(config: GenerateConfig, model: Loaded, text: str) -> None:
+    """Shows what the model makes of the text, and saves it where that is asked for."""
+    prompt = prompt_ids(model.tokenizer, text, model.eot_first)
+    window = model.net.config.window
+    if len(prompt) > window:
+        say(f"the prompt has {len(prompt):,} tokens: the model sees its last {window:,}")
+    elif len(prompt) + config.max_new_tokens > window:
+        say(
+            f"the model sees {window:,} tokens at once: whenever they are full, it forgets the "
+            "older half"
+        )
+    began = time.perf_counter()
+    display = make_display(text, config.n)
+    samples: list[Sample] = []
+    try:
+        for samples in sample_lists(config, model, prompt):
+            display.update(samples)
+    finally:  # whatever stopped it: what there is, is shown and kept
+        seconds = time.perf_counter() - began
+        if samples:
+            samples = samples[: config.n]
+            display.end(samples)
+            if config.save is not None:
+                save(config, model, text, samples)
+    tokens = sum(len(sample.written) for sample in samples)
     say(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s")
+
+
+def sample_lists(
+    config: GenerateConfig, model: Loaded, prompt: list[int]
+) -> Iterator[list[Sample]]:
+    """The samples as they grow; of a beam search or the best of several only in the end."""
+    wanted = (model.net, model.tokenizer, prompt, config.sampling)
+    stop = stop_texts(config)
+    if config.sampling.beams > 1:
+        settings = {"stop": stop, "cached": config.cache}
+        yield beam_search(*wanted, config.n, config.max_new_tokens, **settings)
+        return
+    n = config.best_of or config.n
+    scored = config.best_of is not None or config.save is not None
+    settings = {"stop": stop, "cached": config.cache, "scored": scored}
+    samples: list[Sample] = []
+    for samples in generate(*wanted, n, config.max_new_tokens, config.seed, **settings):
+        if config.best_of is None:
+            yield samples
+    if config.best_of is not None:
+        samples = sorted(samples, key=lambda sample: sample.likelihood, reverse=True)
+        shown = ", ".join(f"{sample.likelihood:.3f}" for sample in samples[: config.n])
+        say(f"the likeliest of {n}, in nats a token: {shown}")
+        yield samples

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gptlab.config import ModelConfig
 from gptlab.errors import look_up
 from gptlab.model import parts
+from gptlab.model.cache import KeyValueCache, LayerCache
 from gptlab.model.loss import AT_ONCE, head_cross_entropy
 
 
@@ -27,8 +28,9 @@ class Block(nn.Module):
         self.feed_forward = feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BxTxD: Tensor) -> Tensor:
-        x = self.wire(x_BxTxD, self.attention_norm, lambda y: self.dropout(self.attention(y)))
+    def forward(self, x_BxTxD: Tensor, cache: LayerCache | None = None) -> Tensor:
+        attend = self.attention
+        x = self.wire(x_BxTxD, self.attention_norm, lambda y: self.dropout(attend(y, cache)))
         return self.wire(x, self.feed_forward_norm, lambda y: self.dropout(self.feed_forward(y)))
 
 
@@ -65,16 +67,36 @@ class GPT(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def embed(self, ids_BxT: Tensor) -> Tensor:
-        """Token ids to what the first block reads, (B, T, D)."""
+    def embed(self, ids_BxT: Tensor, first: int = 0) -> Tensor:
+        """Token ids, at positions from `first` on, to what the first block reads, (B, T, D)."""
         x_BxTxD = self.embedding(ids_BxT)
         if self.config.scale_embeddings:
             x_BxTxD = x_BxTxD * math.sqrt(self.config.d_model)
-        return self.dropout(self.positions.add(x_BxTxD))
+        return self.dropout(self.positions.add(x_BxTxD, first))
 
     def hidden(self, ids_BxT: Tensor) -> Tensor:
         """What the head reads, (B, T, D). T ≤ context_length."""
         return self.read(self.embed(ids_BxT))
+
+    def hidden_after(self, ids_BxT: Tensor, cache: KeyValueCache) -> Tensor:
+        """The same for tokens that follow those in the cache, which takes them in."""
+        x_BxTxD = self.embed(ids_BxT, cache.length)
+        for block, layer in zip(self.blocks, cache.layers(), strict=True):
+            x_BxTxD = block(x_BxTxD, layer)
+        cache.length += ids_BxT.shape[1]
+        return self.final_norm(x_BxTxD)
+
+    def make_cache(self, samples: int, tokens: int) -> KeyValueCache:
+        """An empty cache for so many samples of at most so many tokens.
+
+        Raises ValueError for a model whose tokens see the future: what it makes of a token is
+        another with each that follows, and cannot be kept.
+        """
+        config, weight = self.config, self.embedding.weight
+        if config.let_attention_see_the_future:
+            raise ValueError("a model that sees the future has nothing to keep")
+        shape = (config.n_layer, samples, config.n_head, tokens, config.d_model // config.n_head)
+        return KeyValueCache(shape, weight.dtype, weight.device)
 
     def read(self, x_BxTxD: Tensor) -> Tensor:
         """All blocks and the final norm: embedded tokens to what the head reads, (B, T, D)."""

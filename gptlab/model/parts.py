@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gptlab.config import ModelConfig
 from gptlab.errors import look_up
+from gptlab.model.cache import LayerCache
 
 # Where the norm stands: before the sublayer f, or after the sum. Xiong and others (2020),
 # "On Layer Normalization in the Transformer Architecture", arXiv:2002.04745.
@@ -85,11 +86,11 @@ class Positions(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
 
-    def add(self, x_BxTxD: Tensor) -> Tensor:
-        """Token embeddings, with their positions if these are added to them."""
+    def add(self, x_BxTxD: Tensor, first: int = 0) -> Tensor:
+        """Token embeddings, with their positions, from `first` on, if these are added to them."""
         return x_BxTxD
 
-    def rotate(self, x_BxHxTxK: Tensor) -> Tensor:
+    def rotate(self, x_BxHxTxK: Tensor, first: int = 0) -> Tensor:
         """Queries or keys, with their positions if these are turned into them."""
         return x_BxHxTxK
 
@@ -103,8 +104,8 @@ class SinusoidalPositions(Positions):
         table_TxD = torch.stack((angles_TxD.sin(), angles_TxD.cos()), dim=-1).flatten(1)
         self.register_buffer("table_TxD", table_TxD.float(), persistent=False)
 
-    def add(self, x_BxTxD: Tensor) -> Tensor:
-        return x_BxTxD + self.table_TxD[: x_BxTxD.shape[1]]
+    def add(self, x_BxTxD: Tensor, first: int = 0) -> Tensor:
+        return x_BxTxD + self.table_TxD[first : first + x_BxTxD.shape[1]]
 
 
 class LearnedPositions(Positions):
@@ -114,8 +115,8 @@ class LearnedPositions(Positions):
         super().__init__(config)
         self.table = nn.Embedding(config.context_length, config.d_model)
 
-    def add(self, x_BxTxD: Tensor) -> Tensor:
-        return x_BxTxD + self.table.weight[: x_BxTxD.shape[1]]
+    def add(self, x_BxTxD: Tensor, first: int = 0) -> Tensor:
+        return x_BxTxD + self.table.weight[first : first + x_BxTxD.shape[1]]
 
 
 class RotaryPositions(Positions):
@@ -128,11 +129,11 @@ class RotaryPositions(Positions):
         self.register_buffer("cos_TxK", angles_TxK.cos().float(), persistent=False)
         self.register_buffer("sin_TxK", angles_TxK.sin().float(), persistent=False)
 
-    def rotate(self, x_BxHxTxK: Tensor) -> Tensor:
-        tokens = x_BxHxTxK.shape[2]
-        first, second = x_BxHxTxK.chunk(2, dim=-1)
-        turned = torch.cat((-second, first), dim=-1)
-        rotated = x_BxHxTxK * self.cos_TxK[:tokens] + turned * self.sin_TxK[:tokens]
+    def rotate(self, x_BxHxTxK: Tensor, first: int = 0) -> Tensor:
+        here = slice(first, first + x_BxHxTxK.shape[2])
+        left, right = x_BxHxTxK.chunk(2, dim=-1)
+        turned = torch.cat((-right, left), dim=-1)
+        rotated = x_BxHxTxK * self.cos_TxK[here] + turned * self.sin_TxK[here]
         return rotated.to(x_BxHxTxK.dtype)
 
 
@@ -151,23 +152,32 @@ POSITIONS: dict[str, Callable[[ModelConfig], Positions]] = {
 
 
 def attention_fused(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    """Attention by PyTorch's fused kernel; all (B, H, T, K)."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
+    """Attention by PyTorch's fused kernel. Queries (B, H, T, K) are of the last T of the S tokens
+    whose keys and values there are, (B, H, S, K)."""
+    mask = None
+    if causal and q.shape[2] != k.shape[2]:
+        causal = False  # the kernel would take the queries for the first tokens'
+        mask = ~future(q, k) if q.shape[2] > 1 else None  # the last token sees all
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, dropout_p=dropout)
 
 
 def attention_written_out(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    """The same mathematics to read: softmax(q·kᵀ / √K) · v; all (B, H, T, K)."""
+    """The same mathematics to read: softmax(q·kᵀ / √K) · v."""
     return F.dropout(attention_weights(q, k, causal), dropout) @ v
 
 
-def attention_weights(q_BxHxTxK: Tensor, k_BxHxTxK: Tensor, causal: bool) -> Tensor:
-    """(B, H, T, T): how much each token (row) takes from each token (column); rows sum to 1."""
-    scores_BxHxTxT = q_BxHxTxK @ k_BxHxTxK.transpose(-2, -1) / math.sqrt(q_BxHxTxK.shape[-1])
+def attention_weights(q_BxHxTxK: Tensor, k_BxHxSxK: Tensor, causal: bool) -> Tensor:
+    """(B, H, T, S): how much each token (row) takes from each token (column); rows sum to 1."""
+    scores_BxHxTxS = q_BxHxTxK @ k_BxHxSxK.transpose(-2, -1) / math.sqrt(q_BxHxTxK.shape[-1])
     if causal:
-        tokens = scores_BxHxTxT.shape[-1]
-        future_TxT = torch.ones(tokens, tokens, dtype=torch.bool, device=q_BxHxTxK.device).triu(1)
-        scores_BxHxTxT = scores_BxHxTxT.masked_fill(future_TxT, float("-inf"))
-    return scores_BxHxTxT.softmax(dim=-1)
+        scores_BxHxTxS = scores_BxHxTxS.masked_fill(future(q_BxHxTxK, k_BxHxSxK), float("-inf"))
+    return scores_BxHxTxS.softmax(dim=-1)
+
+
+def future(q_BxHxTxK: Tensor, k_BxHxSxK: Tensor) -> Tensor:
+    """(T, S): which tokens come after each of the last T of S."""
+    T, S = q_BxHxTxK.shape[2], k_BxHxSxK.shape[2]
+    return torch.ones(T, S, dtype=torch.bool, device=q_BxHxTxK.device).triu(1 + S - T)
 
 
 ATTENTIONS = {"fused": attention_fused, "written_out": attention_written_out}
@@ -187,15 +197,19 @@ class CausalSelfAttention(nn.Module):
         self.dropout = config.attention_dropout
         self.causal = not config.let_attention_see_the_future
 
-    def heads(self, x_BxTxD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, H, T, K), positions turned in."""
+    def heads(self, x_BxTxD: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, H, T, K), positions from `first` on turned in."""
         B, T, D = x_BxTxD.shape
         qkv = self.qkv(x_BxTxD).view(B, T, 3, self.n_head, D // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return self.rotate(q), self.rotate(k), v
+        return self.rotate(q, first), self.rotate(k, first), v
 
-    def forward(self, x_BxTxD: Tensor) -> Tensor:
-        q, k, v = self.heads(x_BxTxD)
+    def forward(self, x_BxTxD: Tensor, cache: LayerCache | None = None) -> Tensor:
+        if cache is None:
+            q, k, v = self.heads(x_BxTxD)
+        else:
+            q, k, v = self.heads(x_BxTxD, cache.length)
+            k, v = cache.extend(k, v)
         y_BxHxTxK = self.attend(q, k, v, self.causal, self.dropout if self.training else 0.0)
         return self.out(y_BxHxTxK.transpose(1, 2).flatten(2))
 

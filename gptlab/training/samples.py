@@ -85,14 +85,14 @@ class Samples(StepCallback):
         opening = decode(self.tokenizer, self.prompt)
         lines, first = [], ""
         for kind, (sampling, n) in kinds.items():
-            texts = engine.write(
+            samples = engine.write(
                 *(module.net, self.tokenizer, self.prompt, sampling),
                 n=n,
                 max_new_tokens=self.max_new_tokens,
                 seed=self.seed,
             )
-            lines += [f"[{kind}]\n{opening}{text}\n" for text in texts]
-            first = opening + texts[0]
+            lines += [f"[{kind}]\n{opening}{sample.text}\n" for sample in samples]
+            first = opening + samples[0].text
         self.folder.mkdir(exist_ok=True)
         (self.folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
         for logger in trainer.loggers:
@@ -112,9 +112,8 @@ def show_attention(
         return
     net, tokenizer = model.net, model.tokenizer
     wanted = (net, tokenizer, prompt, config.sampling)
-    text = engine.generate(*wanted, max_new_tokens=SHOWN, seed=config.seed)
-    ids = [*prompt, *(token for (token,) in text if token is not None)]
-    ids = ids[: min(SHOWN, net.config.window)]
+    (sample,) = engine.write(*wanted, max_new_tokens=SHOWN, seed=config.seed)
+    ids = sample.tokens[: min(SHOWN, net.config.window)]
     words = [decode(tokenizer, [token]) or "·" for token in ids]
     for layer, weights in enumerate(attention.attention(net, ids)):
         figure = attention.picture(weights, words, f"layer {layer}, step {model.step:,}")

@@ -15,7 +15,7 @@ from gptlab.errors import UserError, look_up
 from gptlab.evaluation import hellaswag
 from gptlab.evaluation.memorisation import TokenIndex
 from gptlab.evaluation.perplexity import Score, score
-from gptlab.generation.engine import generate, sample_prompt
+from gptlab.generation.engine import sample_prompt, write
 from gptlab.model.gpt import GPT
 from gptlab.training.callbacks import Interruption, StepCallback
 from gptlab.training.meter import Meter
@@ -108,10 +108,7 @@ def memorisation(examiner: Examiner, net: GPT, most_tokens: int | None) -> Resul
     config, corpus = examiner.config, examiner.data.corpus
     prompt = sample_prompt(config, corpus)
     wanted = (corpus.tokenizer, prompt, config.sampling, COPIES, config.max_new_tokens)
-    written: list[list[int]] = [[] for _ in range(COPIES)]
-    for tokens in generate(net, *wanted, seed=config.seed):
-        for text, token in zip(written, tokens, strict=True):
-            text += [] if token is None else [token]
+    written = [sample.written for sample in write(net, *wanted, seed=config.seed)]
     held_out, ends = corpus.tokens("valid"), corpus.ends("valid")
     begins = [0, *ends[:-1]]
     real = [

@@ -1,0 +1,74 @@
+"""`save=NAME`: the texts in NAME.txt, and in NAME.json how they came about."""
+
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gptlab.config import GenerateConfig
+from gptlab.data.tokenizer import decode
+from gptlab.errors import UserError
+from gptlab.files import say
+from gptlab.generation.text import Sample
+from gptlab.model.checkpoint import Loaded
+
+
+def places(name: str) -> tuple[Path, Path]:
+    path = Path(name).expanduser()
+    base = path.with_suffix("") if path.suffix in (".txt", ".json") else path
+    return base.with_name(f"{base.name}.txt"), base.with_name(f"{base.name}.json")
+
+
+def check_place(name: str) -> None:
+    """Raises UserError, before anything is written, where the files could not be kept."""
+    if not Path(name).name:
+        raise UserError(f"save={name}: is no name for a file")
+    folder = places(name)[0].parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"save={name}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK) or any(place.is_dir() for place in places(name)):
+        raise UserError(f"save={name}: cannot be written there")
+
+
+def save(config: GenerateConfig, model: Loaded, prompt: str, samples: list[Sample]) -> None:
+    """Each file appears whole, in the place of one from before.
+
+    Raises UserError where the disk is full or the folder has gone.
+    """
+    text, table = places(config.save)
+    content = {
+        "checkpoint": str(model.path),
+        "step": model.step,
+        "prompt": prompt,
+        "settings": asdict(config),
+        "samples": [describe(sample, model) for sample in samples],
+    }
+    texts = "\n\n".join(prompt + sample.text for sample in samples) + "\n"
+    for place, whole in ((text, texts), (table, json.dumps(content, indent=1) + "\n")):
+        new = place.with_name(f".{place.name}.{os.getpid()}")
+        try:
+            new.write_text(whole, encoding="utf-8")
+            new.replace(place)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise UserError(f"save={config.save}: {error.strerror}") from None
+    say(f"saved as {text} and {table}")
+
+
+def describe(sample: Sample, model: Loaded) -> dict[str, Any]:
+    """A sample with each token's probability under the model, before any sampling setting."""
+    written = sample.written + ([model.tokenizer.eot] if sample.ended == "end_of_text" else [])
+    tokens = [
+        {"id": token, "text": decode(model.tokenizer, [token]), "probability": math.exp(logprob)}
+        for token, logprob in zip(written, sample.logprobs, strict=False)  # none after a Ctrl-C
+    ]
+    return {
+        "text": sample.text,
+        "ended": sample.ended,
+        "nats_per_token": -sample.likelihood,
+        "tokens": tokens,
+    }
