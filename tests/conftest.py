@@ -48,6 +48,14 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[
     return run
 
 
+@pytest.fixture
+def trained(command: Callable[..., Result], tmp_path: Path) -> Path:
+    """The folder of a run of two steps."""
+    assert command("train", *TINY, "profile=smoke", "trainer.max_steps=2").code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """300 embedded stories, tokenised by words."""

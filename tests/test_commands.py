@@ -37,13 +37,6 @@ def hub(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def trained(command, tmp_path: Path) -> Path:
-    assert command("train", *TINY, "profile=smoke", "trainer.max_steps=2").code == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    return folder
-
-
 def test_quick_start_is_one_command_a_block() -> None:
     assert [len(block.splitlines()) for block in BLOCKS[:2]] == [1, 1]
     assert COMMANDS[0].endswith("python train.py") and COMMANDS[1].endswith("pytest")

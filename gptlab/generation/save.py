@@ -22,16 +22,16 @@ def places(name: str) -> tuple[Path, Path]:
 
 
 def check_place(name: str) -> None:
-    """Raises UserError, before anything is written, where the files could not be kept."""
-    if not Path(name).name:
+    """Raises UserError, before anything is done, where the files could not be kept."""
+    if Path(name).name in ("", ".."):
         raise UserError(f"save={name}: is no name for a file")
     folder = places(name)[0].parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"save={name}: {error.strerror}") from None
-    if not os.access(folder, os.W_OK) or any(place.is_dir() for place in places(name)):
-        raise UserError(f"save={name}: cannot be written there")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"save={name}: nothing can be written in {there}")
+    for place in places(name):
+        if place.is_dir():
+            raise UserError(f"save={name}: {place} is a folder")
 
 
 def save(config: GenerateConfig, model: Loaded, prompt: str, samples: list[Sample]) -> None:
@@ -51,6 +51,7 @@ def save(config: GenerateConfig, model: Loaded, prompt: str, samples: list[Sampl
     for place, whole in ((text, texts), (table, json.dumps(content, indent=1) + "\n")):
         new = place.with_name(f".{place.name}.{os.getpid()}")
         try:
+            place.parent.mkdir(parents=True, exist_ok=True)
             new.write_text(whole, encoding="utf-8")
             new.replace(place)
         except OSError as error:

@@ -136,6 +136,8 @@ def go_on(config: GenerateConfig, model: Loaded, text: str) -> None:
             display.end(samples)
             if config.save is not None:
                 save(config, model, text, samples)
+        else:
+            print()
     tokens = sum(len(sample.written) for sample in samples)
     say(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s")
 
