@@ -122,7 +122,9 @@ def test_a_stopped_text_is_shown_and_saved(trained: Path, tmp_path: Path) -> Non
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    began = os.read(process.stdout.fileno(), 30)
+    began = b""
+    while len(began) < 20:  # the prompt, and the first words
+        began += os.read(process.stdout.fileno(), 30)
     process.send_signal(signal.SIGINT)
     rest, err = process.communicate(timeout=60)
     out = (began + rest).decode()
