@@ -194,6 +194,7 @@ class GenerateConfig:
     max_new_tokens: int = 200
     stop: Any = None  # a text, or a list of them: a sample ends where it has one
     save: str | None = None  # NAME: the texts in NAME.txt, settings and probabilities in NAME.json
+    weights: str = "float32"  # float32 | bfloat16 | int8: less to read for each token, less exact
     cache: bool = True  # keep keys and values of tokens that were read; the same text either way
     seed: int = 1337
     unknown: str = "error"  # error | skip, for characters the model never saw

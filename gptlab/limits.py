@@ -74,6 +74,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tokenizer.unknown": ("error", "skip"),
     "unknown": ("error", "skip"),
     "preflight": ("auto", "only"),
+    "weights": ("float32", "bfloat16", "int8"),
     "data.documents": ("auto", "line", "file"),
     "data.split_by": ("random", "tail"),
     "data.batching": ("rows", "random", "sliding"),

@@ -8,6 +8,7 @@ import torch
 
 from gptlab.config import ModelConfig, SamplingConfig, TokenizerConfig
 from gptlab.data.tokenizer import CharTokenizer
+from gptlab.generation import products
 from gptlab.generation.context import Context
 from gptlab.generation.engine import write
 from gptlab.model.gpt import GPT
@@ -96,3 +97,41 @@ def test_the_same_text_with_and_without() -> None:
         arguments = (net, TOKENIZER, [1, 2], SamplingConfig(), 5, 60, 9)
         texts = [[s.text for s in write(*arguments, cached=cached)] for cached in (True, False)]
         assert texts[0] == texts[1] and len(set(texts[0])) > 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_products_for_a_few_rows_are_those_of_the_layer(threads: int, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    for bias, outputs in itertools.product((True, False), (1030, 1031)):
+        net = torch.nn.Sequential(torch.nn.Linear(256, outputs, bias))
+        for rows in (1, 2, 5, 8, 9, 30):
+            x = torch.randn(rows, 1, 256)
+            wanted = net(x)
+            with products.quick_products(net):
+                assert net[0].weight.numel() >= products.LARGE
+                torch.testing.assert_close(net(x), wanted, rtol=1e-4, atol=1e-5)
+        assert "forward" not in vars(net[0])
+
+
+def test_weights_in_eight_bits_say_nearly_the_same() -> None:
+    net = a_net(d_model=64, head_bias=True, tied_head=False)
+    ids = torch.randint(13, (4, 12))
+    wanted = net(ids).log_softmax(dim=-1).detach()
+    layer = net.blocks[0].feed_forward.up
+    exact = layer.weight.detach().clone()
+    products.as_wanted(net, "int8")
+    assert not [m for m in net.modules() if type(m) is torch.nn.Linear]
+    rounded = net.blocks[0].feed_forward.up
+    error = (rounded.whole_OxI * rounded.scale_O[:, None] - exact).abs()
+    assert (error <= rounded.scale_O[:, None] / 2 + 1e-7).all()
+    difference = (net(ids).log_softmax(dim=-1).detach() - wanted).square().mean().sqrt()
+    assert 1e-4 < float(difference / wanted.std()) < 0.05
+    (sample,) = write(net, TOKENIZER, [1], SamplingConfig(temperature=0.0), 1, 5)
+    assert sample.ended
+
+
+def test_weights_in_bfloat16_write_too() -> None:
+    net = a_net()
+    products.as_wanted(net, "bfloat16")
+    assert net.head.weight.dtype == torch.bfloat16
+    assert write(net, TOKENIZER, [1, 2], SamplingConfig(), 3, 30)[0].written

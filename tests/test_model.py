@@ -11,6 +11,7 @@ from gptlab.config import ModelConfig
 from gptlab.errors import UserError
 from gptlab.model import parts
 from gptlab.model.gpt import GPT, count_parameters
+from gptlab.model.gpt2 import from_gpt2, to_gpt2
 from tests.conftest import ROOT
 
 SMALL = ModelConfig(n_layer=2, n_head=2, d_model=8, context_length=6, vocab_size=11, init_std=0.5)
@@ -125,20 +126,10 @@ def test_logits_equal_transformers_gpt2() -> None:
         n_layer=3, n_head=4, d_model=48, context_length=32, vocab_size=101, feed_forward="gelu_tanh"
     )
     ours = GPT(config).eval()
-    names = {
-        "transformer.wte": "embedding", "transformer.wpe": "positions.table",
-        "transformer.h": "blocks", "ln_1": "attention_norm", "ln_2": "feed_forward_norm",
-        "attn.c_attn": "attention.qkv", "attn.c_proj": "attention.out",
-        "mlp.c_fc": "feed_forward.up", "mlp.c_proj": "feed_forward.down",
-        "transformer.ln_f": "final_norm", "lm_head": "head",
-    }  # fmt: skip
-    weights = {}
-    for name, value in theirs.state_dict().items():
-        transposed = "c_" in name and name.endswith("weight")  # their Conv1D keeps (in, out)
-        for old, new in names.items():
-            name = name.replace(old, new)
-        weights[name] = value.T if transposed else value
-    ours.load_state_dict(weights)
+    ours.load_state_dict(from_gpt2(theirs.state_dict()))
+    back = to_gpt2(ours.state_dict())
+    assert back.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(weight, back[name]) for name, weight in theirs.state_dict().items())
     ids_BxT = torch.randint(0, 101, (2, 32))
     with torch.no_grad():
         torch.testing.assert_close(ours(ids_BxT), theirs(ids_BxT).logits, rtol=0, atol=1e-5)

@@ -40,7 +40,7 @@ def logits(rows: int = 3, vocabulary: int = 40) -> torch.Tensor:
         ({"no_repeat_ngram": 2}, NoRepeatNGramLogitsProcessor(2)),
         ({"no_repeat_ngram": 3}, NoRepeatNGramLogitsProcessor(3)),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_each_is_that_of_transformers(ours: dict, theirs) -> None:
     found = sampling.probabilities(logits(), SamplingConfig(**ours), TEXTS)

@@ -21,6 +21,7 @@ import torch
 from gptlab.bench import loops
 from gptlab.bench.apart import take_turns_apart
 from gptlab.bench.pairs import take_turns, timed
+from gptlab.bench.writing import generation
 from gptlab.config import DataConfig, TokenizerConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.tokenizer import GPT2Tokenizer
@@ -219,6 +220,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "whole": whole,
     "start": start,
     "tokenise": tokenise,
+    "generation": generation,
 }
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from gptlab.config import SamplingConfig
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.generation.context import Context
-from gptlab.generation.engine import evaluating, grow, next_logits
+from gptlab.generation.engine import grow, next_logits, writing
 from gptlab.generation.sampling import penalised
 from gptlab.generation.text import Sample, TextStream
 from gptlab.model.gpt import GPT
@@ -43,7 +43,7 @@ def beam_search(
     def score(sample: Sample, length: int | None = None) -> float:
         return sum(sample.logprobs) / (length or len(sample.logprobs)) ** power
 
-    with evaluating(net):
+    with writing(net):
         context = Context(net, prompt, len(prompt) + max_new_tokens, cached)
         for number in range(max_new_tokens):
             logits_BxV = next_logits(context, tokenizer).float()

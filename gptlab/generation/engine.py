@@ -12,6 +12,7 @@ from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import UserError
 from gptlab.generation.context import Context
+from gptlab.generation.products import quick_products
 from gptlab.generation.sampling import choices, draw
 from gptlab.generation.text import Sample, TextStream
 from gptlab.model.gpt import GPT
@@ -62,7 +63,7 @@ def generate(
     draws = [torch.Generator().manual_seed(derive(seed, number)) for number in range(n)]
     samples = [Sample(TextStream(tokenizer), list(prompt), len(prompt), stop) for _ in draws]
     going = list(range(n))  # those that have not ended, a row of the context each
-    with evaluating(net):
+    with writing(net):
         context = Context(net, prompt, len(prompt) + max_new_tokens, cached)
         logits_BxV = next_logits(context, tokenizer).expand(n, -1)
         context.take([0] * n)  # the prompt is read once for all
@@ -88,12 +89,13 @@ def generate(
 
 
 @contextlib.contextmanager
-def evaluating(net: GPT) -> Iterator[None]:
-    """Within, without dropout."""
+def writing(net: GPT) -> Iterator[None]:
+    """Within, without dropout, and quick for a few tokens at a time."""
     was_training = net.training
     net.eval()
     try:
-        yield
+        with quick_products(net):
+            yield
     finally:
         net.train(was_training)
 

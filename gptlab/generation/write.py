@@ -17,6 +17,7 @@ from gptlab.errors import UserError
 from gptlab.files import say
 from gptlab.generation.beam import beam_search
 from gptlab.generation.engine import generate, prompt_ids
+from gptlab.generation.products import as_wanted
 from gptlab.generation.save import check_place, save
 from gptlab.generation.show import make_display
 from gptlab.generation.text import Sample
@@ -34,7 +35,7 @@ def write(config: GenerateConfig) -> None:
     model = checkpoint.load(runs.find_checkpoint(config.run, config.run_root))
     if isinstance(model.tokenizer, Vocabulary):
         model.tokenizer.unknown = config.unknown
-    model.net.to(accelerator)
+    as_wanted(model.net.to(accelerator), config.weights)
     say(f"{model.path}, step {model.step:,}")
     if asks:
         converse(config, model)

@@ -1,0 +1,94 @@
+"""Matrix products for a few rows at a time, as writing has them, on a CPU.
+
+The product of one token with a weight matrix takes as long as reading the matrix. `F.linear` reads
+with one thread there, and for two to eight rows in an order that takes twice as long as another
+(docs/speed.md). Same numbers but for rounding; and weights in eight bits, of which there is less
+to read.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptlab.errors import UserError
+
+FEW = 8  # rows
+LARGE = 2**18  # numbers of a matrix; smaller ones stay near the processor anyway
+
+
+def product(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`layer(x)`, the reading of the weights shared by all threads."""
+    weight_OxI, rows = layer.weight, x.shape[:-1].numel()
+    if rows > FEW or weight_OxI.numel() < LARGE:
+        return F.linear(x, weight_OxI, layer.bias)
+    if rows > 1:
+        y_NxO = (weight_OxI @ x.reshape(rows, -1).T).T
+    else:
+        y_NxO = by_parts(x.reshape(1, -1), weight_OxI, torch.get_num_threads())
+    y = y_NxO.reshape(*x.shape[:-1], -1)
+    return y if layer.bias is None else y + layer.bias
+
+
+def by_parts(x_1xI: Tensor, weight_OxI: Tensor, parts: int) -> Tensor:
+    """(1, O): the outputs in equal parts, a thread each, and the few that are left over."""
+    outputs, inputs = weight_OxI.shape
+    even = outputs // parts * parts
+    weight_PxIxO = weight_OxI[:even].view(parts, even // parts, inputs).transpose(1, 2)
+    y_1xO = torch.bmm(x_1xI.expand(parts, 1, inputs), weight_PxIxO).view(1, even)
+    if even == outputs:
+        return y_1xO
+    return torch.cat((y_1xO, F.linear(x_1xI, weight_OxI[even:])), dim=-1)
+
+
+@contextlib.contextmanager
+def quick_products(net: nn.Module) -> Iterator[None]:
+    """Within, the net's linear layers are computed so, if it is on a CPU."""
+    layers = [m for m in net.modules() if type(m) is nn.Linear and m.weight.device.type == "cpu"]
+    for layer in layers:
+        layer.forward = partial(product, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with its weights in eight bits: of each output, whole numbers from -127 to
+    127 times one scale. Inputs are rounded to bfloat16, which is what the kernel takes."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        weight_OxI = layer.weight.detach().float()
+        scale_O = weight_OxI.abs().amax(dim=1).clamp(min=1e-12) / 127
+        self.register_buffer("whole_OxI", (weight_OxI / scale_O[:, None]).round().to(torch.int8))
+        self.register_buffer("scale_O", scale_O)
+        self.register_buffer("one_O", torch.ones(len(scale_O), dtype=torch.bfloat16))
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).bfloat16()
+        y = torch._weight_int8pack_mm(rows, self.whole_OxI, self.one_O).float() * self.scale_O
+        y = y.view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+
+def as_wanted(net: nn.Module, weights: str) -> None:
+    """Gives the net, in place and for writing alone, weights of another kind.
+
+    Raises UserError for a device that cannot have them.
+    """
+    device = next(net.parameters()).device.type
+    if weights == "bfloat16":
+        net.bfloat16()
+    if weights == "int8":
+        if device != "cpu":
+            raise UserError(f"weights=int8: is for a CPU, and this is {device}; see accelerator=")
+        linear = [(m, n, c) for m in net.modules() for n, c in m.named_children()]
+        for parent, name, child in linear:
+            if type(child) is nn.Linear:
+                setattr(parent, name, Int8Linear(child))
