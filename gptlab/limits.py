@@ -62,7 +62,6 @@ BOUNDS: list[tuple[str, float | None, float | None]] = [
     ("sampling.repetition_penalty", 1e-3, None),
     ("sampling.no_repeat_ngram", 1, None),
     ("sampling.beams", 1, None),
-    ("sampling.length_penalty", None, None),
     ("n", 1, None),
     ("best_of", 1, None),
     ("max_new_tokens", 1, None),

@@ -60,6 +60,16 @@ def test_all_together_in_the_order_that_is_told() -> None:
     assert ((found > 0).sum(dim=-1) < 20).all()
 
 
+@pytest.mark.parametrize("spread", [0.1, 6.0])  # flat: the nucleus is larger than the shortcut
+def test_top_p_of_a_large_vocabulary_is_that_of_transformers(spread: float) -> None:
+    large = logits(4, 30_000) / 3 * spread
+    found = sampling.probabilities(large, SamplingConfig(top_p=0.9))
+    wanted = TopPLogitsWarper(0.9)(None, large).softmax(dim=-1)
+    assert ((found > 0).sum(dim=-1) - (wanted > 0).sum(dim=-1)).abs().max() <= 1  # by rounding
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert (int((found > 0).sum(dim=-1).max()) > sampling.NUCLEUS) == (spread < 1)
+
+
 def test_functions_leave_their_logits_as_they_were() -> None:
     given = logits()
     everything = SamplingConfig(

@@ -11,6 +11,7 @@ from torch import Tensor
 from gptlab.config import SamplingConfig
 
 IMPOSSIBLE = float("-inf")
+NUCLEUS = 1024
 
 
 def repetition_penalty(logits_BxV: Tensor, penalty: float, texts: Sequence[list[int]]) -> Tensor:
@@ -52,13 +53,16 @@ def top_k(logits_BxC: Tensor, k: int) -> Tensor:
     return torch.full_like(logits_BxC, IMPOSSIBLE).scatter(-1, kept.indices, kept.values)
 
 
-def top_p(logits_BxC: Tensor, p: float) -> Tensor:
+def top_p(logits_BxC: Tensor, p: float, of_all_Bx1: Tensor | None = None) -> Tensor:
     """Only the likeliest tokens that together reach probability p stay possible.
 
+    Where these are but the likeliest of more, `of_all_Bx1` is the logarithm of all their sum.
     Holtzman and others (2019), "The Curious Case of Neural Text Degeneration", arXiv:1904.09751.
     """
+    if of_all_Bx1 is None:
+        of_all_Bx1 = logits_BxC.logsumexp(dim=-1, keepdim=True)
     ordered = logits_BxC.sort(descending=True, stable=True)
-    probability_BxC = ordered.values.softmax(dim=-1)
+    probability_BxC = (ordered.values - of_all_Bx1).exp()
     before_BxC = probability_BxC.cumsum(dim=-1) - probability_BxC
     values = ordered.values.masked_fill(before_BxC >= p, IMPOSSIBLE)
     return torch.empty_like(logits_BxC).scatter(-1, ordered.indices, values)
@@ -83,24 +87,40 @@ def penalised(logits_BxV: Tensor, config: SamplingConfig, texts: Sequence[list[i
     return logits_BxV
 
 
+def likeliest(logits_BxV: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
+    """The logits that can matter to these settings, and whose they are, both (B, C).
+
+    Top-p nearly always ends among the first thousand: then these are all that has to be sorted.
+    """
+    if config.top_k is not None:
+        return logits_BxV.topk(min(config.top_k, logits_BxV.shape[-1]))
+    if config.top_p is not None and logits_BxV.shape[-1] > 2 * NUCLEUS:
+        kept = logits_BxV.topk(NUCLEUS)
+        reached_B = (kept.values - logits_BxV.logsumexp(dim=-1, keepdim=True)).exp().sum(dim=-1)
+        if (reached_B > config.top_p).all():
+            return kept
+    ids_V = torch.arange(logits_BxV.shape[-1], device=logits_BxV.device)
+    return logits_BxV, ids_V.expand_as(logits_BxV)
+
+
 def choices(
     logits_BxV: Tensor, config: SamplingConfig, texts: Sequence[list[int]]
 ) -> tuple[Tensor, Tensor]:
     """What each sample chooses among: probabilities, rows sum to 1, and token ids, both (B, C).
 
     The penalties for what its text has, then temperature, top-k, top-p and min-p, each where it is
-    set. Top-k comes first, which changes nothing, so that the others see k tokens and not all.
+    set.
     """
     logits_BxV = penalised(logits_BxV.float(), config, texts)
-    k = 1 if config.temperature < 1e-5 else config.top_k
-    if k is not None:
-        logits_BxC, ids_BxC = logits_BxV.topk(min(k, logits_BxV.shape[-1]))
-    else:
-        logits_BxC = logits_BxV
-        ids_BxC = torch.arange(logits_BxV.shape[-1], device=logits_BxV.device).expand_as(logits_BxV)
-    logits_BxC = temperature(logits_BxC, config.temperature)
+    if config.temperature < 1e-5:
+        best = logits_BxV.max(dim=-1, keepdim=True)
+        return torch.ones_like(best.values), best.indices
+    logits_BxV = temperature(logits_BxV, config.temperature)
+    logits_BxC, ids_BxC = likeliest(logits_BxV, config)
     if config.top_p is not None:
-        logits_BxC = top_p(logits_BxC, config.top_p)
+        # Of k tokens top-p sees these alone.
+        among = logits_BxV if config.top_k is None else logits_BxC
+        logits_BxC = top_p(logits_BxC, config.top_p, among.logsumexp(dim=-1, keepdim=True))
     if config.min_p is not None:
         logits_BxC = min_p(logits_BxC, config.min_p)
     return logits_BxC.softmax(dim=-1), ids_BxC
