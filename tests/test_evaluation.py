@@ -278,7 +278,7 @@ def test_a_vocabulary_that_cannot_spell_the_questions_is_told_at_once(command, t
     assert result.err.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
-def test_ways_of_sampling_stand_beside_real_text(command, trained: Path) -> None:
+def test_ways_of_sampling_stand_beside_real_text(command, trained: Path, monkeypatch) -> None:
     result = command("gptlab.report.ways", "latest", "--texts", "3", "--tokens", "20")
     assert result.code == 0, result.err
     rows = {line[:13].strip(): line[13:].split() for line in result.out.splitlines()}
@@ -287,6 +287,10 @@ def test_ways_of_sampling_stand_beside_real_text(command, trained: Path) -> None
     assert float(rows["real text"][0]) == pytest.approx(float(rows["plain"][0]), rel=0.1)
     assert float(rows["greedy"][0]) < float(rows["plain"][0])
     assert float(rows["greedy"][2]) < float(rows["plain"][2])
+    few = ["--texts", "3", "--tokens", "20", "--weights", "int8"]
+    kinds: list[str] = []
+    monkeypatch.setattr(ways, "as_wanted", lambda _, weights: kinds.append(weights))
+    assert command("gptlab.report.ways", "latest", *few).code == 0 and kinds == ["int8"]
     result = command("gptlab.report.ways", "latest", "--tokens", "0")
     assert result.code == 2 and result.err.count("\n") == 1
     result = command("gptlab.report.ways", "nowhere")

@@ -20,7 +20,9 @@ from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError
 from gptlab.generation.beam import beam_search
 from gptlab.generation.engine import generate
+from gptlab.generation.products import as_wanted
 from gptlab.launcher import CONF
+from gptlab.limits import CHOICES
 from gptlab.model import checkpoint
 from gptlab.model.checkpoint import Loaded
 
@@ -108,11 +110,13 @@ def main() -> None:
     parser.add_argument("run", nargs="?", default="latest")
     parser.add_argument("--texts", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=100, help="that are written of each")
+    parser.add_argument("--weights", default="float32", choices=CHOICES["weights"])
     wanted = parser.parse_args()
     try:
         if wanted.texts < 1 or wanted.tokens < 1:
             raise UserError("--texts and --tokens: must be at least 1")
         model = checkpoint.load(runs.find_checkpoint(wanted.run, "runs"))
+        as_wanted(model.net, wanted.weights)
         for line in compare(model, wanted.texts, wanted.tokens):
             print(line)
     except UserError as error:
