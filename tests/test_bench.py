@@ -3,15 +3,18 @@
 import importlib.util
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from gptlab.bench import __main__ as bench
-from gptlab.bench import apart, loops
+from gptlab.bench import apart, limits, loops, writing
 from gptlab.bench.pairs import take_turns
-from gptlab.config import ModelConfig
+from gptlab.config import ModelConfig, SamplingConfig
+from gptlab.data.tokenizer import GPT2Tokenizer
+from gptlab.generation import engine
 from gptlab.model.gpt import GPT, count_parameters
 from tests.conftest import files_below
 
@@ -92,3 +95,52 @@ def test_a_plain_script_validates_and_saves_as_often(tmp_path: Path, monkeypatch
     often = ["trainer.max_steps=6", "trainer.eval_every=2", "data.valid_tokens=64"]
     assert apart.whole_script([*bench.NOTHING, *bench.QUIET, *often]) > 0
     assert len(saved) == 3
+
+
+def test_the_work_of_a_step_is_six_operations_a_weight_and_token(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = ["model.n_layer=1", "model.d_model=8", "model.n_head=1", "model.tied_head=false"]
+    arguments = [*bench.CHARACTERS, *sizes, "model.bias=false", "model.head_bias=false"]
+    work = limits.work_of(arguments)
+    assert work.tokens == 16 * 32
+    vocabulary = bench.bare_loops(arguments)["bare loop of gptlab's parts"].net.config.vocab_size
+    matrices = 8 * 24 + 8 * 8 + 2 * 8 * 32 + 8 * vocabulary
+    norms = 3 * 8
+    assert work.operations == 6 * (matrices + norms) * work.tokens
+    monkeypatch.setattr(limits, "matrix_products", lambda: 1e9)
+    assert limits.Work(100, 5e8).line(2.0) == "50 tokens/s, 25% of the limit"
+
+
+def test_all_contenders_write_as_many_tokens(monkeypatch, capsys) -> None:
+    small = replace(writing.MODEL, n_layer=1, n_head=2, d_model=16, context_length=40)
+    monkeypatch.setattr(writing, "MODEL", small)
+    monkeypatch.setattr(writing, "NEW", 6)
+    monkeypatch.setattr(writing, "reading", lambda: 1e9)
+    for prompts in (1, 2):
+        found = writing.contenders(prompts)
+        assert len(found) >= 6
+        with torch.inference_mode():
+            for name, write_all in found.items():
+                written = write_all()
+                if name.startswith("gptlab"):
+                    assert [len(sample.written) for sample in written] == [6] * prompts
+                else:
+                    assert written.reshape(prompts, -1).shape[1] == len(writing.PROMPT) + 6
+    writing.generation(1)
+    assert "tokens/s" in capsys.readouterr().out
+
+
+def test_transformers_writes_what_we_write(monkeypatch) -> None:
+    torch.manual_seed(0)
+    small = replace(writing.MODEL, n_layer=2, n_head=2, d_model=16, context_length=40)
+    monkeypatch.setattr(writing, "MODEL", replace(small, init_std=0.2))
+    net = GPT(writing.MODEL).eval()
+    monkeypatch.setattr(writing, "TOP_K", 1)
+    with torch.inference_mode():
+        theirs = writing.through_transformers(net, torch.float32)(torch.tensor([[5, 6]]), 30)
+        plain = writing.without_a_cache(net, torch.tensor([[5, 6]]), 30)
+    greedy = SamplingConfig(temperature=0.0)
+    tokenizer = GPT2Tokenizer()
+    tokenizer.eot = -1
+    (mine,) = engine.write(net, tokenizer, [5, 6], greedy, 1, 30)
+    assert theirs[0].tolist() == mine.tokens == plain[0].tolist()

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import pty
+import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -188,6 +190,23 @@ def test_large_wishes_are_no_mistake(command, trained: Path) -> None:
     result = command("generate", "prompt=Once" + " upon a time" * 8500, "max_new_tokens=2")
     assert result.code == 0 and "the model sees its last" in result.err
     assert command("generate", "prompt=Once", "sampling.top_k=1000000", "n=40").code == 0
+
+
+GUIDE = (ROOT / "docs" / "writing.md").read_text()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^python generate.py (.*)$", GUIDE, re.MULTILINE))
+def test_commands_of_the_guide(command, trained: Path, line: str) -> None:
+    result = command("generate", *shlex.split(line), "max_new_tokens=5")
+    assert result.code == 0, result.err
+    assert result.out.startswith("Once upon a time")
+
+
+def test_every_way_is_in_the_guide_and_the_default_is_what_it_says(command, trained: Path) -> None:
+    for way in (ROOT / "conf" / "sampling").glob("*.yaml"):
+        assert f"| `{way.stem}`" in GUIDE
+    texts = [command("generate", "prompt=Once", *way).out for way in ([], ["sampling=top_p"])]
+    assert texts[0] == texts[1] and "`top_p` (the default)" in GUIDE
 
 
 @pytest.mark.parametrize(

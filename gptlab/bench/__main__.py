@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from gptlab.bench import loops
+from gptlab.bench import limits, loops
 from gptlab.bench.apart import take_turns_apart
 from gptlab.bench.pairs import take_turns, timed
 from gptlab.bench.writing import generation
@@ -43,13 +42,9 @@ STEPS = 200
 
 def machine(rounds: int) -> None:
     """What no program can exceed here."""
-    a, b = torch.randn(2, 2048, 2048)
-    (matmul,) = take_turns({"": timed(lambda: a @ b)}, rounds)
-    memory = np.ones(1 << 27)  # 1 GiB: in no cache
-    (reading,) = take_turns({"": timed(memory.sum)}, rounds)
     print(f"  {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
-    print(f"  matrix products, float32: {2 * 2048**3 / matmul.median / 1e9:.0f} GFLOP/s")
-    print(f"  reading memory, one thread: {memory.nbytes / reading.median / 1e9:.1f} GB/s")
+    print(f"  matrix products, float32: {limits.matrix_products(rounds) / 1e9:.0f} GFLOP/s")
+    print(f"  reading memory: {limits.reading(rounds) / 1e9:.1f} GB/s")
 
 
 def step(rounds: int) -> None:
@@ -61,8 +56,9 @@ def step(rounds: int) -> None:
         contenders[f"gptlab, trainer.compile={mode}"] = functools.partial(
             loops.through_gptlab, arguments, STEPS
         )
+    work = limits.work_of(CHARACTERS)
     for timing in take_turns(contenders, rounds):
-        print(timing.line())
+        print(timing.line(), f" {work.line(timing.median)}")
 
 
 def medium(rounds: int) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptlab.bench import loops
+from gptlab.bench.limits import work_of
 from gptlab.bench.pairs import take_turns
 from gptlab.config import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
@@ -101,8 +102,9 @@ def take_turns_apart(arguments: list[str], rounds: int) -> None:
 
         return run
 
+    work = work_of(arguments)
     for timing in take_turns({name: contender(name) for name in names}, rounds, warm=False):
-        print(timing.line(), f" {peaks[timing.name]:.2f} GB")
+        print(timing.line(), f" {peaks[timing.name]:.2f} GB  {work.line(timing.median)}")
 
 
 def whole_script(arguments: list[str]) -> float:

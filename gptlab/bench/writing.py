@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from gptlab.bench import apart
+from gptlab.bench.limits import reading
 from gptlab.bench.pairs import take_turns, timed
 from gptlab.config import ModelConfig, SamplingConfig
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.generation.engine import write
 from gptlab.generation.products import as_wanted
-from gptlab.model.gpt import GPT
+from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.gpt2 import to_gpt2
 
 NEW, TOP_K = 256, 50
@@ -92,9 +93,13 @@ def contenders(prompts: int) -> dict[str, Callable[[], object]]:
 
 def generation(rounds: int) -> None:
     """256 new tokens by a 4-layer model of GPT-2's width, one prompt and eight."""
+    with torch.device("meta"):
+        most = reading() / (4 * count_parameters(GPT(MODEL)))
+    print(f"  memory is read fast enough for all weights in float32 {most:.0f} times a second")
     for prompts in (1, 8):
         print(f"  {prompts} × {NEW} tokens")
         with torch.inference_mode():
             timings = take_turns({n: timed(f) for n, f in contenders(prompts).items()}, rounds)
         for timing in timings:
-            print(timing.line("s"), f" {prompts * NEW / timing.median:.0f} tokens/s", flush=True)
+            steps = NEW / timing.median
+            print(timing.line("s"), f" {prompts * steps:.0f} tokens/s, {steps / most:.0%} of that")
