@@ -100,7 +100,8 @@ def test_a_plain_script_validates_and_saves_as_often(tmp_path: Path, monkeypatch
 def test_the_work_of_a_step_is_six_operations_a_weight_and_token(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sizes = ["model.n_layer=1", "model.d_model=8", "model.n_head=1", "model.tied_head=false"]
-    arguments = [*bench.CHARACTERS, *sizes, "model.bias=false", "model.head_bias=false"]
+    sizes += ["model.bias=false", "model.head_bias=false", "data.max_samples=200"]
+    arguments = [*bench.CHARACTERS, *sizes]
     work = limits.work_of(arguments)
     assert work.tokens == 16 * 32
     vocabulary = bench.bare_loops(arguments)["bare loop of gptlab's parts"].net.config.vocab_size
