@@ -55,13 +55,14 @@ BOUNDS: list[tuple[str, float | None, float | None]] = [
     ("trainer.threads", 1, None),
     ("trainer.devices", 1, None),
     ("trainer.num_nodes", 1, None),
-    ("sampling.temperature", 0, None),
+    ("sampling.temperature", 0, 1e4),
     ("sampling.top_k", 1, None),
     ("sampling.top_p", 1e-9, 1),
     ("sampling.min_p", 0, 1),
     ("sampling.repetition_penalty", 1e-3, None),
     ("sampling.no_repeat_ngram", 1, None),
     ("sampling.beams", 1, None),
+    ("sampling.length_penalty", -10, 10),
     ("n", 1, None),
     ("best_of", 1, None),
     ("max_new_tokens", 1, None),
@@ -121,6 +122,10 @@ def check_training(config: TrainConfig) -> None:
         )
     if model.position == "sinusoidal" and model.d_model % 2:
         raise UserError(f"model.d_model={model.d_model}: sinusoidal positions need an even width")
+    if config.sampling.beams > 1:
+        raise UserError(
+            f"sampling.beams={config.sampling.beams}: is for generate.py; a run's samples are drawn"
+        )
     if data.row_length and data.row_length > model.context_length + 1:
         raise UserError(
             f"data.row_length={data.row_length}: a row is input and target, so at most "

@@ -130,8 +130,20 @@ def test_weights_in_eight_bits_say_nearly_the_same() -> None:
     assert sample.ended
 
 
+@pytest.mark.parametrize("inputs", [1, 20, 33, 100, 170, 341])
+def test_eight_bits_of_any_width(inputs: int) -> None:
+    layer = torch.nn.Linear(inputs, 80)
+    x = torch.randn(7, inputs)
+    found, wanted = products.Int8Linear(layer)(x), layer(x).detach()
+    assert float((found - wanted).detach().abs().max()) < 0.05
+
+
 def test_weights_in_bfloat16_write_too() -> None:
-    net = a_net()
+    net = a_net(position="rotary", tied_head=False, head_bias=True)
+    ids = torch.randint(13, (2, 12))
+    wanted = net(ids).detach()
     products.as_wanted(net, "bfloat16")
-    assert net.head.weight.dtype == torch.bfloat16
+    assert net.head.weight_OxI.dtype == torch.bfloat16
+    difference = (net(ids).detach() - wanted).square().mean().sqrt() / wanted.std()
+    assert 1e-5 < float(difference) < 0.02
     assert write(net, TOKENIZER, [1, 2], SamplingConfig(), 3, 30)[0].written

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 
 from gptlab.model import checkpoint
+from gptlab.training import loop
 from tests.faults.callbacks import Accident
 from tests.faults.compare import assert_same, only
 from tests.faults.listeners import SEEN
@@ -74,6 +77,13 @@ def test_where_somebody_listens_in_between_the_loop_is_lightnings(both, more: li
     assert_same(short, long)
     assert calls == [24, 24] and seen[0] == seen[1]
     assert not seen[0] or (len(seen[0]) == 24 and all(seen[0]))
+
+
+def test_hooks_on_the_instance_are_hooks() -> None:
+    callback = LambdaCallback(on_train_batch_end=print, on_before_backward=print)
+    found = [h for h in (*loop.CALLED, *loop.NOT_CALLED) if loop.has(callback, h)]
+    assert found == ["on_train_batch_end", "on_before_backward"]
+    assert not loop.has(Callback(), "on_train_batch_end")
 
 
 def test_a_run_goes_on_by_either_loop(command, both, tmp_path: Path) -> None:

@@ -144,14 +144,18 @@ def test_beams_stop_and_do_without_a_cache(net: GPT) -> None:
     plain = beam_search(net, TOKENIZER, [0], settings, 4, 30, cached=False)
     cached = beam_search(net, TOKENIZER, [0], settings, 4, 30)
     assert [s.tokens for s in plain] == [s.tokens for s in cached]
+    stopped = beam_search(net, TOKENIZER, [0], settings, 4, 30, stop=["ab", "ba", "aa"])
+    assert len(stopped) == 4
     for sample in beam_search(net, TOKENIZER, [0], settings, 4, 30, stop=["ab"]):
         assert "ab" not in sample.text
         assert sample.ended != "stop" or sample.tokens[-2:] == TOKENIZER.encode("ab")
 
 
 def test_log_probabilities_are_the_models_own(net: GPT) -> None:
-    settings = SamplingConfig(temperature=0.5, top_k=2)
-    for sample in write(net, TOKENIZER, [0, 1], settings, 5, 6, scored=True):
+    settings = SamplingConfig(temperature=0.5, top_k=2, repetition_penalty=1.5)
+    samples = write(net, TOKENIZER, [0, 1], settings, 5, 6, scored=True)
+    beams = SamplingConfig(beams=3, repetition_penalty=3.0)
+    for sample in samples + beam_search(net, TOKENIZER, [0, 1], beams, 3, 6):
         tokens = [*sample.tokens, *([TOKENIZER.eot] if sample.ended == "end_of_text" else [])]
         whole = net(torch.tensor([tokens[:-1]])).log_softmax(dim=-1)[0].detach()
         wanted = [float(whole[at - 1, tokens[at]]) for at in range(2, len(tokens))]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from gptlab.generation.show import Lines
 from tests.conftest import ROOT
 
 GENERATE = [sys.executable, str(ROOT / "generate.py")]
@@ -102,6 +103,38 @@ def test_samples_stand_side_by_side(command, trained: Path, tmp_path: Path) -> N
     for column in range(3):
         text = " ".join(" ".join(row[column].strip() for row in rows).split())
         assert text.startswith("Once upon a time") and text in " ".join(plain.split())
+
+
+def test_lines_hold_the_whole_text_and_never_change() -> None:
+    text = "a word\nhello- - " + "x" * 95 + "  LONG" * 9 + "\n\nhttps://a.b/" + "c" * 40 + " end"
+    for width in (1, 7, 30):
+        column, before = Lines(width), []
+        for length in range(len(text) + 1):
+            column.take(text[:length], length == len(text))
+            assert column.lines[: len(before)] == before
+            before = list(column.lines)
+        assert all(len(line) <= width for line in column.lines)
+        assert "".join("".join(column.lines).split()) == "".join(text.split())
+
+
+def test_each_text_of_a_conversation_is_saved(trained: Path, tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, "max_new_tokens=3", "save=talk.txt")
+    for prompt in ("Once upon", "Once"):
+        terminal.until("> ")
+        terminal.type(f"{prompt}\n")
+        terminal.until("tokens/s")
+    terminal.until("> ")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    assert (tmp_path / "talk_1.txt").read_text().startswith("Once upon")
+    assert json.loads((tmp_path / "talk_2.json").read_text())["prompt"] == "Once"
+
+
+def test_what_a_reader_left_is_saved_all_the_same(trained: Path, tmp_path: Path) -> None:
+    typed = "generate.py prompt=Once n=2 max_new_tokens=300 sampling=plain save=kept"
+    shell = f"{sys.executable} {ROOT}/{typed} | head -c 20"
+    subprocess.run(shell, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    assert len(json.loads((tmp_path / "kept.json").read_text())["samples"]) == 2
 
 
 def test_a_prompt_from_standard_input(command, trained: Path, monkeypatch) -> None:
@@ -223,6 +256,11 @@ def test_every_way_is_in_the_guide_and_the_default_is_what_it_says(command, trai
         (["save=runs"], "save=runs: runs.txt is a folder"),
         (["save=/dev/null/x"], "nothing can be written in /dev/null"),
         (["save=.."], "is no name for a file"),
+        (["save=out/"], "is no name for a file"),
+        (["save=~nobody_here/x"], "save=~nobody_here/x: "),
+        (["save=" + "x" * 300], "File name too long"),
+        (["sampling=beam", "sampling.length_penalty=1000"], "must be from -10 to 10"),
+        (["sampling.temperature=1e39"], "must be from 0 to 10000"),
     ],
 )
 def test_mistakes(command, trained: Path, tmp_path: Path, arguments: list[str], words: str) -> None:

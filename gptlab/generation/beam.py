@@ -41,15 +41,18 @@ def beam_search(
     finished: list[Sample] = []
 
     def score(sample: Sample, length: int | None = None) -> float:
-        return sum(sample.logprobs) / (length or len(sample.logprobs)) ** power
+        return sample.found / (length or len(sample.logprobs)) ** power
 
     with writing(net):
         context = Context(net, prompt, len(prompt) + max_new_tokens, cached)
         for number in range(max_new_tokens):
-            logits_BxV = next_logits(context, tokenizer).float()
-            logits_BxV = penalised(logits_BxV, sampling, [sample.tokens for sample in alive])
+            own_BxV = next_logits(context, tokenizer).float()
+            texts = [sample.tokens for sample in alive]
+            search_BxV = penalised(own_BxV, sampling, texts).log_softmax(dim=-1)
             last = number == max_new_tokens - 1
-            found = expand(alive, logits_BxV.log_softmax(dim=-1), beams, tokenizer.eot, last)
+            found = expand(
+                alive, search_BxV, own_BxV.log_softmax(dim=-1), beams, tokenizer.eot, last
+            )
             finished += [sample for _, sample in found if sample.ended]
             finished = sorted(finished, key=score, reverse=True)[:beams]
             going = [(row, sample) for row, sample in found if not sample.ended]
@@ -64,22 +67,25 @@ def beam_search(
 
 
 def expand(
-    alive: list[Sample], logprobs_BxV: Tensor, beams: int, eot: int, last: bool
+    alive: list[Sample], search_BxV: Tensor, own_BxV: Tensor, beams: int, eot: int, last: bool
 ) -> list[tuple[int, Sample]]:
     """The likeliest next texts with the rows they come from: `beams` that go on, and those that
-    ended and are likelier than the last of these."""
-    before_Bx1 = torch.tensor([[sum(sample.logprobs)] for sample in alive])
-    totals_N = (before_Bx1.to(logprobs_BxV) + logprobs_BxV).flatten()
+    ended and are likelier than the last of these. Log-probabilities: those that the search goes by,
+    and the model's own."""
+    before_Bx1 = torch.tensor([[sample.found] for sample in alive])
+    totals_N = (before_Bx1.to(search_BxV) + search_BxV).flatten()
     found: list[tuple[int, Sample]] = []
     going = 0
-    # Each row has one end-of-text: among twice as many there are enough that go on.
-    for index in totals_N.topk(min(2 * beams, len(totals_N))).indices.tolist():
-        row, token = divmod(index, logprobs_BxV.shape[1])
-        logprob = float(logprobs_BxV[row, token])
-        if going == beams or logprob == -torch.inf:
+    # Each row has one end-of-text: among twice as many there are enough that go on. A stop text
+    # may end many more.
+    most = len(totals_N) if alive[0].stop else min(2 * beams, len(totals_N))
+    for index in totals_N.topk(most).indices.tolist():
+        row, token = divmod(index, search_BxV.shape[1])
+        if going == beams or totals_N[index] == -torch.inf:
             break
         sample = alive[row].branch()
-        sample.logprobs.append(logprob)
+        sample.found = float(totals_N[index])
+        sample.logprobs.append(float(own_BxV[row, token]))
         grow(sample, token, eot, last)
         going += sample.ended is None or sample.ended == "length"
         found.append((row, sample))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gptlab.errors import UserError
 
 FEW = 8  # rows
+VECTOR = 32  # numbers that the kernel for eight bits reads at once, beyond a row's end too
 LARGE = 2**18  # numbers of a matrix; smaller ones stay near the processor anyway
 
 
@@ -65,30 +66,46 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight_OxI = layer.weight.detach().float()
         scale_O = weight_OxI.abs().amax(dim=1).clamp(min=1e-12) / 127
-        self.register_buffer("whole_OxI", (weight_OxI / scale_O[:, None]).round().to(torch.int8))
+        whole_OxI = (weight_OxI / scale_O[:, None]).round().to(torch.int8)
+        self.padding = -whole_OxI.shape[1] % VECTOR
+        self.register_buffer("whole_OxI", F.pad(whole_OxI, (0, self.padding)))
         self.register_buffer("scale_O", scale_O)
         self.register_buffer("one_O", torch.ones(len(scale_O), dtype=torch.bfloat16))
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).bfloat16()
+        rows = F.pad(x.reshape(-1, x.shape[-1]).bfloat16(), (0, self.padding))
         y = torch._weight_int8pack_mm(rows, self.whole_OxI, self.one_O).float() * self.scale_O
         y = y.view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
 
+class BFloat16Linear(nn.Module):
+    """A linear layer with its weights in bfloat16. All between the layers stays in float32."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.register_buffer("weight_OxI", layer.weight.detach().bfloat16())
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x.bfloat16(), self.weight_OxI).float()
+        return y if self.bias is None else y + self.bias
+
+
+KINDS = {"bfloat16": BFloat16Linear, "int8": Int8Linear}
+
+
 def as_wanted(net: nn.Module, weights: str) -> None:
-    """Gives the net, in place and for writing alone, weights of another kind.
+    """Gives the linear layers, in place and for writing alone, weights of another kind.
 
     Raises UserError for a device that cannot have them.
     """
     device = next(net.parameters()).device.type
-    if weights == "bfloat16":
-        net.bfloat16()
-    if weights == "int8":
-        if device != "cpu":
-            raise UserError(f"weights=int8: is for a CPU, and this is {device}; see accelerator=")
-        linear = [(m, n, c) for m in net.modules() for n, c in m.named_children()]
-        for parent, name, child in linear:
+    if weights == "int8" and device != "cpu":
+        raise UserError(f"weights=int8: is for a CPU, and this is {device}; see accelerator=")
+    if weights in KINDS:
+        layers = [(m, n, c) for m in net.modules() for n, c in m.named_children()]
+        for parent, name, child in layers:
             if type(child) is nn.Linear:
-                setattr(parent, name, Int8Linear(child))
+                setattr(parent, name, KINDS[weights](child))

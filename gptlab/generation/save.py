@@ -21,17 +21,26 @@ def places(name: str) -> tuple[Path, Path]:
     return base.with_name(f"{base.name}.txt"), base.with_name(f"{base.name}.json")
 
 
+def numbered(name: str, number: int) -> str:
+    """The name for one of several: out.txt becomes out_1.txt."""
+    path = Path(name)
+    return str(path.with_name(f"{path.stem}_{number}{path.suffix}"))
+
+
 def check_place(name: str) -> None:
     """Raises UserError, before anything is done, where the files could not be kept."""
-    if Path(name).name in ("", ".."):
+    if Path(name).name in ("", "..") or name.endswith("/"):
         raise UserError(f"save={name}: is no name for a file")
-    folder = places(name)[0].parent
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"save={name}: nothing can be written in {there}")
-    for place in places(name):
-        if place.is_dir():
-            raise UserError(f"save={name}: {place} is a folder")
+    try:
+        folder = places(name)[0].parent
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise UserError(f"save={name}: nothing can be written in {there}")
+        for place in places(name):
+            if place.is_dir():
+                raise UserError(f"save={name}: {place} is a folder")
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that is locked, ~nobody
+        raise UserError(f"save={name}: {getattr(error, 'strerror', error)}") from None
 
 
 def save(config: GenerateConfig, model: Loaded, prompt: str, samples: list[Sample]) -> None:
@@ -49,14 +58,15 @@ def save(config: GenerateConfig, model: Loaded, prompt: str, samples: list[Sampl
     }
     texts = "\n\n".join(prompt + sample.text for sample in samples) + "\n"
     for place, whole in ((text, texts), (table, json.dumps(content, indent=1) + "\n")):
-        new = place.with_name(f".{place.name}.{os.getpid()}")
+        new = place.with_name(f".{os.getpid()}.part")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             new.write_text(whole, encoding="utf-8")
             new.replace(place)
         except OSError as error:
-            new.unlink(missing_ok=True)
             raise UserError(f"save={config.save}: {error.strerror}") from None
+        finally:
+            new.unlink(missing_ok=True)
     say(f"saved as {text} and {table}")
 
 

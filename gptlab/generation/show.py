@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import textwrap
 from typing import Protocol
 
 from gptlab.files import say
@@ -13,7 +12,10 @@ BETWEEN = " │ "
 
 
 class Display(Protocol):
-    """Told after each token; texts go to standard output, all else to standard error."""
+    """Told after each token, and of the ended samples in the end.
+
+    Texts go to standard output, all else to standard error.
+    """
 
     def update(self, samples: list[Sample]) -> None: ...
 
@@ -29,62 +31,82 @@ class Stream:
         print(opening, end="", flush=True)
 
     def update(self, samples: list[Sample]) -> None:
-        print(samples[0].text[self.shown :], end="", flush=True)
-        self.shown = len(samples[0].text)
+        for sample in samples[:1]:
+            print(sample.text[self.shown :], end="", flush=True)
+            self.shown = len(sample.text)
 
     def end(self, samples: list[Sample]) -> None:
+        self.update(samples[:1])
         print(flush=True)
         for number, sample in enumerate(samples[1:], start=2):
             say(f"\n— sample {number} —")
             print(self.opening + sample.text, flush=True)
 
 
+class Lines:
+    """A growing text in lines of a width: what has become a line never changes."""
+
+    def __init__(self, width: int):
+        self.width = width
+        self.lines: list[str] = []
+        self.begins = 0  # where in the text the open line does
+
+    def take(self, text: str, whole: bool) -> None:
+        """The text as far as it is; whole: nothing will follow."""
+        while True:
+            rest = text[self.begins : self.begins + self.width + 1]
+            newline = rest.find("\n")
+            space = rest.rfind(" ") if len(rest) > self.width else -1
+            if newline >= 0:
+                length, skipped = newline, 1
+            elif space > 0:
+                length, skipped = space, 1
+            elif len(rest) > self.width:
+                length, skipped = self.width, 0
+            else:
+                break
+            self.lines.append(rest[:length])
+            self.begins += length + skipped
+        if whole and rest:
+            self.lines.append(rest)
+            self.begins += len(rest)
+
+
 class Columns:
-    """Samples side by side. A row of lines is shown when none of them can change any more."""
+    """Samples side by side. A row is shown when each of them has a line for it, or has ended."""
 
     def __init__(self, opening: str, samples: int, width: int):
         self.opening = opening
         self.side_by_side = min(samples, columns_that_fit(width))
         self.width = (width + len(BETWEEN)) // self.side_by_side - len(BETWEEN)
-        self.shown = 0
-        self.titles(0, self.side_by_side)
+        self.begin(0, self.side_by_side)
 
-    def titles(self, first: int, last: int) -> None:
+    def begin(self, first: int, last: int) -> None:
+        self.columns = [Lines(self.width) for _ in range(first, last)]
+        self.shown = 0
         titles = [f"— sample {i + 1} —".ljust(self.width) for i in range(first, last)]
         say((" " * len(BETWEEN)).join(titles).rstrip())
 
     def update(self, samples: list[Sample]) -> None:
-        self.show(samples[: self.side_by_side])
-
-    def show(self, samples: list[Sample]) -> None:
-        texts = [self.lines(sample) for sample in samples]
-        # The last line may grow, or lose its last word to the next.
-        certain = min(
-            (len(t) - 1 for t, s in zip(texts, samples, strict=True) if s.ended is None),
-            default=max(map(len, texts)),
-        )
-        for row in range(self.shown, certain):
-            parts = [text[row] if row < len(text) else "" for text in texts]
-            print(BETWEEN.join(part.ljust(self.width) for part in parts).rstrip(), flush=True)
-        self.shown = max(self.shown, certain)
-
-    def lines(self, sample: Sample) -> list[str]:
-        paragraphs = (self.opening + sample.text).split("\n")
-        wrapped = (textwrap.wrap(p, self.width) or [""] for p in paragraphs)
-        return [line for lines in wrapped for line in lines]
+        going = []
+        for sample, column in zip(samples, self.columns, strict=False):
+            column.take(self.opening + sample.text, sample.ended is not None)
+            if sample.ended is None:
+                going.append(len(column.lines))
+        longest = max(len(column.lines) for column in self.columns)
+        for row in range(self.shown, min(going, default=longest)):
+            cells = [column.lines[row : row + 1] or [""] for column in self.columns]
+            print(BETWEEN.join(c.ljust(self.width) for (c,) in cells).rstrip(), flush=True)
+            self.shown = row + 1
 
     def end(self, samples: list[Sample]) -> None:
         """The rest, and the samples for which there was no place beside the first."""
-        for sample in samples:
-            if sample.ended is None:
-                sample.end("interrupted")
-        self.show(samples[: self.side_by_side])
+        self.update(samples)
         for first in range(self.side_by_side, len(samples), self.side_by_side):
             more = samples[first : first + self.side_by_side]
-            self.shown = 0
             print(flush=True)
-            self.titles(first, first + len(more))
-            self.show(more)
+            self.begin(first, first + len(more))
+            self.update(more)
 
 
 def columns_that_fit(width: int) -> int:

@@ -3,7 +3,7 @@
 import codecs
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gptlab.data.tokenizer import Tokenizer
 
@@ -38,7 +38,8 @@ class Sample:
     text: str = ""
     held: str = ""
     logprobs: list[float] = field(default_factory=list)  # of the tokens written, where asked for
-    ended: str | None = None  # end_of_text | stop | length
+    found: float = 0.0  # in a beam search, the log-probability after penalties
+    ended: str | None = None  # end_of_text | stop | length | interrupted
 
     @property
     def written(self) -> list[int]:
@@ -65,14 +66,15 @@ class Sample:
         return 0
 
     def end(self, why: str) -> None:
-        """Why it ends: `end_of_text`, `stop` or `length`."""
+        """Why it ends: `end_of_text`, `stop`, `length` or `interrupted`."""
         self.ended = why
         self.text += self.held + (self.stream.end() if why != "stop" else "")
         self.held = ""
 
     def branch(self) -> "Sample":
         """One that goes on from here by itself."""
-        return copy.deepcopy(self, {id(self.stream.tokenizer): self.stream.tokenizer})
+        stream = copy.deepcopy(self.stream, {id(self.stream.tokenizer): self.stream.tokenizer})
+        return replace(self, stream=stream, tokens=[*self.tokens], logprobs=[*self.logprobs])
 
     @property
     def likelihood(self) -> float:

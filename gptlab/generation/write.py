@@ -3,11 +3,14 @@
 Prompt and text go to standard output, all else to standard error, so that the text can be piped.
 """
 
+import contextlib
+import io
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from gptlab import runs
 from gptlab.config import GenerateConfig
@@ -18,7 +21,7 @@ from gptlab.files import say
 from gptlab.generation.beam import beam_search
 from gptlab.generation.engine import generate, prompt_ids
 from gptlab.generation.products import as_wanted
-from gptlab.generation.save import check_place, save
+from gptlab.generation.save import check_place, numbered, save
 from gptlab.generation.show import make_display
 from gptlab.generation.text import Sample
 from gptlab.model import checkpoint
@@ -29,7 +32,9 @@ def write(config: GenerateConfig) -> None:
     """Writes once, or, at a terminal and without a prompt, as often as it is asked."""
     check_settings(config)
     nothing = config.prompt is None and config.prompt_file is None
-    asks = nothing and sys.stdin.isatty() and sys.stdout.isatty()
+    asks = nothing and at_terminal(sys.stdin) and at_terminal(sys.stdout)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter
     text = "" if asks else read_prompt(config)
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
     model = checkpoint.load(runs.find_checkpoint(config.run, config.run_root))
@@ -41,6 +46,10 @@ def write(config: GenerateConfig) -> None:
         converse(config, model)
     else:
         go_on(config, model, text)
+
+
+def at_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def check_settings(config: GenerateConfig) -> None:
@@ -82,10 +91,17 @@ def read_prompt(config: GenerateConfig) -> str:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise UserError(f"prompt_file={config.prompt_file}: {reason}") from None
     elif prompt == "-":
+        if sys.stdin is None:
+            raise UserError("prompt=-: there is no standard input")
+        if at_terminal(sys.stdin):
+            say("type how the text begins; Ctrl-D on a line of its own ends it")
         try:
-            prompt = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n")
+            prompt = sys.stdin.buffer.read().decode("utf-8-sig")
         except UnicodeDecodeError:
             raise UserError("prompt=-: standard input is not UTF-8 text") from None
+    if prompt is not None and prompt != config.prompt:  # a file's last line ends, the text goes on
+        prompt = prompt.removesuffix("\n").removesuffix("\r")
+    check_text(prompt or "")
     if prompt == "":
         raise UserError(
             'prompt: is empty; give some words, as in prompt="Once upon a time", or leave it out '
@@ -94,9 +110,21 @@ def read_prompt(config: GenerateConfig) -> str:
     return prompt or ""
 
 
+def check_text(prompt: str) -> None:
+    """Raises UserError for bytes that are no text, as a shell may pass them."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError("prompt: is not UTF-8 text") from None
+
+
 def converse(config: GenerateConfig, model: Loaded) -> None:
-    """Prompt after prompt, until the end of the input. Ctrl-C stops a text."""
-    import readline  # noqa: F401  (gives input() a history and the arrow keys)
+    """Prompt after prompt, until the end of the input. Ctrl-C stops a text.
+
+    Each has a seed of its own, and is saved under a number of its own.
+    """
+    with contextlib.suppress(ImportError):  # gives input() a history and the arrow keys
+        import readline  # noqa: F401
 
     say("type how a text begins; an empty line lets the model begin; Ctrl-C stops it, Ctrl-D ends")
     for turn in range(sys.maxsize):
@@ -105,8 +133,13 @@ def converse(config: GenerateConfig, model: Loaded) -> None:
         except EOFError:
             print()
             return
+        except UnicodeDecodeError:
+            say("that was not UTF-8 text")
+            continue
+        name = config.save and numbered(config.save, turn + 1)
         try:
-            go_on(replace(config, seed=config.seed + turn), model, text)
+            check_text(text)
+            go_on(replace(config, seed=config.seed + turn, save=name), model, text)
         except UserError as error:
             say(error.line())
         except KeyboardInterrupt:
@@ -129,24 +162,37 @@ def go_on(config: GenerateConfig, model: Loaded, text: str) -> None:
     samples: list[Sample] = []
     try:
         for samples in sample_lists(config, model, prompt):
-            display.update(samples)
-    finally:  # whatever stopped it: what there is, is shown and kept
+            if config.best_of is None:
+                display.update(samples)
+    finally:  # whatever stopped it, a reader who left included: what there is, is shown and kept
         seconds = time.perf_counter() - began
-        if samples:
-            samples = samples[: config.n]
-            display.end(samples)
-            if config.save is not None:
-                save(config, model, text, samples)
-        else:
-            print()
+        for sample in samples:
+            if sample.ended is None:
+                sample.end("interrupted")
+        best = the_best(samples, config)
+        try:
+            display.end(best)
+        finally:
+            if best and config.save is not None:
+                save(config, model, text, best)
     tokens = sum(len(sample.written) for sample in samples)
     say(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s")
+
+
+def the_best(samples: list[Sample], config: GenerateConfig) -> list[Sample]:
+    """Of `best_of` samples the n likeliest."""
+    if config.best_of is None or not samples:
+        return samples
+    best = sorted(samples, key=lambda sample: sample.likelihood, reverse=True)[: config.n]
+    costs = ", ".join(f"{-sample.likelihood:.3f}" for sample in best)
+    say(f"the likeliest of {len(samples)}, in nats a token: {costs}")
+    return best
 
 
 def sample_lists(
     config: GenerateConfig, model: Loaded, prompt: list[int]
 ) -> Iterator[list[Sample]]:
-    """The samples as they grow; of a beam search or the best of several only in the end."""
+    """The samples as they grow; of a beam search only in the end."""
     wanted = (model.net, model.tokenizer, prompt, config.sampling)
     stop = stop_texts(config)
     if config.sampling.beams > 1:
@@ -156,12 +202,4 @@ def sample_lists(
     n = config.best_of or config.n
     scored = config.best_of is not None or config.save is not None
     settings = {"stop": stop, "cached": config.cache, "scored": scored}
-    samples: list[Sample] = []
-    for samples in generate(*wanted, n, config.max_new_tokens, config.seed, **settings):
-        if config.best_of is None:
-            yield samples
-    if config.best_of is not None:
-        samples = sorted(samples, key=lambda sample: sample.likelihood, reverse=True)
-        shown = ", ".join(f"{sample.likelihood:.3f}" for sample in samples[: config.n])
-        say(f"the likeliest of {n}, in nats a token: {shown}")
-        yield samples
+    yield from generate(*wanted, n, config.max_new_tokens, config.seed, **settings)

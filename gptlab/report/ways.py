@@ -51,7 +51,8 @@ def real_texts(model: Loaded, texts: int, tokens: int) -> list[list[int]]:
 
 @torch.inference_mode()
 def as_the_model_sees(model: Loaded, ids: list[int]) -> Text:
-    logprobs = model.net(torch.tensor([ids[:-1]]))[0].float().log_softmax(dim=-1)
+    logits = model.net(torch.tensor([ids[:-1]]))[0, :, : model.tokenizer.vocab_size]
+    logprobs = logits.float().log_softmax(dim=-1)
     after = ids[PROMPT:]
     own = logprobs[torch.arange(PROMPT - 1, len(ids) - 1), torch.tensor(after)]
     return after, own.tolist()
@@ -83,7 +84,10 @@ def distinct(words: list[str], n: int) -> float:
 
 def compare(model: Loaded, texts: int, tokens: int) -> list[str]:
     """A line for real text and one for each way, all over equally many words."""
-    beginnings = real_texts(model, texts, min(tokens, model.net.config.window - PROMPT))
+    tokens = min(tokens, model.net.config.window - PROMPT)
+    if tokens < 1:
+        raise UserError(f"{model.path}: sees too few tokens for a beginning of {PROMPT}")
+    beginnings = real_texts(model, texts, tokens)
     written = {"real text": [as_the_model_sees(model, ids) for ids in beginnings]}
     for name, sampling in ways().items():
         write = writer(model, tokens, sampling)

@@ -22,7 +22,8 @@ NOT_CALLED = ("on_before_zero_grad", "on_before_backward", "on_after_backward")
 
 
 def has(callback: Callback, hook: str) -> bool:
-    return getattr(type(callback), hook) is not getattr(Callback, hook)
+    """By the class, or, as Lightning's LambdaCallback does, on the instance."""
+    return getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
 
 
 def can_be_short(trainer: Trainer) -> bool:

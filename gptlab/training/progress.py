@@ -35,6 +35,7 @@ class Progress(StepCallback):
             bar_format="{bar:24} {n_fmt}/{total_fmt}  {desc}",
             leave=False,
             mininterval=0,
+            miniters=0,
         )
 
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
