@@ -122,10 +122,6 @@ def check_training(config: TrainConfig) -> None:
         )
     if model.position == "sinusoidal" and model.d_model % 2:
         raise UserError(f"model.d_model={model.d_model}: sinusoidal positions need an even width")
-    if config.sampling.beams > 1:
-        raise UserError(
-            f"sampling.beams={config.sampling.beams}: is for generate.py; a run's samples are drawn"
-        )
     if data.row_length and data.row_length > model.context_length + 1:
         raise UserError(
             f"data.row_length={data.row_length}: a row is input and target, so at most "

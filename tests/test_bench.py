@@ -14,7 +14,7 @@ from gptlab.bench import apart, limits, loops, writing
 from gptlab.bench.pairs import take_turns
 from gptlab.config import ModelConfig, SamplingConfig
 from gptlab.data.tokenizer import GPT2Tokenizer
-from gptlab.generation import engine
+from gptlab.generation import beam
 from gptlab.model.gpt import GPT, count_parameters
 from tests.conftest import files_below
 
@@ -143,5 +143,5 @@ def test_transformers_writes_what_we_write(monkeypatch) -> None:
     greedy = SamplingConfig(temperature=0.0)
     tokenizer = GPT2Tokenizer()
     tokenizer.eot = -1
-    (mine,) = engine.write(net, tokenizer, [5, 6], greedy, 1, 30)
+    (mine,) = beam.write(net, tokenizer, [5, 6], greedy, 1, 30)
     assert theirs[0].tolist() == mine.tokens == plain[0].tolist()

@@ -9,8 +9,8 @@ import torch
 from gptlab.config import ModelConfig, SamplingConfig, TokenizerConfig
 from gptlab.data.tokenizer import CharTokenizer
 from gptlab.generation import products
+from gptlab.generation.beam import write
 from gptlab.generation.context import Context
-from gptlab.generation.engine import write
 from gptlab.model.gpt import GPT
 from gptlab.model.parts import ATTENTIONS, FEED_FORWARDS, NORMS, POSITIONS, WIRINGS
 

@@ -140,7 +140,7 @@ def test_every_model_trains_and_writes(command, model: str) -> None:
         (["prompt=Once", "prompt_file=x"], "give one of them"),
         (["prompt_file=missing.txt"], "prompt_file=missing.txt: No such file"),
         (["prompt=Once", "sampling.top_k=0"], "sampling.top_k=0: must be at least 1"),
-        (["prompt=Once", "sampling.temperature=-1"], "sampling.temperature=-1.0: must be at least"),
+        (["prompt=Once", "sampling.temperature=-1"], "sampling.temperature=-1.0: must be from 0"),
         (["prompt=Once", "sampling.top_p=1.5"], "sampling.top_p=1.5: must be from"),
         (["prompt=Once", "max_new_tokens=0"], "max_new_tokens=0: must be at least 1"),
         (["-m", "prompt=Once", "seed=1,2"], "-m: only train.py runs sweeps"),

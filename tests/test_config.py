@@ -188,11 +188,6 @@ def test_shell_completion_names_the_choices() -> None:
     assert done.stdout.split() == ["model=tiny_char"]
 
 
-def test_a_run_does_not_search_with_beams(command) -> None:
-    result = command("train", "sampling=beam")
-    assert result.code == 2 and "is for generate.py" in result.err
-
-
 def test_bounds_name_existing_keys() -> None:
     from gptlab.config import SCHEMAS, flatten
     from gptlab.limits import BOUNDS, CHOICES

@@ -9,7 +9,8 @@ import torch
 from gptlab.config import ModelConfig, SamplingConfig, TokenizerConfig
 from gptlab.data.tokenizer import CharTokenizer
 from gptlab.generation import sampling
-from gptlab.generation.engine import draw, prompt_ids, write
+from gptlab.generation.beam import write
+from gptlab.generation.engine import draw, prompt_ids
 from gptlab.model.gpt import GPT
 
 LOGITS_1xV = torch.log(torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05]]))

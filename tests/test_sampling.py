@@ -16,8 +16,8 @@ from transformers import (
 from gptlab.config import ModelConfig, SamplingConfig, TokenizerConfig
 from gptlab.data.tokenizer import CharTokenizer
 from gptlab.generation import sampling
-from gptlab.generation.beam import beam_search
-from gptlab.generation.engine import generate, write
+from gptlab.generation.beam import beam_search, write
+from gptlab.generation.engine import generate
 from gptlab.model.gpt import GPT
 
 TOKENIZER = CharTokenizer.train(["ab"], TokenizerConfig())  # and end-of-text

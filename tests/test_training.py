@@ -222,11 +222,12 @@ import resource, sys, torch
 from gptlab.device import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for _ in range(2):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for number in range(30):
+    if number == 20:  # small things have found their places
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     block = torch.ones(1 << 24)
     del block
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
 """
 
     def faults(mode: str) -> int:

@@ -13,7 +13,7 @@ from gptlab.bench.limits import reading
 from gptlab.bench.pairs import take_turns, timed
 from gptlab.config import ModelConfig, SamplingConfig
 from gptlab.data.tokenizer import GPT2Tokenizer
-from gptlab.generation.engine import write
+from gptlab.generation.beam import write
 from gptlab.generation.products import as_wanted
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.gpt2 import to_gpt2

@@ -1,6 +1,7 @@
 """Beam search: the likeliest whole texts, as far as a few beginnings kept at each step find."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from gptlab.config import SamplingConfig
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.generation.context import Context
-from gptlab.generation.engine import grow, next_logits, writing
+from gptlab.generation.engine import generate, grow, next_logits, writing
 from gptlab.generation.sampling import penalised
 from gptlab.generation.text import Sample, TextStream
 from gptlab.model.gpt import GPT
@@ -90,3 +91,22 @@ def expand(
         going += sample.ended is None or sample.ended == "length"
         found.append((row, sample))
     return found
+
+
+def write(
+    net: GPT,
+    tokenizer: Tokenizer,
+    prompt: list[int],
+    sampling: SamplingConfig,
+    n: int = 1,
+    max_new_tokens: int = 100,
+    seed: int = 0,
+    **settings: Any,
+) -> list[Sample]:
+    """The n samples, whole, in the way that the settings say; see `generate` and `beam_search`."""
+    wanted = (net, tokenizer, prompt, sampling, n, max_new_tokens)
+    if sampling.beams > 1:
+        settings.pop("scored", None)  # always
+        return beam_search(*wanted, **settings)
+    *_, samples = generate(*wanted, seed, **settings)
+    return samples

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,9 +123,3 @@ def next_logits(context: Context, tokenizer: Tokenizer) -> Tensor:
     if not logits_BxV[:, : tokenizer.vocab_size].isfinite().all():
         raise UserError("the model's logits are not finite: its training diverged")
     return logits_BxV
-
-
-def write(*arguments: Any, **settings: Any) -> list[Sample]:
-    """The samples of `generate`, whole."""
-    *_, samples = generate(*arguments, **settings)
-    return samples

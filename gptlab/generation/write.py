@@ -41,6 +41,8 @@ def write(config: GenerateConfig) -> None:
     if isinstance(model.tokenizer, Vocabulary):
         model.tokenizer.unknown = config.unknown
     as_wanted(model.net.to(accelerator), config.weights)
+    if not asks:
+        prompt_ids(model.tokenizer, text, model.eot_first)  # a mistake in it is all that is said
     say(f"{model.path}, step {model.step:,}")
     if asks:
         converse(config, model)

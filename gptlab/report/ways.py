@@ -18,8 +18,7 @@ from gptlab.config import SamplingConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError
-from gptlab.generation.beam import beam_search
-from gptlab.generation.engine import generate
+from gptlab.generation.beam import write
 from gptlab.generation.products import as_wanted
 from gptlab.launcher import CONF
 from gptlab.limits import CHOICES
@@ -59,15 +58,12 @@ def as_the_model_sees(model: Loaded, ids: list[int]) -> Text:
 
 
 def writer(model: Loaded, tokens: int, sampling: SamplingConfig) -> Callable[[int, list], Text]:
-    def write(number: int, ids: list[int]) -> Text:
+    def run(number: int, ids: list[int]) -> Text:
         wanted = (model.net, model.tokenizer, ids[:PROMPT], sampling)
-        if sampling.beams > 1:
-            (sample,) = beam_search(*wanted, 1, tokens)
-        else:
-            *_, (sample,) = generate(*wanted, 1, tokens, seed=number, scored=True)
+        (sample,) = write(*wanted, 1, tokens, seed=number, scored=True)
         return sample.written, sample.logprobs
 
-    return write
+    return run
 
 
 def repeated(words: list[str], n: int = 4) -> tuple[int, int]:
@@ -90,8 +86,8 @@ def compare(model: Loaded, texts: int, tokens: int) -> list[str]:
     beginnings = real_texts(model, texts, tokens)
     written = {"real text": [as_the_model_sees(model, ids) for ids in beginnings]}
     for name, sampling in ways().items():
-        write = writer(model, tokens, sampling)
-        written[name] = [write(number, ids) for number, ids in enumerate(beginnings)]
+        run = writer(model, tokens, sampling)
+        written[name] = [run(number, ids) for number, ids in enumerate(beginnings)]
     words = {
         name: [decode(model.tokenizer, tokens).split() for tokens, _ in found]
         for name, found in written.items()

@@ -12,7 +12,7 @@ from gptlab.config import SamplingConfig, TrainConfig
 from gptlab.data.tokenizer import Tokenizer, decode
 from gptlab.errors import UserError
 from gptlab.evaluation import attention
-from gptlab.generation import engine
+from gptlab.generation import beam
 from gptlab.model.checkpoint import Loaded
 from gptlab.training.callbacks import Interruption, StepCallback, epoch_ended
 from gptlab.training.meter import Meter
@@ -85,7 +85,7 @@ class Samples(StepCallback):
         opening = decode(self.tokenizer, self.prompt)
         lines, first = [], ""
         for kind, (sampling, n) in kinds.items():
-            samples = engine.write(
+            samples = beam.write(
                 *(module.net, self.tokenizer, self.prompt, sampling),
                 n=n,
                 max_new_tokens=self.max_new_tokens,
@@ -112,7 +112,7 @@ def show_attention(
         return
     net, tokenizer = model.net, model.tokenizer
     wanted = (net, tokenizer, prompt, config.sampling)
-    (sample,) = engine.write(*wanted, max_new_tokens=SHOWN, seed=config.seed)
+    (sample,) = beam.write(*wanted, max_new_tokens=SHOWN, seed=config.seed)
     ids = sample.tokens[: min(SHOWN, net.config.window)]
     words = [decode(tokenizer, [token]) or "·" for token in ids]
     for layer, weights in enumerate(attention.attention(net, ids)):

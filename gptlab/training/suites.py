@@ -15,7 +15,8 @@ from gptlab.errors import UserError, look_up
 from gptlab.evaluation import hellaswag
 from gptlab.evaluation.memorisation import TokenIndex
 from gptlab.evaluation.perplexity import Score, score
-from gptlab.generation.engine import sample_prompt, write
+from gptlab.generation.beam import write
+from gptlab.generation.engine import sample_prompt
 from gptlab.model.gpt import GPT
 from gptlab.training.callbacks import Interruption, StepCallback
 from gptlab.training.meter import Meter
