@@ -94,19 +94,17 @@ def expand(
 
 
 def write(
-    net: GPT,
-    tokenizer: Tokenizer,
-    prompt: list[int],
-    sampling: SamplingConfig,
-    n: int = 1,
-    max_new_tokens: int = 100,
-    seed: int = 0,
+    net: GPT, tokenizer: Tokenizer, prompt: list[int], sampling: SamplingConfig, *more: Any,
     **settings: Any,
-) -> list[Sample]:
-    """The n samples, whole, in the way that the settings say; see `generate` and `beam_search`."""
-    wanted = (net, tokenizer, prompt, sampling, n, max_new_tokens)
+) -> list[Sample]:  # fmt: skip
+    """The samples that `generate` ends with, or `beam_search`, as the settings say.
+
+    The arguments are those of `generate`; of these a beam search draws nothing by a seed, and
+    knows all log-probabilities.
+    """
+    wanted = (net, tokenizer, prompt, sampling)
     if sampling.beams > 1:
-        settings.pop("scored", None)  # always
-        return beam_search(*wanted, **settings)
-    *_, samples = generate(*wanted, seed, **settings)
+        given = {k: v for k, v in settings.items() if k not in ("seed", "scored")}
+        return beam_search(*wanted, *more[:2], **given)
+    *_, samples = generate(*wanted, *more, **settings)
     return samples

@@ -80,11 +80,9 @@ class GPT(nn.Module):
 
     def hidden_after(self, ids_BxT: Tensor, cache: KeyValueCache) -> Tensor:
         """The same for tokens that follow those in the cache, which takes them in."""
-        x_BxTxD = self.embed(ids_BxT, cache.length)
-        for block, layer in zip(self.blocks, cache.layers(), strict=True):
-            x_BxTxD = block(x_BxTxD, layer)
+        x_BxTxD = self.read(self.embed(ids_BxT, cache.length), cache)
         cache.length += ids_BxT.shape[1]
-        return self.final_norm(x_BxTxD)
+        return x_BxTxD
 
     def make_cache(self, samples: int, tokens: int) -> KeyValueCache:
         """An empty cache for so many samples of at most so many tokens.
@@ -98,10 +96,11 @@ class GPT(nn.Module):
         shape = (config.n_layer, samples, config.n_head, tokens, config.d_model // config.n_head)
         return KeyValueCache(shape, weight.dtype, weight.device)
 
-    def read(self, x_BxTxD: Tensor) -> Tensor:
+    def read(self, x_BxTxD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """All blocks and the final norm: embedded tokens to what the head reads, (B, T, D)."""
-        for block in self.blocks:
-            x_BxTxD = block(x_BxTxD)
+        layers = cache.layers() if cache is not None else [None] * len(self.blocks)
+        for block, layer in zip(self.blocks, layers, strict=True):
+            x_BxTxD = block(x_BxTxD, layer)
         return self.final_norm(x_BxTxD)
 
     def forward(self, ids_BxT: Tensor, target_BxT: Tensor | None = None) -> Tensor:
