@@ -53,7 +53,8 @@ class TokenizerConfig:
 class DataConfig:
     """Where documents come from and how they become batches (gptlab/data)."""
 
-    source: str = "text"  # toy_stories | hub | text
+    task: str = "text"  # text | classification | instructions: what is learnt of a document
+    source: str = "text"  # text | toy_stories | hub; or a set of records, see conf/data
     path: Any = None  # a file, a list of files, or a folder; instead of the source's own documents
     valid_path: Any = None  # held-out documents; null: split off by the rule below
     hub: str | None = None  # a data set on the Hugging Face hub, or a folder with a copy of one
@@ -68,6 +69,10 @@ class DataConfig:
     subset: float = 1.0  # a random share of the training documents, before any is held out
     split: float = 0.1  # share held out: for validation, or for a test where validation exists
     split_by: str = "random"  # random | tail
+    test_split: float = 0.0  # records: share held out for a test, beside `split` to validate
+    balance: bool = True  # classification: of each class as many as there are of the rarest
+    template: str = "alpaca"  # instructions: how one is put to the model (gptlab/data/templates.py)
+    loss_on: str = "response"  # instructions: response | all
     batching: str = "random"  # rows | random | sliding
     batch_size: int = 16  # rows in a micro-batch
     stride: int | None = None  # sliding: tokens from one window to the next; null: context_length

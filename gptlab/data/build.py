@@ -13,10 +13,8 @@ import json
 import math
 import os
 import shutil
-import zlib
-from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from hashlib import blake2b, sha256
@@ -27,16 +25,17 @@ from typing import Any
 import numpy as np
 
 from gptlab.config import DataConfig, TokenizerConfig
-from gptlab.data.corpus import Corpus, Split, checksums
+from gptlab.data.corpus import Corpus
 from gptlab.data.readers import Piece, repair
+from gptlab.data.records import Records, build_records, make_records
 from gptlab.data.sources import Source, make_source
 from gptlab.data.splits import Scan, SplitRule
 from gptlab.data.tokenizer import SEPARATOR, Tokenizer, build_tokenizer, fingerprint
+from gptlab.data.writer import SplitWriter, finish
 from gptlab.errors import UserError
 from gptlab.files import say, temporary_folder
 
 FORMAT = 3  # raised when what a corpus folder holds changes
-SHORTEST = 64  # tokens; below, there is nothing to learn
 BATCH = 1 << 20  # characters encoded at once
 
 
@@ -46,17 +45,27 @@ def open_corpus(
     seed: int,
     corpus_root: str,
     every_block: bool = False,
+    given: Tokenizer | None = None,
 ) -> Corpus:
     """The corpus of this configuration: found, or built now.
 
+    With the tokenizer `given`, if one is: a model that is trained on keeps its vocabulary.
     Raises UserError for sources that cannot be read; then nothing is left on disk.
     """
     root = Path(corpus_root).expanduser()
-    source = make_source(data, seed, root)
-    decisive = {name: getattr(data, name) for name in DECISIVE}
-    key = [FORMAT, source.identity(), asdict(tokenizer), decisive, seed]
+    source = make_source(data, seed, root) if data.task == "text" else make_records(data, root)
+    names = DECISIVE if data.task == "text" else (*DECISIVE, *OF_RECORDS)
+    decisive = {name: getattr(data, name) for name in names}
+    name, by = tokenizer.name, asdict(tokenizer)
+    if given is not None:
+        name, by = given.state()["name"], fingerprint(given)
+    key = [FORMAT, source.identity(), by, decisive, seed]
     digest = sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
-    folder = root / f"{corpus_name(data)}-{tokenizer.name}-{digest[:12]}"
+    folder = root / f"{corpus_name(data)}-{name}-{digest[:12]}"
+
+    def vocabulary(texts: Iterable[str]) -> Tokenizer:
+        return given or build_tokenizer(tokenizer, texts)
+
     if folder.exists():
         try:
             return Corpus(folder, every_block)
@@ -66,7 +75,10 @@ def open_corpus(
             say(f"{error}: building this corpus anew")
             shutil.rmtree(folder)
     with temporary_folder(folder) as building:
-        build(building, source, data, tokenizer, seed, {"key": key})
+        if isinstance(source, Records):
+            build_records(building, source, data, vocabulary, seed, {"key": key})
+        else:
+            build(building, source, data, vocabulary, seed, {"key": key})
     return Corpus(folder, every_block)
 
 
@@ -75,6 +87,7 @@ DECISIVE = (
     *("text_column", "documents", "repair_encoding", "max_samples", "max_tokens"),
     *("subset", "split", "split_by"),
 )
+OF_RECORDS = ("task", "test_split", "balance", "template")
 
 
 def corpus_name(data: DataConfig) -> str:
@@ -127,7 +140,7 @@ def build(
     folder: Path,
     source: Source,
     data: DataConfig,
-    tokenizer_config: TokenizerConfig,
+    vocabulary: Callable[[Iterable[str]], Tokenizer],
     seed: int,
     meta: dict[str, Any],
 ) -> None:
@@ -136,7 +149,7 @@ def build(
     texts = (
         text for split, scan in scans.items() for text in scan_documents(source, split, data, scan)
     )
-    tokenizer = build_tokenizer(tokenizer_config, texts)
+    tokenizer = vocabulary(texts)
     for _ in texts:  # a vocabulary that needs no training has not read them
         pass
     for split, scan in scans.items():
@@ -144,23 +157,15 @@ def build(
             raise UserError(f"data.{'path' if split == 'train' else 'valid_path'}: holds no text")
     rule = SplitRule(scans, data, seed)
     writers = write(folder, source, rule, data, tokenizer)
-    splits = {name: writer.finish() for name, writer in writers.items()}
-    check_length(splits)
     damage = sum(scan.mojibake for scan in scans.values())
     meta |= {
-        "dtype": np.dtype(dtype_of(tokenizer)).name,
-        "tokenizer": fingerprint(tokenizer),
         "split_rule": rule.words,
         "mojibake": damage,
         "repaired": data.repair_encoding,
         "duplicates_across_splits": rule.duplicates(),
         "best_possible": best_possible(source, writers),
-        "splits": {name: asdict(split) for name, split in splits.items()},
     }
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer.state()))
-    small = [path for path in folder.iterdir() if path.suffix != ".bin"]
-    meta["files"] = {path.name: zlib.crc32(path.read_bytes()) for path in small}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1, default=str))
+    finish(folder, writers, tokenizer, meta)
     if damage and not data.repair_encoding:
         say(f"encoding damage such as â€œ in {damage:,} places; data.repair_encoding=true mends it")
 
@@ -172,53 +177,6 @@ def best_possible(source: Source, writers: dict[str, "SplitWriter"]) -> dict[str
         return None
     held = {name: sum(writer.nats) for name, writer in writers.items() if writer.nats}
     return {"entropy_per_document": entropy, "negative_log_likelihood": held}
-
-
-def check_length(splits: dict[str, Split]) -> None:
-    tokens = sum(split.tokens for split in splits.values())
-    if tokens < SHORTEST:
-        raise UserError(f"the text is too short: {tokens} tokens; at least {SHORTEST} are needed")
-    for name, split in splits.items():
-        if split.tokens < 2:
-            raise UserError(
-                f"data.split: nothing is left for the {name} split; give more text, another share, "
-                "or held-out text by data.valid_path="
-            )
-
-
-def dtype_of(tokenizer: Tokenizer) -> type:
-    return np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-
-
-class SplitWriter:
-    """Appends tokens to one split's file and keeps count."""
-
-    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer):
-        self.path = folder / f"{name}.bin"
-        self.file = self.path.open("wb")
-        self.eot = tokenizer.eot
-        self.dtype = dtype_of(tokenizer)
-        self.split = Split()
-        self.ends = array("Q")
-        self.nats: list[float] = []
-
-    def add(self, tokens: np.ndarray, text_bytes: int, nats: list[float]) -> None:
-        ends = np.flatnonzero(tokens == self.eot) + 1 + self.split.tokens
-        self.ends.frombytes(ends.astype(np.uint64).tobytes())
-        self.file.write(tokens.astype(self.dtype, copy=False).tobytes())
-        self.split.tokens += len(tokens)
-        self.split.bytes += text_bytes
-        self.nats += nats
-
-    def finish(self) -> Split:
-        self.file.close()
-        self.split.documents = len(self.ends)
-        self.split.checksums = checksums(self.path)
-        stem = str(self.path.with_suffix(""))
-        np.save(f"{stem}.ends.npy", np.frombuffer(self.ends, dtype=np.uint64).astype(np.int64))
-        if self.nats:
-            np.save(f"{stem}.nats.npy", np.array(self.nats))
-        return self.split
 
 
 def write(

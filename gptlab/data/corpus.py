@@ -76,6 +76,16 @@ class Corpus:
         path = self.folder / f"{split}.nats.npy"
         return np.load(path) if path.exists() else None
 
+    def marks(self, split: str) -> np.ndarray:
+        """For each record what there is to know beside its tokens: of a message its class, of an
+        instruction how many tokens come before the response."""
+        return np.load(self.path(split).with_suffix(".marks.npy"))
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes of a labelled corpus."""
+        return self.meta.get("classes")
+
     def verify(self, split: str, every_block: bool) -> None:
         """Compares size and checksums: of the first, the last and three other blocks, or of all."""
         wanted = self.splits[split]

@@ -26,24 +26,24 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 LONGEST_LINE = 10_000_000  # characters
 
 
-def find_files(key: str, given: Any) -> list[Path]:
+def find_files(key: str, given: Any, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
     """The files that a path, a list of paths or a folder means; raises UserError if none."""
     if not isinstance(given, str | list) or not given:
         raise UserError(f"{key}={given}: must be a file, a list of files, or a folder")
     try:
-        return list(existing_files(key, given))
+        return list(existing_files(key, given, suffixes))
     except (RuntimeError, OSError) as error:  # no such user's home, a name too long, a loop
         raise UserError(f"{key}={given!s:.200}: {str(error).splitlines()[0]:.200}") from None
 
 
-def existing_files(key: str, given: str | list[str]) -> Iterator[Path]:
+def existing_files(key: str, given: str | list[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
     for name in [given] if isinstance(given, str) else given:
         path = Path(str(name)).expanduser()
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
+            found = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
             if not found:
                 raise UserError(
-                    f"{key}={name}: no text in this folder (looked for {', '.join(SUFFIXES)})"
+                    f"{key}={name}: no text in this folder (looked for {', '.join(suffixes)})"
                 )
             yield from found
         elif path.is_file():

@@ -137,25 +137,91 @@ class Rows:
 
     def read_documents(self, documents_B: np.ndarray) -> tuple[Tensor, Tensor]:
         """Input and target of the rows of these documents, in this order."""
+        width = self.width(documents_B)
         begins_Bx1 = self.begins[documents_B][:, None]
         ends_Bx1 = self.ends[documents_B][:, None]
-        places = begins_Bx1 + np.arange(-self.first, self.length + 1 - self.first)
+        places = begins_Bx1 + np.arange(-self.first, width + 1 - self.first)
         inside = (places >= begins_Bx1) & (places < ends_Bx1)
         rows = self.tokens[places.clip(0, len(self.tokens) - 1)].astype(np.int64)
         rows[~inside] = self.eot
-        target = rows[:, 1:].copy()
-        target[np.arange(self.length) >= self.counted(documents_B)[:, None]] = IGNORED
+        target = self.targets(rows, documents_B)
         return torch.from_numpy(rows[:, :-1]), torch.from_numpy(target)
 
+    def width(self, documents_B: np.ndarray) -> int:
+        """Input tokens of these documents' rows."""
+        return self.length
 
+    def targets(self, rows: np.ndarray, documents_B: np.ndarray) -> np.ndarray:
+        target = rows[:, 1:].copy()
+        target[np.arange(target.shape[1]) >= self.counted(documents_B)[:, None]] = IGNORED
+        return target
+
+
+class Records(Rows):
+    """Rows as long as the longest of their batch needs, with one number known of each document."""
+
+    def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):
+        super().__init__(corpus, split, context, config, seed)
+        self.marks = corpus.marks(split)
+
+    def tokens_of(self, documents_B: np.ndarray) -> np.ndarray:
+        """(B,), with the end-of-text before a document that there may be, not that after it."""
+        return self.ends[documents_B] - self.begins[documents_B] - 1 + self.first
+
+    def width(self, documents_B: np.ndarray) -> int:
+        return int(self.tokens_of(documents_B).clip(1, self.length).max())
+
+
+class Responses(Records):
+    """Prompt and response; the response's tokens count, and the end-of-text after it.
+
+    With `loss_on=all` the prompt's count too.
+    """
+
+    def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):
+        super().__init__(corpus, split, context, config, seed)
+        self.given = self.first + self.marks - 1  # targets within the prompt
+        if config.loss_on == "all":
+            self.given = np.zeros_like(self.marks)
+
+    def counted(self, documents_B: np.ndarray) -> np.ndarray:
+        return np.clip(super().counted(documents_B) - self.given[documents_B], 0, None)
+
+    def targets(self, rows: np.ndarray, documents_B: np.ndarray) -> np.ndarray:
+        target = rows[:, 1:].copy()
+        given_Bx1 = self.given[documents_B][:, None]
+        ends_Bx1 = given_Bx1 + self.counted(documents_B)[:, None]
+        places = np.arange(target.shape[1])
+        target[(places < given_Bx1) | (places >= ends_Bx1)] = IGNORED
+        return target
+
+
+class Labelled(Records):
+    """A message; its one target stands at its last token, and is its class."""
+
+    def counted(self, documents_B: np.ndarray) -> np.ndarray:
+        return np.ones(len(documents_B), dtype=np.int64)
+
+    def targets(self, rows: np.ndarray, documents_B: np.ndarray) -> np.ndarray:
+        target = np.full((len(rows), rows.shape[1] - 1), IGNORED)
+        last_B = self.tokens_of(documents_B).clip(1, self.length) - 1
+        target[np.arange(len(rows)), last_B] = self.marks[documents_B]
+        return target
+
+
+OF_TASK = {"instructions": Responses, "classification": Labelled}
 BATCHING = {"rows": Rows, "random": Random, "sliding": Sliding}
 
 
 def make_windows(
     corpus: Corpus, split: str, context: int, config: DataConfig, seed: int
 ) -> Windows:
-    """The rows that `data.batching` makes of a split; raises UserError where there are none."""
+    """The rows that the task, or else `data.batching`, makes of a split.
+
+    Raises UserError where there are none.
+    """
     kind = look_up("data.batching", config.batching, BATCHING)
+    kind = OF_TASK.get(config.task, kind)
     if corpus.splits[split].documents == 0 or corpus.splits[split].tokens < 2:
         raise UserError(f"{corpus.folder}: the {split} split is too short for a single window")
     return kind(corpus, split, context, config, seed)

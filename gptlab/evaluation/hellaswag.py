@@ -5,14 +5,10 @@ arXiv:1905.07830. Scored as completions: of each ending, after its context, the 
 tokens, as a sum (`acc`) and as a mean a token (`acc_norm`). Guessing is right in 25 %.
 """
 
-import hashlib
 import json
 import math
-import os
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -21,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gptlab.config import HellaswagConfig
+from gptlab.data.fetch import fetch
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.device import autocast
 from gptlab.errors import UserError
@@ -66,7 +63,7 @@ def read(config: HellaswagConfig, folder: Path) -> list[Question]:
     """
     questions, path = [], config.path
     try:
-        path = Path(path).expanduser() if path else fetch(folder / "hellaswag_val.jsonl")
+        path = Path(path).expanduser() if path else official(folder)
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if config.rows and len(questions) == config.rows:
@@ -81,6 +78,17 @@ def read(config: HellaswagConfig, folder: Path) -> list[Question]:
     return questions
 
 
+def official(folder: Path) -> Path:
+    otherwise = (
+        "name a copy with hellaswag.path=FILE, or leave hellaswag out: 'before=[]' "
+        "'after=[perplexity]'"
+    )
+    try:
+        return fetch(URL, SHA256, folder / "hellaswag_val.jsonl", otherwise)
+    except UserError as error:
+        raise UserError(f"hellaswag: {error}") from None
+
+
 def parse(line: str, place: str) -> Question:
     try:
         row = json.loads(line)
@@ -93,28 +101,6 @@ def parse(line: str, place: str) -> Question:
         return question
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place}: is no HellaSwag question ({error!r:.80})") from None
-
-
-def fetch(path: Path) -> Path:
-    """The official validation file, kept where it was fetched to; raises UserError."""
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHA256:
-        return path
-    try:
-        with urllib.request.urlopen(URL, timeout=20) as answer:
-            content = answer.read()
-    except (OSError, ValueError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"hellaswag: {URL} cannot be fetched ({reason}); name a copy with hellaswag.path=FILE, "
-            "or leave hellaswag out: 'before=[]' 'after=[perplexity]'"
-        ) from None
-    if hashlib.sha256(content).hexdigest() != SHA256:
-        raise UserError(f"hellaswag: what {URL} sends is not the official file (its hash differs)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-    return path
 
 
 Sequence = tuple[int, list[int], int]  # number of the ending, ids, where the ending begins

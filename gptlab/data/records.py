@@ -1,0 +1,269 @@
+"""Small sets of records to finetune on: messages with a class, instructions with a response.
+
+They are read whole into memory and written as a corpus like any other, with one number beside
+each document (`Corpus.marks`): the message's class, or where the response begins.
+"""
+
+import json
+import re
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptlab.config import DataConfig
+from gptlab.data import readers, toy_instructions, toy_spam
+from gptlab.data.fetch import fetch
+from gptlab.data.templates import TEMPLATES
+from gptlab.data.tokenizer import SEPARATOR, Tokenizer
+from gptlab.data.writer import SplitWriter, finish
+from gptlab.errors import UserError, look_up
+
+
+@dataclass(frozen=True)
+class Message:
+    """A text and the name of its class."""
+
+    text: str
+    label: str
+
+    @property
+    def content(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What is asked, of what, and a good response."""
+
+    instruction: str
+    input: str
+    output: str
+
+    @property
+    def content(self) -> str:
+        return f"{self.instruction}\n{self.input}"
+
+
+Record = Message | Instruction
+
+
+@dataclass
+class Records:
+    """Where records come from: `identity` changes when they do; `read` raises UserError."""
+
+    identity: Callable[[], Any]
+    read: Callable[[], list[Record]]
+
+
+SMS = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
+SMS_SHA256 = "1587ea43e58e82b14ff1f5425c88e17f8496bfcdb67a583dbff9eefaf9963ce3"
+# Of one revision: what stands there cannot change.
+INSTRUCTIONS = (
+    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/"
+    "b80e7804b30830a00eb55d2abc7ac25a07f36fdc/ch07/01_main-chapter-code/instruction-data.json"
+)
+TOY = 2000  # records of the embedded sets, where data.max_samples says nothing
+
+
+def make_records(data: DataConfig, root: Path) -> Records:
+    """The records that the configuration names; `data.path` goes before `data.source`."""
+    kind = Message if data.task == "classification" else Instruction
+    if data.path is not None:
+        paths = readers.find_files("data.path", data.path, RECORD_SUFFIXES)
+        stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+        return Records(lambda: stats, lambda: [r for path in paths for r in read(path, kind)])
+    if data.valid_path is not None:
+        raise UserError("data.valid_path: records are dealt to splits; give all in data.path")
+    count, raw = data.max_samples or TOY, root / "raw"
+    table = {
+        "toy_spam": (
+            Message,
+            lambda: Records(
+                lambda: ["toy_spam", 1, count],
+                lambda: [Message(*toy_spam.write(number)) for number in range(count)],
+            ),
+        ),
+        "toy_instructions": (
+            Instruction,
+            lambda: Records(
+                lambda: ["toy_instructions", 1, count],
+                lambda: [Instruction(*toy_instructions.write(number)) for number in range(count)],
+            ),
+        ),
+        "sms_spam": (Message, lambda: Records(lambda: SMS_SHA256, lambda: read_sms(raw))),
+        "instructions": (
+            Instruction,
+            lambda: Records(
+                lambda: INSTRUCTIONS, lambda: read(fetch_instructions(raw), Instruction)
+            ),
+        ),
+    }
+    of, make = look_up("data.source", data.source, {**table, "text": (kind, None)})
+    if make is None:
+        raise UserError("data.path=null: name the file of your records")
+    if of is not kind:
+        raise UserError(f"data.source={data.source}: holds nothing for data.task={data.task}")
+    return make()
+
+
+LOCAL_WAY = "with a file of yours: data.path=FILE; offline: data="
+
+
+def read_sms(raw: Path) -> list[Record]:
+    """The official SMS Spam Collection (Almeida and others, 2011), fetched once."""
+    path = fetch(SMS, SMS_SHA256, raw / "sms_spam_collection.zip", LOCAL_WAY + "toy_spam")
+    with zipfile.ZipFile(path) as archive:
+        text = archive.read("SMSSpamCollection").decode()
+    return messages(text.splitlines(), str(path))
+
+
+def fetch_instructions(raw: Path) -> Path:
+    return fetch(INSTRUCTIONS, None, raw / "instructions.json", LOCAL_WAY + "toy_instructions")
+
+
+RECORD_SUFFIXES = (".tsv", ".json", ".jsonl", ".jsonl.gz")
+
+
+def read(path: Path, kind: type[Record]) -> list[Record]:
+    """A file's records: .json and .jsonl objects, or for messages lines `class<TAB>text`.
+
+    Raises UserError, with file and place, for what is none.
+    """
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        rows = list(readers.read_jsonl(path))
+    elif path.name.endswith(".json"):
+        rows = list(readers.read_json(path))
+    elif kind is Message:
+        return messages(readers.lines_of(path), str(path))
+    else:
+        raise UserError(f"{path}: instructions are read from .json and .jsonl files")
+    return [make(kind, row, f"{path}: {place}") for place, row in rows]
+
+
+def messages(lines: Iterable[str], path: str) -> list[Record]:
+    made: list[Record] = []
+    for number, line in enumerate(lines, 1):
+        label, tab, text = line.partition("\t")
+        if line.strip() and not (tab and label.strip()):
+            raise UserError(f"{path}: line {number} is not a class, a tab and a text")
+        if text.strip():
+            made.append(Message(text.strip(), label.strip()))
+    return made
+
+
+def make(kind: type[Record], row: Any, place: str) -> Record:
+    """A record of a JSON object; an instruction's `input` may be missing."""
+    names = ("text", "label") if kind is Message else ("instruction", "input", "output")
+    values = {"input": "", **row} if isinstance(row, dict) else {}
+    if not all(isinstance(values.get(name), str) for name in names):
+        there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        raise UserError(f"{place} must have the texts {', '.join(names)}; there are: {there}")
+    texts = (readers.SURROGATE.sub("\ufffd", values[name]).strip() for name in names)
+    return kind(*(text.replace(SEPARATOR, " ") for text in texts))
+
+
+def normal(text: str) -> str:
+    """What makes two texts the same to a model that learns by heart: case, blanks and the digits
+    of a number (the same advertisement comes with many) aside."""
+    return re.sub(r"\d", "0", " ".join(text.casefold().split()))
+
+
+def deal(records: list[Record], data: DataConfig, seed: int) -> tuple[dict[str, list], str]:
+    """The records of each split, and in words how it was done.
+
+    Equal texts go to one split, together; of each class the same shares. The order is drawn by
+    seed and content, so it does not depend on the file's. Texts of several classes are left out.
+    """
+    labels: dict[str, set] = defaultdict(set)
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        text = normal(record.content)
+        groups[text].append(record)
+        labels[text].add(getattr(record, "label", None))
+    torn = [text for text in groups if len(labels[text]) > 1]
+    for text in torn:
+        del groups[text]
+    by_class: dict[Any, list[list[Record]]] = defaultdict(list)
+    for text in sorted(groups, key=lambda text: drawn(seed, text)):
+        by_class[next(iter(labels[text]))].append(groups[text])
+    counts = {label: sum(map(len, group)) for label, group in by_class.items()}
+    most = min(counts.values()) if counts and data.balance else max(counts.values(), default=0)
+    splits: dict[str, list[Record]] = {"train": [], "valid": [], "test": []}
+    for groups_of_class in by_class.values():
+        wanted = min(most, sum(map(len, groups_of_class)))
+        taken = 0
+        for group in groups_of_class:
+            share = taken / wanted
+            name = "test" if share < data.test_split else "train"
+            name = "valid" if data.test_split <= share < data.test_split + data.split else name
+            splits[name] += group[: wanted - taken]
+            taken += len(group[: wanted - taken])
+            if taken == wanted:
+                break
+    left = len(records) - sum(map(len, splits.values()))
+    words = f"{data.split:g} to validate, {data.test_split:g} to test, equal texts together"
+    words += f"; {left:,} left out to balance the classes" if left - len(torn) > 0 else ""
+    words += f"; {len(torn):,} texts of several classes left out" if torn else ""
+    return {name: split for name, split in splits.items() if split or name != "test"}, words
+
+
+def drawn(seed: int, text: str) -> bytes:
+    return blake2b(text.encode(), key=seed.to_bytes(8, "little"), digest_size=8).digest()
+
+
+def build_records(
+    folder: Path,
+    source: Records,
+    data: DataConfig,
+    vocabulary: Callable[[Iterable[str]], Tokenizer],
+    seed: int,
+    meta: dict[str, Any],
+) -> None:
+    """Writes the corpus of these records into the folder. Raises UserError."""
+    records = source.read()[: data.max_samples]
+    classes = sorted({r.label for r in records if isinstance(r, Message)})
+    if data.task == "classification" and len(classes) < 2:
+        raise UserError(f"the records are of {len(classes)} classes; at least two are needed")
+    splits, words = deal(records, data, seed)
+    if not (splits["train"] and splits["valid"]):
+        raise UserError(f"{len(records):,} records are too few to train and to validate")
+    template = look_up("data.template", data.template, TEMPLATES)
+    tokenizer = vocabulary(text for r in records for text in texts(r, template))
+    writers = {}
+    for name, split in splits.items():
+        writers[name] = writer = SplitWriter(folder, name, tokenizer)
+        for record in split:
+            prompt, rest = texts(record, template)
+            ids = tokenizer.encode(prompt)
+            known = isinstance(record, Message)
+            writer.marks.append(classes.index(record.label) if known else len(ids))
+            tokens = np.array([*ids, *tokenizer.encode(rest), tokenizer.eot])
+            writer.add(tokens, len((prompt + rest).encode()), [])
+    if data.task == "instructions" and "test" in splits:
+        asked = [vars(record) for record in splits["test"]]
+        (folder / "test.json").write_text(json.dumps(asked, ensure_ascii=False, indent=1))
+    shown = {normal(record.content) for record in splits["train"]}
+    held = [record for name, split in splits.items() if name != "train" for record in split]
+    meta |= {
+        "classes": classes or None,
+        "class_counts": {n: Counter(getattr(r, "label", "") for r in s) for n, s in splits.items()},
+        "split_rule": words,
+        "mojibake": 0,
+        "repaired": False,
+        "duplicates_across_splits": sum(normal(record.content) in shown for record in held),
+        "best_possible": None,
+    }
+    finish(folder, writers, tokenizer, meta)
+
+
+def texts(record: Record, template: Callable[..., str]) -> tuple[str, str]:
+    """A record as a model reads it: what is given, and what it is to write."""
+    if isinstance(record, Message):
+        return record.text, ""
+    return template(record.instruction, record.input), record.output
