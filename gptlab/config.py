@@ -33,6 +33,8 @@ class ModelConfig:
     attention_dropout: float = 0.0
     init_std: float = 0.02
     let_attention_see_the_future: bool = False  # a demonstration of a leak; never for a real model
+    n_classes: int | None = None  # set by data with classes: the head tells these apart, not tokens
+    pretrained: str | None = None  # GPT-2's weights: a folder, a file, or a name on the hub: gpt2
 
     @property
     def window(self) -> int:
@@ -106,6 +108,20 @@ class OptimConfig:
 
 
 @dataclass
+class FinetuneConfig:
+    """What of a model is trained, and how far (gptlab/model/lora.py, gptlab/training/optim.py).
+
+    Weights are named as in a checkpoint; `*` stands for anything, `blocks.-1` for the last block.
+    """
+
+    trainable: list[str] = field(default_factory=lambda: ["*"])  # these weights; the rest stay
+    layer_decay: float = 1.0  # the rate of each block is this times that of the block above it
+    lora_rank: int | None = None  # add to matrices a trained product of this rank; null: do not
+    lora_alpha: float = 16.0  # … times alpha / rank
+    lora_targets: list[str] = field(default_factory=lambda: ["*.qkv", "*.out", "*.up", "*.down"])
+
+
+@dataclass
 class TrainerConfig:
     """The run (gptlab/training). Steps are optimizer steps."""
 
@@ -166,7 +182,9 @@ class TrainConfig:
     seed: int = 1337
     resume: str | None = None  # latest, or a run folder: go on where that run stopped
     preflight: str = "auto"  # auto: what takes a moment, before each run | only: all checks, no run
-    init_from: str | None = None  # a run or checkpoint whose weights a new run begins with
+    init_from: str | None = None  # a run or checkpoint whose model a new run goes on to train
+    random_weights: bool = False  # of init_from or model.pretrained take all but the weights
+    baseline: bool = True  # classification: beside pretrained weights train random ones too
     name: str | None = None  # the run's; null: from the choices made
     run_root: str = "runs"
     corpus_root: str = "corpora"
@@ -179,6 +197,7 @@ class TrainConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     hellaswag: HellaswagConfig = field(default_factory=HellaswagConfig)
@@ -194,6 +213,8 @@ class GenerateConfig:
     run_root: str = "runs"
     prompt: str | None = None  # how the text begins; -: standard input; null: asked at a terminal
     prompt_file: str | None = None
+    template: str = "auto"  # auto: as the model was finetuned | none | alpaca | plain: of prompts
+    input: str | None = None  # what an instruction is about
     n: int = 1  # samples
     best_of: int | None = None  # so many samples are written, and the n likeliest shown
     max_new_tokens: int = 200
@@ -208,6 +229,37 @@ class GenerateConfig:
 
 
 @dataclass
+class JudgeConfig:
+    """A model that judges responses (gptlab/evaluation/judge.py)."""
+
+    url: str | None = None  # of a server that speaks OpenAI's API: http://localhost:11434/v1
+    model: str = "llama3.2"  # by the server's name
+    key_variable: str = "OPENAI_API_KEY"  # the environment's variable that holds a key, if any
+    seconds: float = 120.0  # to wait for an answer
+
+
+@dataclass
+class EvaluateConfig:
+    """conf/evaluate.yaml"""
+
+    run: str = "latest"  # latest, a run folder, or a checkpoint file
+    run_root: str = "runs"
+    text: str | None = None  # a message: which class is it of?
+    accelerator: str = "auto"
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+
+@dataclass
+class ExportConfig:
+    """conf/export.yaml"""
+
+    run: str = "latest"  # latest, a run folder, or a checkpoint file
+    run_root: str = "runs"
+    to: str | None = None  # the folder to write
+    adapter: bool = False  # of a model trained with LoRA only what was added, as PEFT keeps it
+
+
+@dataclass
 class PrepareConfig:
     """conf/prepare.yaml"""
 
@@ -218,7 +270,13 @@ class PrepareConfig:
     data: DataConfig = field(default_factory=DataConfig)
 
 
-SCHEMAS = {"train": TrainConfig, "generate": GenerateConfig, "prepare": PrepareConfig}
+SCHEMAS = {
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "prepare": PrepareConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gptlab.errors import UserError, did_you_mean
 from gptlab.files import alive
 
 CHECKPOINTS = ("best.ckpt", "last.ckpt")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder of a model without a run
 
 
 def clean(name: str) -> str:
@@ -84,14 +85,15 @@ def remove_abandoned(folder: Path) -> None:
 def find_checkpoint(run: str, run_root: str, key: str = "run") -> Path:
     """The checkpoint that `run=` (or another key) means: `latest`, a run folder, or the file.
 
-    Of a folder, the best by validation loss, otherwise the last. Raises UserError if there is none.
+    Of a folder, the best by validation loss, otherwise the last; or the folder itself, if it is
+    that of an exported model. Raises UserError if there is none.
     """
     path = locate(key, run, run_root)
     if run == "latest":
         return latest(path)
     if path.is_file():
         return path
-    found = checkpoint_of(path)
+    found = checkpoint_of(path) or (path if is_model(path) else None)
     if found is None:
         raise UserError(
             f"{key}={run}: this folder has no checkpoint (looked for checkpoints/best.ckpt and "
@@ -123,6 +125,13 @@ def locate(key: str, run: str, run_root: str) -> Path:
 def checkpoint_of(folder: Path) -> Path | None:
     paths = (folder / "checkpoints" / name for name in CHECKPOINTS)
     return next((path for path in paths if path.is_file()), None)
+
+
+def is_model(path: Path) -> bool:
+    """Whether this is a folder with weights, or a file of them."""
+    if path.is_dir():
+        return any((path / name).is_file() for name in WEIGHTS)
+    return path.is_file() and path.suffix in (".safetensors", ".bin")
 
 
 def latest(root: Path) -> Path:

@@ -11,7 +11,7 @@ from gptlab.config import ModelConfig
 from gptlab.errors import UserError
 from gptlab.model import parts
 from gptlab.model.gpt import GPT, count_parameters
-from gptlab.model.gpt2 import from_gpt2, to_gpt2
+from gptlab.model.gpt2 import from_gpt2, to_weights
 from tests.conftest import ROOT
 
 SMALL = ModelConfig(n_layer=2, n_head=2, d_model=8, context_length=6, vocab_size=11, init_std=0.5)
@@ -127,7 +127,7 @@ def test_logits_equal_transformers_gpt2() -> None:
     )
     ours = GPT(config).eval()
     ours.load_state_dict(from_gpt2(theirs.state_dict()))
-    back = to_gpt2(ours.state_dict())
+    back = to_weights(ours.state_dict(), ours.config)
     assert back.keys() == theirs.state_dict().keys()
     assert all(torch.equal(weight, back[name]) for name, weight in theirs.state_dict().items())
     ids_BxT = torch.randint(0, 101, (2, 32))

@@ -16,7 +16,7 @@ from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.generation.beam import write
 from gptlab.generation.products import as_wanted
 from gptlab.model.gpt import GPT, count_parameters
-from gptlab.model.gpt2 import to_gpt2
+from gptlab.model.gpt2 import to_weights
 
 NEW, TOP_K = 256, 50
 PROMPT = list(range(1000, 1016))
@@ -38,7 +38,7 @@ def without_a_cache(net: GPT, prompts_BxT: Tensor, new: int) -> Tensor:
 
 def through_transformers(net: GPT, dtype: torch.dtype) -> Callable[[Tensor, int], Tensor]:
     model = apart.transformers(MODEL).net
-    model.load_state_dict(to_gpt2(net.state_dict()))
+    model.load_state_dict(to_weights(net.state_dict(), net.config))
     model.to(dtype).eval()
     settings = {"do_sample": True, "top_k": TOP_K, "use_cache": True, "pad_token_id": 0}
 

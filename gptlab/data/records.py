@@ -85,14 +85,14 @@ def make_records(data: DataConfig, root: Path) -> Records:
         "toy_spam": (
             Message,
             lambda: Records(
-                lambda: ["toy_spam", 1, count],
+                lambda: fingerprint(toy_spam.write, count),
                 lambda: [Message(*toy_spam.write(number)) for number in range(count)],
             ),
         ),
         "toy_instructions": (
             Instruction,
             lambda: Records(
-                lambda: ["toy_instructions", 1, count],
+                lambda: fingerprint(toy_instructions.write, count),
                 lambda: [Instruction(*toy_instructions.write(number)) for number in range(count)],
             ),
         ),
@@ -110,6 +110,12 @@ def make_records(data: DataConfig, root: Path) -> Records:
     if of is not kind:
         raise UserError(f"data.source={data.source}: holds nothing for data.task={data.task}")
     return make()
+
+
+def fingerprint(write: Callable[[int], tuple[str, ...]], count: int) -> str:
+    """Changes when one of the first `count` embedded records does."""
+    content = json.dumps([write(number) for number in range(count)])
+    return blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 LOCAL_WAY = "with a file of yours: data.path=FILE; offline: data="

@@ -175,7 +175,7 @@ LOCAL_WAY = (
 )
 
 
-def require_network(hub: str) -> None:
+def require_network(hub: str, key: str = "data.hub", local_way: str = LOCAL_WAY) -> None:
     """Raises UserError at once where the hub is out of reach, before any library's retries."""
     import urllib.error
     import urllib.request
@@ -190,7 +190,7 @@ def require_network(hub: str) -> None:
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))
     if reason:
-        raise UserError(f"data.hub={hub}: no way to {endpoint} ({reason}); {LOCAL_WAY}")
+        raise UserError(f"{key}={hub}: no way to {endpoint} ({reason}); {local_way}")
 
 
 def make_source(config: DataConfig, seed: int, corpus_root: Path) -> Source:

@@ -52,10 +52,21 @@ Reply with your name to get a {thing} and {sum} in cash""".splitlines()
 ENDINGS = ["", "", "", " Thanks", " Bye", " x", ".", "!", " Don't miss it", " See you", " ok?"]
 
 
+# What the one kind makes of a message of the other: only both parts together tell which it is.
+OF_SPAM = ["{kin} got this, is it true? {other}", "{other} That was a text to {name}, funny"]
+OF_HAM = ["{other} Call me on {number}", "{other} New text from {name}, read it on {number}"]
+CHANGED = 0.35  # share of messages
+
+
 def write(number: int) -> tuple[str, str]:
     """The text and the class, `ham` or `spam`, of message `number`: always the same."""
     draws = random.Random(f"toy spam {number}")
-    label = "spam" if draws.random() < 0.3 else "ham"
-    text = draws.choice(SPAM if label == "spam" else HAM)
+    is_spam = draws.random() < 0.3
+    text = draws.choice(SPAM if is_spam else HAM)
+    if draws.random() < CHANGED:
+        text = draws.choice(OF_HAM if is_spam else OF_SPAM)
+        text = text.replace("{other}", draws.choice(HAM if is_spam else SPAM))
+    elif not is_spam and draws.random() < CHANGED:
+        text += " I am on {number} now"
     text = re.sub(r"\{(\w+)\}", lambda slot: draws.choice(WORDS[slot[1]]).replace("_", " "), text)
-    return text[:1].upper() + text[1:] + draws.choice(ENDINGS), label
+    return text[:1].upper() + text[1:] + draws.choice(ENDINGS), "spam" if is_spam else "ham"

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from gptlab.config import SamplingConfig, TrainConfig
 from gptlab.data.corpus import Corpus
+from gptlab.data.templates import TEMPLATES
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import UserError
+from gptlab.errors import UserError, look_up
 from gptlab.generation.context import Context
 from gptlab.generation.products import quick_products
 from gptlab.generation.sampling import choices, draw
@@ -28,12 +29,17 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str, eot_first: bool) -> list[int]:
 
 
 def sample_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
-    """What a run's samples begin with: its prompt, or the first ten tokens held out."""
+    """What a run's samples begin with: its prompt, or the first ten tokens held out, or all of the
+    first instruction."""
+    data, eot = config.data, corpus.tokenizer.eot
     if config.prompt is None:
-        eot = corpus.tokenizer.eot
-        ids = [token for token in corpus.tokens("valid")[:10].tolist() if token != eot]
-        return [eot, *ids] if config.data.eot_first or not ids else ids
-    return prompt_ids(corpus.tokenizer, config.prompt, config.data.eot_first)
+        length = int(corpus.marks("valid")[0]) if data.task == "instructions" else 10
+        ids = [token for token in corpus.tokens("valid")[:length].tolist() if token != eot]
+        return [eot, *ids] if data.eot_first or not ids else ids
+    prompt = config.prompt
+    if data.task == "instructions":
+        prompt = look_up("data.template", data.template, TEMPLATES)(prompt)
+    return prompt_ids(corpus.tokenizer, prompt, data.eot_first)
 
 
 @torch.inference_mode()

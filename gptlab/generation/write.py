@@ -14,9 +14,10 @@ from typing import TextIO
 
 from gptlab import runs
 from gptlab.config import GenerateConfig
+from gptlab.data.templates import TEMPLATES
 from gptlab.data.tokenizer import Vocabulary
 from gptlab.device import resolve_accelerator
-from gptlab.errors import UserError
+from gptlab.errors import UserError, look_up
 from gptlab.files import say
 from gptlab.generation.beam import beam_search
 from gptlab.generation.engine import generate, prompt_ids
@@ -24,8 +25,8 @@ from gptlab.generation.products import as_wanted
 from gptlab.generation.save import check_place, numbered, save
 from gptlab.generation.show import make_display
 from gptlab.generation.text import Sample
-from gptlab.model import checkpoint
 from gptlab.model.checkpoint import Loaded
+from gptlab.model.pretrained import open_model
 
 
 def write(config: GenerateConfig) -> None:
@@ -37,12 +38,18 @@ def write(config: GenerateConfig) -> None:
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter
     text = "" if asks else read_prompt(config)
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
-    model = checkpoint.load(runs.find_checkpoint(config.run, config.run_root))
+    model = open_model(runs.find_checkpoint(config.run, config.run_root))
+    if model.net.config.n_classes:
+        raise UserError(
+            f"run={config.run}: {model.path} tells classes apart and cannot write; try "
+            f'`python -m gptlab.evaluate run={config.run} text="You won a prize"`'
+        )
     if isinstance(model.tokenizer, Vocabulary):
         model.tokenizer.unknown = config.unknown
     as_wanted(model.net.to(accelerator), config.weights)
     if not asks:
-        prompt_ids(model.tokenizer, text, model.eot_first)  # a mistake in it is all that is said
+        # A mistake in it is all that is said.
+        prompt_ids(model.tokenizer, framed(config, model, text), model.eot_first)
     say(f"{model.path}, step {model.step:,}")
     if asks:
         converse(config, model)
@@ -150,7 +157,8 @@ def converse(config: GenerateConfig, model: Loaded) -> None:
 
 def go_on(config: GenerateConfig, model: Loaded, text: str) -> None:
     """Shows what the model makes of the text, and saves it where that is asked for."""
-    prompt = prompt_ids(model.tokenizer, text, model.eot_first)
+    read = framed(config, model, text)
+    prompt = prompt_ids(model.tokenizer, read, model.eot_first)
     window = model.net.config.window
     if len(prompt) > window:
         say(f"the prompt has {len(prompt):,} tokens: the model sees its last {window:,}")
@@ -160,7 +168,7 @@ def go_on(config: GenerateConfig, model: Loaded, text: str) -> None:
             "older half"
         )
     began = time.perf_counter()
-    display = make_display(text, config.n)
+    display = make_display(text if read == text else "", config.n)  # or the response alone
     samples: list[Sample] = []
     try:
         for samples in sample_lists(config, model, prompt):
@@ -176,9 +184,24 @@ def go_on(config: GenerateConfig, model: Loaded, text: str) -> None:
             display.end(best)
         finally:
             if best and config.save is not None:
-                save(config, model, text, best)
+                save(config, model, read, best)
     tokens = sum(len(sample.written) for sample in samples)
     say(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s")
+
+
+def framed(config: GenerateConfig, model: Loaded, text: str) -> str:
+    """What the model reads: the text, or, as an instruction, within its template.
+
+    Raises UserError for a template that there is not, or none for an input.
+    """
+    name = config.template
+    if name == "auto":
+        data = model.config["data"]
+        name = str(data.get("template")) if data.get("task") == "instructions" else "none"
+    template = look_up("template", name, {"none": None, **TEMPLATES, "auto": None})
+    if template is None and config.input is not None:
+        raise UserError("input: belongs to an instruction: template=alpaca")
+    return template(text, config.input or "") if template and text else text
 
 
 def the_best(samples: list[Sample], config: GenerateConfig) -> list[Sample]:

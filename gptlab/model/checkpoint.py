@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
-from gptlab.config import ModelConfig, TrainConfig
+from gptlab.config import FinetuneConfig, ModelConfig, TrainConfig
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
 from gptlab.errors import UserError
 from gptlab.limits import check
+from gptlab.model import gpt2
 from gptlab.model.gpt import GPT
+from gptlab.model.lora import add_lora, merge_lora
 from gptlab.model.size import check_size
 
 
@@ -47,7 +50,10 @@ def load(path: Path) -> Loaded:
             for key, value in content["state_dict"].items()
             if key.startswith("net.")
         }
+        finetune = content["config"].get("finetune", {})  # older files have none
+        add_lora(net, OmegaConf.to_object(OmegaConf.merge(FinetuneConfig, dict(finetune))))
         net.load_state_dict(weights)
+        merge_lora(net)
         if tokenizer.vocab_size > net.config.vocab_size:
             raise ValueError("the tokenizer has more tokens than the model")
         step = int(content["global_step"])
@@ -81,6 +87,31 @@ def read(path: Path, mmap: bool = False) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint of gptlab's")
     return content
+
+
+def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What LoRA added to a model, under the names of the PEFT library, and its settings.
+
+    Raises UserError for a checkpoint without, or a model whose matrices PEFT could not find.
+    """
+    content = read(path)
+    try:
+        finetune = content["config"]["finetune"]
+        config = ModelConfig(**content["config"]["model"])
+        rank, alpha = int(finetune["lora_rank"] or 0), float(finetune["lora_alpha"])
+        base = config.pretrained or content["config"]["init_from"]
+        added = {
+            key.removeprefix("net."): weight
+            for key, weight in content["state_dict"].items()
+            if ".lora_" in key
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: its parts do not fit together ({error!r:.200})") from None
+    if not added:
+        raise UserError(f"{path}: was trained without LoRA; export it whole, without adapter=true")
+    if config.n_classes:
+        raise UserError(f"{path}: a classifier's head is no part of an adapter, and would be lost")
+    return gpt2.to_peft(added, config, rank, alpha, base)
 
 
 def build_net(config: Mapping[str, Any]) -> GPT:

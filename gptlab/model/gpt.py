@@ -1,6 +1,7 @@
 """The decoder, whole: embedding → blocks → norm → head. Its parts are in parts.py.
 
-In shapes, B is the batch, T the tokens in the window, D d_model, V the vocabulary.
+In shapes, B is the batch, T the tokens in the window, D d_model, V the vocabulary (of a model
+that classifies, the classes).
 """
 
 import math
@@ -52,7 +53,8 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, self.positions) for _ in range(config.n_layer))
         self.final_norm = norm(config) if config.final_norm else nn.Identity()
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=config.head_bias)
+        outputs = config.n_classes or config.vocab_size
+        self.head = nn.Linear(config.d_model, outputs, bias=config.head_bias)
         self.initialise()
         if config.tied_head:
             self.head.weight = self.embedding.weight

@@ -51,7 +51,7 @@ def opening(
     device = {"cpu": f"CPU, {torch.get_num_threads()} threads"}.get(plan.accelerator)
     device = device or f"{plan.accelerator.upper()} × {plan.shape.world_size}"
     lines = {
-        "model": f"{count_parameters(net):,} parameters: {model.n_layer} layers, {model.n_head} "
+        "model": f"{parameters(net)}: {model.n_layer} layers, {model.n_head} "
         f"heads, width {model.d_model}, context {model.context_length}; {model.norm}-norm, "
         f"{model.position} positions, {model.feed_forward}",
         "data": f"{corpus.folder.name}: {documents(splits['train'].documents)}, "
@@ -75,6 +75,13 @@ def opening(
     return "\n".join(["training" if folder else "preflight", *told, *checks, ""])
 
 
+def parameters(net: GPT) -> str:
+    total = sum(parameter.numel() for parameter in net.parameters())
+    trained = count_parameters(net)
+    rest = f", {trained:,} of them trained" if trained < total else ""
+    return f"{total:,} parameters{rest}"
+
+
 COMPILED = {
     "false": "",
     "model": ", compiled",
@@ -84,7 +91,8 @@ COMPILED = {
 
 def batch_words(plan: Plan) -> str:
     shape = plan.shape
-    words = [f"{shape.batch_size} × {plan.row_tokens} tokens"]
+    rows = f"{shape.batch_size} × {plan.row_tokens} tokens"
+    words = [f"{shape.batch_size} records" if plan.varying else rows]
     words += [f"{shape.accumulate} accumulated"] if shape.accumulate > 1 else []
     words += [f"{shape.world_size} devices"] if shape.world_size > 1 else []
     return " × ".join(words)
@@ -123,7 +131,7 @@ def closing(
         f"  checkpoints   {', '.join(checkpoints)} in {folder / 'checkpoints'}",
         f"  samples       {folder / 'samples'}",
         "next",
-        " ".join(["  python generate.py", *generate_arguments(config)]),
+        next_command(config),
         f"  tensorboard --logdir {shlex.quote(config.run_root)}",
     ]
     return "\n".join(lines)
@@ -143,14 +151,11 @@ def figure_lines(after: dict[str, float]) -> list[str]:
     lines = []
     for name, words in NAMES.items():
         if f"{name}/loss" in after:
-            loss, perplexity, bits, tokens = (
-                after[f"{name}/{figure}"]
-                for figure in ("loss", "perplexity", "bits_per_byte", "tokens")
-            )
-            lines.append(
-                f"  {words:<13} loss {loss:.4f} nats a token, perplexity {perplexity:.4g}, "
-                f"{bits:.3f} bits a byte ({tokens:,} tokens)"
-            )
+            of = {key.partition("/")[2]: v for key, v in after.items() if key.startswith(name)}
+            told = class_words(of) if "accuracy" in of else text_words(of)
+            lines.append(f"  {words:<13} loss {of['loss']:.4f} nats {told}")
+    if "responses/n" in after:
+        lines.append(f"  {'responses':<13} {response_words(after)}")
     if "hellaswag/n" in after:
         lines.append(
             f"  {'hellaswag':<13} {after['hellaswag/acc_norm']:.2%} right by the mean loss, "
@@ -170,10 +175,52 @@ def figure_lines(after: dict[str, float]) -> list[str]:
     return lines
 
 
+def text_words(of: dict[str, float]) -> str:
+    return (
+        f"a token, perplexity {of['perplexity']:.4g}, {of['bits_per_byte']:.3f} bits a byte "
+        f"({of['tokens']:,} tokens)"
+    )
+
+
+def class_words(of: dict[str, float]) -> str:
+    confused = ", ".join(
+        f"{count:.0f} {key.replace('_as_', ' taken for ')}"
+        for key, count in of.items()
+        if "_as_" in key and len(set(key.split("_as_"))) > 1
+    )
+    return (
+        f"a message, accuracy {of['accuracy']:.2%}, F1 {of['f1']:.4f} of {of['tokens']:,}: "
+        f"{confused}"
+    )
+
+
+def response_words(after: dict[str, float]) -> str:
+    told = (
+        f"ROUGE-L {after['responses/rouge_l']:.4f} to {after['responses/n']} test instructions "
+        f"(to each other's answers {after['responses/rouge_l_shuffled']:.4f})"
+    )
+    if "responses/exact" in after:
+        told += (
+            f"; {after['responses/exact']:.1%} of the {after['responses/exact_n']} short answers "
+            "to the letter"
+        )
+    return told
+
+
+def next_command(config: TrainConfig) -> str:
+    if config.data.task == "classification":
+        words = ['  python -m gptlab.evaluate text="You won a prize"', *place_arguments(config)]
+    else:
+        words = ["  python generate.py", *generate_arguments(config)]
+    return " ".join(words)
+
+
 def generate_arguments(config: TrainConfig) -> list[str]:
     plain = config.prompt and re.fullmatch(r"[\w ,.!?]+", config.prompt)
     quoted = f'"{config.prompt}"' if plain else shlex.quote(config.prompt or "")
     words = [f"prompt={quoted}"] if config.prompt else []
-    if config.run_root != "runs":
-        words.append(f"run_root={shlex.quote(config.run_root)}")
-    return words
+    return words + place_arguments(config)
+
+
+def place_arguments(config: TrainConfig) -> list[str]:
+    return [f"run_root={shlex.quote(config.run_root)}"] if config.run_root != "runs" else []

@@ -20,7 +20,7 @@ from gptlab.training.meter import Meter
 from gptlab.training.plan import Plan
 from gptlab.training.progress import Progress
 from gptlab.training.resume import Resumed, decided
-from gptlab.training.samples import Samples
+from gptlab.training.samples import Examples, Samples
 from gptlab.training.saving import Birth, Checkpoints
 from gptlab.training.suites import Before, Examiner
 from gptlab.training.summary import command
@@ -32,14 +32,16 @@ def make_callbacks(
     """What every run has; the order is that in which they act after a step."""
     config, plan, corpus = examiner.config, examiner.plan, examiner.data.corpus
     best_possible = examiner.data.best_possible(config.data.valid_tokens)
-    meter = Meter(folder, plan, config.trainer, best_possible, resumed)
+    meter = Meter(folder, plan, config, best_possible, resumed)
     interruption = Interruption()
     prompt = sample_prompt(config, corpus)
     content = {"config": stored_config(config, plan), "tokenizer": corpus.tokenizer.state()}
+    samples, more = (Examples, {"corpus": corpus}) if corpus.classes else (Samples, {})
     facts = {
         "decided": decided(plan, torch.get_num_threads()),
         "corpus": corpus.folder.name,
         "command": resumed.command if resumed else command(),
+        "classes": corpus.classes,
     }
     return [
         interruption,
@@ -47,7 +49,7 @@ def make_callbacks(
         *([] if resumed else [Birth(folder, make_loggers(config, folder, None))]),
         Before(examiner, meter, interruption),
         Progress(meter, plan.steps, seconds),
-        Samples(folder, plan, meter, corpus.tokenizer, prompt, config, interruption),
+        samples(folder, plan, meter, corpus.tokenizer, prompt, config, interruption, **more),
         Checkpoints(folder, plan, meter, content, facts, config.trainer),
     ]
 

@@ -22,8 +22,6 @@ from gptlab.training.samples import show_attention
 from gptlab.training.suites import OF_THE_LAST, Before, Examiner, Results
 from gptlab.training.summary import Summary, command, commit, corpus_facts, machine
 
-VALID = ("loss", "perplexity", "bits_per_byte", "tokens")
-
 
 def final_figures(examiner: Examiner, folder: Path) -> tuple[Loaded, Results]:
     """The best model, which best.ckpt holds from then on, and the figures of `after`.
@@ -49,7 +47,8 @@ def final_figures(examiner: Examiner, folder: Path) -> tuple[Loaded, Results]:
         if results["valid/loss"] <= earlier["valid/loss"]:
             copy(last, best).replace(best)
         else:
-            beside = {f"last/{name}": results[f"valid/{name}"] for name in VALID}
+            last_valid = {n: v for n, v in results.items() if n.startswith("valid/")}
+            beside = {n.replace("valid/", "last/"): v for n, v in last_valid.items()}
             chosen, results = kept, earlier | beside
     rest = [name for name in config.after if name != "perplexity"]
     results |= run([name for name in rest if name not in OF_THE_LAST], chosen)
@@ -60,6 +59,7 @@ def finish(trainer: Trainer, examiner: Examiner, folder: Path, resumed: Resumed 
     """Scores the checkpoints, tells and stores what came of the run; the summary is what says
     that it has ended, so it is written last."""
     config, plan, data = examiner.config, examiner.plan, examiner.data
+    examiner.folder = folder if trainer.is_global_zero else None
     found, after = final_figures(examiner, folder)
     (before,) = (c for c in trainer.callbacks if isinstance(c, Before))
     meter, typed = before.meter, first_typed(resumed)

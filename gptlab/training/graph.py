@@ -59,7 +59,7 @@ def decide(trainer: TrainerConfig, plan: Plan, net: GPT) -> str:
     mode = check_mode(trainer, plan.accelerator, plan.precision)
     if mode != "auto":
         return mode
-    here = graph_is_for(trainer, plan.accelerator, plan.precision)
+    here = graph_is_for(trainer, plan.accelerator, plan.precision) and not plan.varying
     return "step" if here and pays(plan, net) else "false"
 
 

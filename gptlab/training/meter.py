@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
 
-from gptlab.config import TrainerConfig
+from gptlab.config import TrainConfig
 from gptlab.model.loss import perplexity
 from gptlab.training.callbacks import StepCallback, epoch_ended
 from gptlab.training.plan import Plan
@@ -26,7 +26,16 @@ COLUMNS = [
 
 
 KEPT = ("tokens", "tokens_seen", "epoch_nats", "epoch_tokens", "latest")  # in checkpoints
-HEADER = ",".join(COLUMNS) + "\r\n"  # of metrics.csv
+OF_CLASSES = ["valid/accuracy", "valid/f1"]
+
+
+def columns(task: str) -> list[str]:
+    """Of metrics.csv."""
+    return COLUMNS + OF_CLASSES if task == "classification" else COLUMNS
+
+
+def header(task: str) -> str:
+    return ",".join(columns(task)) + "\r\n"
 
 
 class Meter(StepCallback):
@@ -39,16 +48,18 @@ class Meter(StepCallback):
         self,
         folder: Path,
         plan: Plan,
-        trainer: TrainerConfig,
+        config: TrainConfig,
         best_possible: float | None,
         resumed: Resumed | None,
     ):
         self.path = folder / "metrics.csv"
-        self.size = resumed.metrics_size if resumed else len(HEADER)  # bytes that are known
+        self.columns = columns(config.data.task)
+        # Bytes that are known.
+        self.size = resumed.metrics_size if resumed else len(header(config.data.task))
         self.clock = resumed.clock if resumed else Clock()
         self.plan = plan
-        self.log_every = trainer.log_every
-        self.say_epochs = trainer.max_epochs is not None
+        self.log_every = config.trainer.log_every
+        self.say_epochs = config.trainer.max_epochs is not None
         self.best_possible = best_possible
         self.nats: Any = 0.0  # a number, a tensor, or just restored a number for each process
         self.tokens = 0  # targets since the last line
@@ -156,7 +167,7 @@ class Meter(StepCallback):
             "epoch": self.step * self.plan.shape.rows_per_step / self.plan.rows_per_epoch,
         }
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS, extrasaction="ignore").writerow(place | metrics)
+            csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(place | metrics)
             self.size = file.tell()
         for logger in trainer.loggers:
             logger.log_metrics(metrics | {"train/tokens": place["tokens"]}, step=self.step)

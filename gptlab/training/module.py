@@ -38,6 +38,7 @@ class LanguageModel(LightningModule):
     Args:
         net: the decoder.
         optim: optimizer and schedule.
+        layer_decay: see FinetuneConfig.
         steps: optimizer steps of the whole run, the schedule's length.
         token_bytes: for each token id, the bytes it writes (for bits per byte).
         seed: dropout is drawn from it and the micro-batch's number, not from a history.
@@ -52,10 +53,12 @@ class LanguageModel(LightningModule):
         token_bytes: Tensor,
         seed: int,
         graph: GradientGraph | None = None,
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.net = net
         self.optim = optim
+        self.layer_decay = layer_decay
         self.steps = steps
         self.seed = seed
         self.register_buffer("token_bytes", token_bytes, persistent=False)
@@ -130,13 +133,16 @@ class LanguageModel(LightningModule):
         nats = total["nats"] / total["tokens"]
         if not math.isfinite(nats):
             raise Diverged(self.trainer.global_step)
-        scores = {
+        # For callbacks to monitor; the Meter writes all metrics to the loggers.
+        self.log_dict(self.scores(total, nats), logger=False, sync_dist=True)
+
+    def scores(self, total: dict[str, float], nats: float) -> dict[str, float]:
+        """What is told of a validation pass: from its sums, and the nats a target."""
+        return {
             "valid/loss": nats,
             "valid/perplexity": perplexity(nats),
             "valid/bits_per_byte": bits_per_byte(total["nats"], total["bytes"]),
         }
-        # For callbacks to monitor; the Meter writes all metrics to the loggers.
-        self.log_dict(scores, logger=False, sync_dist=True)
 
     def configure_gradient_clipping(self, optimizer: Optimizer, **_: object) -> None:
         """Clips the norm of the whole gradient, and keeps it for the Meter."""
@@ -174,7 +180,7 @@ class LanguageModel(LightningModule):
 
     def configure_optimizers(self) -> dict:
         fused = self.device.type in ("cpu", "cuda") and not self.scaled
-        optimizer: Optimizer = make_optimizer(self.net, self.optim, fused)
+        optimizer: Optimizer = make_optimizer(self.net, self.optim, fused, self.layer_decay)
         # The factor is of the group's own rate, which is optim.lr.
         factor = LambdaLR(
             optimizer,

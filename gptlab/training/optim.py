@@ -8,6 +8,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from gptlab.config import OptimConfig
 from gptlab.errors import look_up
+from gptlab.model.gpt import GPT
 
 
 def constant(step: int, steps: int, config: OptimConfig) -> float:
@@ -47,24 +48,44 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
     return schedule(step, steps, config)
 
 
-def parameter_groups(net: nn.Module, config: OptimConfig) -> list[dict]:
-    """Weight decay for matrices only (embeddings too), or for all parameters."""
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if config.decay == "all" or p.ndim >= 2]
-    rest = [p for p in parameters if config.decay != "all" and p.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+def parameter_groups(net: GPT, config: OptimConfig, layer_decay: float = 1.0) -> list[dict]:
+    """Weight decay for matrices only (embeddings too), or for all parameters.
+
+    With `layer_decay` d the rate is lr · d ** (layers above), counting the head as one layer and
+    the embeddings as one. Clark and others (2020), "ELECTRA", arXiv:2003.10555. The groups of the
+    highest rate come first.
+    """
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            above = layers_above(name, net.config.n_layer) if layer_decay < 1 else 0
+            decayed = config.decay == "all" or parameter.ndim >= 2
+            groups.setdefault((above, not decayed), []).append(parameter)
+    return [
+        {
+            "params": groups[above, plain],
+            "weight_decay": 0.0 if plain else config.weight_decay,
+            "lr": config.lr * layer_decay**above,
+        }
+        for above, plain in sorted(groups)
     ]
-    return [group for group in groups if group["params"]]
 
 
-def make_optimizer(net: nn.Module, config: OptimConfig, fused: bool) -> Optimizer:
+def layers_above(name: str, n_layer: int) -> int:
+    """0 for head and final norm, 1 for the last block, … n_layer + 1 for embeddings."""
+    if name.startswith("blocks."):
+        return n_layer - int(name.split(".")[1])
+    return 0 if name.startswith(("head.", "final_norm.")) else n_layer + 1
+
+
+def make_optimizer(
+    net: GPT, config: OptimConfig, fused: bool, layer_decay: float = 1.0
+) -> Optimizer:
     """The optimizer over the net's parameters; raises UserError for a name it does not know.
 
     `fused` updates each tensor in one pass; it cannot have its gradients unscaled before.
     """
-    groups = list(parameter_groups(net, config))
+    groups = parameter_groups(net, config, layer_decay)
     adam = {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps, "fused": fused}
     table: dict[str, Callable[[], Optimizer]] = {
         "adamw": lambda: AdamW(groups, **adam),

@@ -9,6 +9,7 @@ from gptlab.data.loader import Shape
 from gptlab.data.windows import make_windows
 from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError
+from gptlab.training.start import adopt
 
 PASSES = 30  # own text: at most so often over it …
 FEWEST_STEPS = 100  # … but at least so many steps
@@ -29,6 +30,7 @@ class Plan:
     rows_per_epoch: int
     accelerator: str  # cpu | cuda | mps
     precision: str
+    varying: bool = False  # rows are as long as the longest of their batch
     compile: str = "false"  # false | model | step
     notes: list[str] = field(default_factory=list)  # decisions a user should hear of
 
@@ -41,18 +43,22 @@ class Plan:
         return self.steps * self.shape.rows_per_step / self.rows_per_epoch
 
 
-def make_plan(config: TrainConfig, corpus: Corpus) -> Plan:
-    """Raises UserError where configuration and corpus do not go together."""
+def make_plan(config: TrainConfig, corpus: Corpus, start: ModelConfig | None = None) -> Plan:
+    """`start`: the model that a run begins with, if it is another's.
+
+    Raises UserError where configuration and corpus do not go together.
+    """
     notes: list[str] = []
-    model = fit_model(config, corpus, notes)
+    model = fit_model(config, corpus, start, notes)
     windows = make_windows(corpus, "train", model.context_length, config.data, config.seed)
     if windows.length < (config.data.row_length or model.context_length + 1) - 1:
         notes.append(f"the text is short: windows have {windows.length} tokens")
-    short = windows.length < model.context_length
-    model = replace(model, trained_length=windows.length if short else None)
-    if windows.length < model.context_length - 1:
+    reached = max(windows.length, start.window if start else 0)
+    short = reached < model.context_length
+    model = replace(model, trained_length=reached if short else None)
+    if reached < model.context_length - 1:
         notes.append(
-            f"rows have {windows.length} tokens: positions from there to model.context_length="
+            f"rows have {reached} tokens: positions from there to model.context_length="
             f"{model.context_length} are never trained; writing and scoring keep below them"
         )
     shape = make_shape(config, windows.length)
@@ -71,6 +77,7 @@ def make_plan(config: TrainConfig, corpus: Corpus) -> Plan:
         rows_per_epoch=len(windows),
         accelerator=accelerator,
         precision=resolve_precision(config.trainer.precision, accelerator),
+        varying=config.data.task != "text",
         notes=notes,
     )
 
@@ -84,24 +91,30 @@ def warm_up(optim: OptimConfig, steps: int) -> OptimConfig:
     return replace(optim, warmup_steps=min(100, steps // 10))
 
 
-def fit_model(config: TrainConfig, corpus: Corpus, notes: list[str]) -> ModelConfig:
-    """The model with the tokenizer's vocabulary, and for own text a context that fits it."""
+def fit_model(
+    config: TrainConfig, corpus: Corpus, start: ModelConfig | None, notes: list[str]
+) -> ModelConfig:
+    """The model with the tokenizer's vocabulary, and for own text a context that fits it; or with
+    the structure of the one that the run begins with."""
+    wanted = adopt(config.model, start) if start else config.model
+    if corpus.classes:
+        wanted = replace(wanted, n_classes=len(corpus.classes), tied_head=False, head_bias=True)
     vocabulary = corpus.tokenizer.vocab_size
-    size = config.model.vocab_size or vocabulary
+    size = wanted.vocab_size or vocabulary
     if size < vocabulary:
         raise UserError(
             f"model.vocab_size={size}: the tokenizer has {vocabulary:,} tokens; "
             "leave it out, or give at least as many"
         )
-    context = config.model.context_length
-    if config.data.fit_to_text:
+    context = wanted.context_length
+    if config.data.fit_to_text and not start:
         tokens = {name: split.tokens for name, split in corpus.splits.items()}
         fits = max(4, min(tokens["train"] // 8, tokens["valid"] - 1))
         fits = max(fits, (config.data.row_length or 0) - 1)
         if fits < context:
             notes.append(f"the text is short: context {fits} instead of {context}")
             context = fits
-    return replace(config.model, vocab_size=size, context_length=context)
+    return replace(wanted, vocab_size=size, context_length=context)
 
 
 def make_shape(config: TrainConfig, row_tokens: int) -> Shape:

@@ -74,7 +74,7 @@ def examine(
         graph.compile(source, target)
     seconds, loss = time_step(net, source, target, plan, graph)
     if fresh:
-        checks.insert(0, first_loss(loss, net.config.vocab_size))
+        checks.insert(0, first_loss(loss, net.head.out_features))
     if thorough:
         checks.append(overfit(net, source, target))
     net.to("cpu")

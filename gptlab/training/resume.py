@@ -21,12 +21,14 @@ from gptlab import runs
 from gptlab.config import TrainConfig, flatten
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
+from gptlab.data.tokenizer import load_tokenizer
 from gptlab.errors import UserError
 from gptlab.files import say
 from gptlab.model import checkpoint
 from gptlab.training.checkpoint import copy
 from gptlab.training.foreign import refuse_foreign
 from gptlab.training.plan import Plan
+from gptlab.training.start import given_tokenizer
 
 # What may be said anew when a run goes on; all else would make it another run.
 OPEN_KEYS = ("trainer.max_steps", "trainer.log_every", "trainer.short_loop", "trainer.keep_memory")
@@ -70,6 +72,7 @@ class Resumed:
     metrics_size: int  # bytes of metrics.csv at that step
     clock: Clock
     command: str  # that began it
+    tokenizer: dict[str, Any]  # of its model, as plain values
 
     def open_corpus(self) -> Corpus:
         """The corpus it was trained on, as it was kept; made anew from its sources if it is gone.
@@ -80,8 +83,12 @@ class Resumed:
         if kept.is_dir():
             with contextlib.suppress(UserError):  # damaged: it is made anew
                 return Corpus(kept)
-        config = self.config
-        made = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
+        config, given = self.config, None
+        if config.init_from or config.model.pretrained:
+            given = given_tokenizer(load_tokenizer(self.tokenizer), config)
+        made = open_corpus(
+            config.data, config.tokenizer, config.seed, config.corpus_root, given=given
+        )
         if made.folder.name != self.corpus:
             raise UserError(
                 f"resume={self.folder}: its text has changed: the run was trained on "
@@ -156,10 +163,10 @@ def read(folder: Path, settings: Callable[[dict, dict], TrainConfig]) -> Resumed
         shlex.split(command)  # or it is none: ValueError
         if Path(corpus).name != corpus or not isinstance(content["callbacks"], dict):
             raise ValueError("no corpus of a corpus_root, or no state")
-        made = settings(stored, chosen)
+        made, tokenizer = settings(stored, chosen), dict(content["tokenizer"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path}: was not written to be resumed") from None
-    return Resumed(folder, path, made, step, corpus, size, clock, command)
+    return Resumed(folder, path, made, step, corpus, size, clock, command, tokenizer)
 
 
 @contextlib.contextmanager

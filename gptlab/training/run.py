@@ -24,21 +24,24 @@ from gptlab.device import keep_freed_memory
 from gptlab.errors import UserError
 from gptlab.files import say
 from gptlab.launcher import is_gpu_memory
-from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
+from gptlab.model.lora import add_lora, freeze
 from gptlab.model.size import check_size
-from gptlab.training import preflight, resume
+from gptlab.training import baseline, preflight, resume
 from gptlab.training.announce import opening
 from gptlab.training.assemble import make_callbacks, make_trainer, stored_config
+from gptlab.training.baseline import Finished
 from gptlab.training.callbacks import Interrupted, Interruption
 from gptlab.training.checks import check_before_anything
+from gptlab.training.classifier import Classifier
 from gptlab.training.final import finish
 from gptlab.training.graph import GradientGraph, decide
-from gptlab.training.meter import HEADER
+from gptlab.training.meter import header
 from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
 from gptlab.training.quiet import quiet
 from gptlab.training.resume import Resumed
+from gptlab.training.start import begin_with, find_start, given_tokenizer, one_start
 from gptlab.training.suites import Examiner, check_spelling, check_suites
 
 FOLDER = "GPTLAB_RUN_FOLDER"
@@ -57,7 +60,17 @@ def train(config: TrainConfig) -> float | None:
     except resume.NothingToDo as nothing:
         print(nothing)
         return None
-    config = resumed.config if resumed else config
+    config = resumed.config if resumed else one_start(config, typed())
+    done = fit_somehow(config, resumed)
+    if done and baseline.is_wanted(config):
+        say("now the same model from random weights, to compare")
+        random = fit_somehow(baseline.baseline_of(config, done.folder), None)
+        baseline.compare(done, random)
+    return done and done.summary.after["valid/loss"]
+
+
+def fit_somehow(config: TrainConfig, resumed: Resumed | None) -> Finished | None:
+    """In smaller micro-batches where memory does not suffice, if that is wanted."""
     while True:
         try:
             return fit(config, resumed)
@@ -114,21 +127,27 @@ def typed() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
+def fit(config: TrainConfig, resumed: Resumed | None) -> Finished | None:
     """From the data to the figures at the end; None where only the preflight was asked for."""
     check_before_anything(config)
     check_suites(config)
+    start = None if resumed else find_start(config, typed())
     if resumed:
         corpus = resumed.open_corpus()
     else:
-        corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
-    plan = make_plan(config, corpus)
+        given = given_tokenizer(start and start.tokenizer, config)
+        corpus = open_corpus(
+            config.data, config.tokenizer, config.seed, config.corpus_root, given=given
+        )
+    plan = make_plan(config, corpus, start and start.net.config)
     check_size(plan.model)
     prepare_torch(config, plan)
     torch.manual_seed(config.seed)
     net = GPT(plan.model)
-    if config.init_from and not resumed:
-        begin_with(net, corpus.tokenizer, config)
+    if start and not config.random_weights:
+        begin_with(net, start)
+    add_lora(net, config.finetune)
+    freeze(net, config.finetune)
     if not config.trainer.chunked_loss:
         net.logits_at_once = sys.maxsize
     plan.compile = decide(config.trainer, plan, net)
@@ -139,11 +158,15 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
     step = resumed.step if resumed else 0
     data.first = step * plan.shape.accumulate
     token_bytes = bytes_of_tokens(corpus.tokenizer, net.config.vocab_size)
-    module = LanguageModel(net, plan.optim, plan.steps, token_bytes, config.seed, graph)
+    kind = Classifier if corpus.classes else LanguageModel
+    module = kind(
+        *(net, plan.optim, plan.steps, token_bytes, config.seed, graph),
+        layer_decay=config.finetune.layer_decay,
+    )
     examiner = Examiner(config, plan, data, token_bytes)
     check_spelling(examiner)
     only = config.preflight == "only"
-    fresh = not (resumed or config.init_from)
+    fresh = not resumed and (config.random_weights or not start)
     report = None if is_child() else preflight.examine(net, data, plan, fresh, only, graph)
     seconds = report.seconds * (plan.steps - step) if report else 0.0
     if only:
@@ -162,10 +185,10 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> float | None:
 
 def measure(
     trainer: Trainer, examiner: Examiner, folder: Path, resumed: Resumed | None
-) -> float | None:
+) -> Finished:
     """The final figures; raises UserError where no memory is left for them."""
     try:
-        return finish(trainer, examiner, folder, resumed).after["valid/loss"]
+        return Finished(folder, finish(trainer, examiner, folder, resumed))
     except Exception as error:
         if not is_gpu_memory(error):
             raise
@@ -206,7 +229,7 @@ def run_folder(config: TrainConfig, plan: Plan, resumed: Resumed | None) -> Iter
         if not resumed:
             text = yaml.safe_dump(stored_config(config, plan), sort_keys=False, allow_unicode=True)
             (new / "config.yaml").write_text(text, encoding="utf-8")
-            (new / "metrics.csv").write_text(HEADER, newline="")
+            (new / "metrics.csv").write_text(header(config.data.task), newline="")
         with runs.locked(folder if resumed else new):
             if resumed:
                 resumed.mend()
@@ -214,23 +237,6 @@ def run_folder(config: TrainConfig, plan: Plan, resumed: Resumed | None) -> Iter
     finally:
         if not resumed:
             runs.discard(folder)
-
-
-def begin_with(net: GPT, tokenizer: Tokenizer, config: TrainConfig) -> None:
-    """Gives a new run's net the weights of another; raises UserError where they do not fit."""
-    path = runs.find_checkpoint(config.init_from, config.run_root, "init_from")
-    loaded = checkpoint.load(path)
-    if loaded.tokenizer.state() != tokenizer.state():
-        raise UserError(
-            f"init_from={config.init_from}: its model was trained on another vocabulary"
-        )
-    try:
-        net.load_state_dict(loaded.net.state_dict())
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise UserError(
-            f"init_from={config.init_from}: its model is another than model=…: {reason}"
-        ) from None
 
 
 def leave_if_interrupted(trainer: Trainer, folder: Path) -> None:

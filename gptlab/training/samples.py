@@ -9,11 +9,14 @@ from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from gptlab.config import SamplingConfig, TrainConfig
+from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import Tokenizer, decode
 from gptlab.errors import UserError
 from gptlab.evaluation import attention
+from gptlab.evaluation.classification import probabilities
 from gptlab.generation import beam
 from gptlab.model.checkpoint import Loaded
+from gptlab.model.gpt import GPT
 from gptlab.training.callbacks import Interruption, StepCallback, epoch_ended
 from gptlab.training.meter import Meter
 from gptlab.training.plan import Plan
@@ -82,17 +85,7 @@ class Samples(StepCallback):
                 tqdm.write(f"  step {self.step:,}: no sample: {error}\n")
 
     def write_now(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
-        opening = decode(self.tokenizer, self.prompt)
-        lines, first = [], ""
-        for kind, (sampling, n) in kinds.items():
-            samples = beam.write(
-                *(module.net, self.tokenizer, self.prompt, sampling),
-                n=n,
-                max_new_tokens=self.max_new_tokens,
-                seed=self.seed,
-            )
-            lines += [f"[{kind}]\n{opening}{sample.text}\n" for sample in samples]
-            first = opening + samples[0].text
+        lines, first = self.texts(module.net, kinds)
         self.folder.mkdir(exist_ok=True)
         (self.folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
         for logger in trainer.loggers:
@@ -102,13 +95,54 @@ class Samples(StepCallback):
         short = shown if len(shown) <= 400 else shown[:400] + " …"
         tqdm.write(f"  step {self.step:,}: {short}\n")
 
+    def texts(self, net: GPT, kinds: dict) -> tuple[list[str], str]:
+        """The samples' file, text by text, and what the terminal shows of it."""
+        opening = decode(self.tokenizer, self.prompt)
+        lines, first = [], ""
+        for kind, (sampling, n) in kinds.items():
+            samples = beam.write(
+                *(net, self.tokenizer, self.prompt, sampling),
+                n=n,
+                max_new_tokens=self.max_new_tokens,
+                seed=self.seed,
+            )
+            lines += [f"[{kind}]\n{opening}{sample.text}\n" for sample in samples]
+            first = opening + samples[0].text
+        return lines, first
+
+
+class Examples(Samples):
+    """Of a classifier: held-out messages, and what it takes them for."""
+
+    def __init__(self, *arguments: Any, corpus: Corpus, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        ends = corpus.ends("valid")[:SHOWN].tolist()
+        stream, names = corpus.tokens("valid"), corpus.classes
+        self.messages = [
+            (decode(self.tokenizer, stream[begin:end].tolist()), names[label])
+            for begin, end, label in zip([0, *ends], ends, corpus.marks("valid"), strict=False)
+        ]
+        self.classes = names
+        self.eot_first = bool(self.prompt) and self.prompt[0] == self.tokenizer.eot
+
+    def texts(self, net: GPT, kinds: dict) -> tuple[list[str], str]:
+        lines, was_training = [], net.training
+        net.eval()
+        for text, label in self.messages:
+            found = probabilities(net, self.tokenizer, text, self.eot_first)
+            said = max(range(len(found)), key=found.__getitem__)
+            right = "right" if self.classes[said] == label else f"wrong, it is {label}"
+            lines.append(f"{self.classes[said]} {found[said]:.2f} ({right}): {text}\n")
+        net.train(was_training)
+        return lines, lines[0]
+
 
 def show_attention(
     all_loggers: list[Logger], model: Loaded, prompt: list[int], config: TrainConfig
 ) -> None:
     """A picture per layer in TensorBoard: where each head looks as the model reads its text."""
     loggers = [logger for logger in all_loggers if hasattr(logger.experiment, "add_figure")]
-    if not loggers:
+    if not loggers or model.net.config.n_classes:
         return
     net, tokenizer = model.net, model.tokenizer
     wanted = (net, tokenizer, prompt, config.sampling)

@@ -1,7 +1,8 @@
 """What is measured before the first step and after the last: each suite a function, in a table."""
 
+import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,11 +14,15 @@ from gptlab.data.datamodule import TextData
 from gptlab.data.loader import Batch
 from gptlab.errors import UserError, look_up
 from gptlab.evaluation import hellaswag
+from gptlab.evaluation.classification import Verdicts, classify
 from gptlab.evaluation.memorisation import TokenIndex
 from gptlab.evaluation.perplexity import Score, score
+from gptlab.evaluation.responses import respond
+from gptlab.evaluation.responses import score as score_responses
 from gptlab.generation.beam import write
 from gptlab.generation.engine import sample_prompt
 from gptlab.model.gpt import GPT
+from gptlab.model.loss import perplexity as exp_perplexity
 from gptlab.training.callbacks import Interruption, StepCallback
 from gptlab.training.meter import Meter
 from gptlab.training.plan import Plan
@@ -35,6 +40,7 @@ class Examiner:
     plan: Plan
     data: TextData
     token_bytes: torch.Tensor
+    folder: Path | None = None  # of the run, when it has ended: for what is no number
 
     def run(self, suites: list[str], net: GPT, most_tokens: int | None) -> Results:
         """The figures of these suites, by name, for a net as it stands."""
@@ -58,13 +64,54 @@ def figures(name: str, score: Score) -> Results:
 
 
 def perplexity(examiner: Examiner, net: GPT, most_tokens: int | None) -> Results:
-    """Every held-out split in its own order, each target once."""
+    """Every held-out split in its own order, each target once; of a classifier what it tells."""
     results: Results = {}
     for split in examiner.data.corpus.splits:
         if split != "train":
             batches = examiner.data.load(examiner.data.validation(split, most_tokens))
-            results |= figures(split, examiner.score(net, batches))
+            if classes := examiner.data.corpus.classes:
+                found = classify(net, batches, examiner.plan.precision)
+                results |= class_figures(split, found, classes)
+            else:
+                results |= figures(split, examiner.score(net, batches))
     return results
+
+
+def class_figures(name: str, found: Verdicts, classes: list[str]) -> Results:
+    told = {
+        f"{name}/{true}_as_{said}": count
+        for true, row in zip(classes, found.confusion, strict=True)
+        for said, count in zip(classes, row, strict=True)
+    }
+    return {
+        f"{name}/loss": found.loss,
+        f"{name}/perplexity": exp_perplexity(found.loss),
+        f"{name}/accuracy": found.accuracy,
+        f"{name}/f1": found.f1,
+        f"{name}/tokens": found.messages,
+        **told,
+    }
+
+
+def responses(examiner: Examiner, net: GPT, most_tokens: int | None) -> Results:
+    """What the model makes of the test instructions, beside what was expected."""
+    config, corpus = examiner.config, examiner.data.corpus
+    asked = json.loads((corpus.folder / "test.json").read_text())
+    stream, marks, tokenizer = corpus.tokens("test"), corpus.marks("test"), corpus.tokenizer
+    begins = [0, *corpus.ends("test")[:-1]]
+    first = [tokenizer.eot] if config.data.eot_first else []
+    prompts = [
+        first + stream[begin : begin + mark].tolist()
+        for begin, mark in zip(begins, marks, strict=True)
+    ]
+    told = respond(net, tokenizer, prompts, config.max_new_tokens)
+    if examiner.folder:
+        rows = [record | {"response": text} for record, text in zip(asked, told, strict=True)]
+        text = json.dumps(rows, ensure_ascii=False, indent=1)
+        (examiner.folder / "responses.json").write_text(text, encoding="utf-8")
+    found = score_responses([record["output"] for record in asked], told)
+    results = asdict(found)
+    return {f"responses/{name}": value for name, value in results.items() if value is not None}
 
 
 def estimate(examiner: Examiner, net: GPT, most_tokens: int | None) -> Results:
@@ -135,6 +182,7 @@ SUITES: dict[str, Callable[[Examiner, GPT, int | None], Results]] = {
     "windows": windows,
     "hellaswag": multiple_choice,
     "memorisation": memorisation,
+    "responses": responses,
 }
 
 
@@ -147,6 +195,11 @@ def check_suites(config: TrainConfig) -> None:
     for key, names in (("before", config.before), ("after", config.after)):
         for name in names:
             look_up(key, name, {**SUITES, "samples": None})
+    data, named = config.data, {*config.before, *config.after}
+    if strange := named - {"perplexity", "samples"} if data.task == "classification" else None:
+        raise UserError(f"after, before: {', '.join(strange)} is of models that write")
+    if "responses" in named and (data.task != "instructions" or not data.test_split):
+        raise UserError("responses: are to test instructions: data=instructions, data.test_split")
     if "perplexity" not in config.after:
         raise UserError(f"after={config.after}: needs perplexity, by which runs are compared")
     if "hellaswag" in (*config.before, *config.after):

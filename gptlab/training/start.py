@@ -1,0 +1,88 @@
+"""What a new run begins with: random weights, another run's, or GPT-2's."""
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+
+from gptlab import runs
+from gptlab.config import ModelConfig, TrainConfig
+from gptlab.data.tokenizer import Tokenizer, Vocabulary
+from gptlab.errors import UserError
+from gptlab.model.checkpoint import Loaded
+from gptlab.model.gpt import GPT
+from gptlab.model.pretrained import find, open_model
+
+# A model that is trained on keeps its structure; of its settings these may be others.
+FREE = {"dropout", "attention_dropout", "attention", "init_std", "pretrained", "trained_length"}
+FREE |= {"n_classes", "tied_head", "head_bias"}  # of data with classes
+STRUCTURE = [item.name for item in fields(ModelConfig) if item.name not in FREE]
+
+
+def one_start(config: TrainConfig, typed: Iterable[str]) -> TrainConfig:
+    """`init_from` goes before the `model.pretrained` of an experiment.
+
+    Raises UserError where both were typed.
+    """
+    if not (config.init_from and config.model.pretrained):
+        return config
+    if any(argument.partition("=")[0] == "model.pretrained" for argument in typed):
+        raise UserError("init_from and model.pretrained: give one of them")
+    return replace(config, model=replace(config.model, pretrained=None))
+
+
+def find_start(config: TrainConfig, typed: Iterable[str]) -> Loaded | None:
+    """The model that a new run begins with; None: with random weights.
+
+    Raises UserError where there is none, or where what was typed contradicts it.
+    """
+    if config.init_from:
+        key = f"init_from={config.init_from}"
+        start = open_model(runs.find_checkpoint(config.init_from, config.run_root, "init_from"))
+    elif config.model.pretrained:
+        key = f"model.pretrained={config.model.pretrained}"
+        start = open_model(find(config.model.pretrained))
+    else:
+        return None
+    its = start.net.config
+    if its.n_classes and config.data.task != "classification":
+        raise UserError(f"{key}: its model tells classes apart and cannot write")
+    names = {argument.partition("=")[0].lstrip("+") for argument in typed}
+    for name in STRUCTURE:
+        value, wanted = getattr(its, name), getattr(config.model, name)
+        asked = f"model.{name}" in names or ("model" in names and name != "vocab_size")
+        if asked and wanted != value and not (name == "d_ff" and wanted == 4 * its.d_model):
+            raise UserError(
+                f"{key}: its model has {name}={value}, and a model that is trained on keeps its "
+                f"structure; leave model.{name}={wanted} out"
+            )
+    chosen = start.tokenizer.state()["name"]
+    if "tokenizer" in names and config.tokenizer.name != chosen:
+        raise UserError(
+            f"{key}: a model that is trained on keeps its vocabulary, {chosen}; leave "
+            f"tokenizer={config.tokenizer.name} out"
+        )
+    if isinstance(start.tokenizer, Vocabulary):
+        start.tokenizer.unknown = config.tokenizer.unknown
+    return start
+
+
+def given_tokenizer(tokenizer: Tokenizer | None, config: TrainConfig) -> Tokenizer | None:
+    """The tokenizer that the corpus has to be made with, where the configuration's is another."""
+    if tokenizer is None or tokenizer.state()["name"] == config.tokenizer.name == "gpt2":
+        return None
+    return tokenizer
+
+
+def adopt(wanted: ModelConfig, its: ModelConfig) -> ModelConfig:
+    """The configuration with the structure of the model that the run begins with."""
+    structure = {name: getattr(its, name) for name in STRUCTURE}
+    head = {"tied_head": its.tied_head, "head_bias": its.head_bias}
+    return replace(wanted, **structure, **head, trained_length=its.trained_length)
+
+
+def begin_with(net: GPT, start: Loaded) -> None:
+    """Copies all weights that the two have in common: all but the head of other outputs."""
+    weights = start.net.state_dict()
+    if net.config.n_classes != start.net.config.n_classes:
+        weights = {name: w for name, w in weights.items() if not name.startswith("head.")}
+        weights |= {n: w for n, w in net.state_dict().items() if n.startswith("head.")}
+    net.load_state_dict(weights)
