@@ -129,11 +129,7 @@ def check_training(config: TrainConfig) -> None:
         )
     if model.position == "sinusoidal" and model.d_model % 2:
         raise UserError(f"model.d_model={model.d_model}: sinusoidal positions need an even width")
-    if data.row_length and data.row_length > model.context_length + 1:
-        raise UserError(
-            f"data.row_length={data.row_length}: a row is input and target, so at most "
-            f"model.context_length + 1 = {model.context_length + 1}"
-        )
+    check_row_length(data.row_length, model.context_length)
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         raise UserError(f"optim.betas={optim.betas}: must be two numbers from 0 to below 1")
     if optim.schedule != "constant" and optim.min_lr > optim.lr:
@@ -142,4 +138,13 @@ def check_training(config: TrainConfig) -> None:
         raise UserError(
             f"trainer.tokens_per_step={trainer.tokens_per_step} decides the accumulation; leave "
             f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} out"
+        )
+
+
+def check_row_length(row_length: int | None, context_length: int) -> None:
+    """Raises UserError for rows that are longer than the model can see at once."""
+    if row_length and row_length > context_length + 1:
+        raise UserError(
+            f"data.row_length={row_length}: a row is input and target, so at most "
+            f"model.context_length + 1 = {context_length + 1}"
         )

@@ -58,7 +58,11 @@ def fetch(name: str) -> Path:
     HF_ENDPOINT names a mirror, HF_HOME another cache. Raises UserError.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     def get(file: str, **how: bool) -> Path:
         return verified(Path(hf_hub_download(name, file, **how)))
@@ -76,6 +80,8 @@ def fetch(name: str) -> Path:
             return get(WEIGHTS[1]).parent
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [repr(error)])[0]
+        if isinstance(error, EntryNotFoundError | RepositoryNotFoundError):
+            reason = "the hub has no such model, or it has no weights that can be read"
         raise UserError(
             f"model.pretrained={name}: cannot be fetched ({reason}); {LOCAL_WAY}"
         ) from None

@@ -9,6 +9,7 @@ from gptlab.data.loader import Shape
 from gptlab.data.windows import make_windows
 from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError
+from gptlab.limits import check_row_length
 from gptlab.training.start import adopt
 
 PASSES = 30  # own text: at most so often over it …
@@ -50,6 +51,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, start: ModelConfig | None = N
     """
     notes: list[str] = []
     model = fit_model(config, corpus, start, notes)
+    check_row_length(config.data.row_length, model.context_length)  # of `start`, it may be another
     windows = make_windows(corpus, "train", model.context_length, config.data, config.seed)
     if windows.length < (config.data.row_length or model.context_length + 1) - 1:
         notes.append(f"the text is short: windows have {windows.length} tokens")

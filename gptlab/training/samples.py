@@ -125,6 +125,10 @@ class Examples(Samples):
         self.classes = names
         self.eot_first = bool(self.prompt) and self.prompt[0] == self.tokenizer.eot
 
+    @property
+    def state_key(self) -> str:
+        return Samples.__name__  # what a checkpoint keeps of it is the same
+
     def texts(self, net: GPT, kinds: dict) -> tuple[list[str], str]:
         lines, was_training = [], net.training
         net.eval()
