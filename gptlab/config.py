@@ -185,6 +185,7 @@ class TrainConfig:
     init_from: str | None = None  # a run or checkpoint whose model a new run goes on to train
     random_weights: bool = False  # of init_from or model.pretrained take all but the weights
     baseline: bool = True  # classification: beside pretrained weights train random ones too
+    baseline_of: str | None = None  # set by training: the run, by its folder's name, it is beside
     name: str | None = None  # the run's; null: from the choices made
     run_root: str = "runs"
     corpus_root: str = "corpora"
@@ -245,6 +246,7 @@ class EvaluateConfig:
     run: str = "latest"  # latest, a run folder, or a checkpoint file
     run_root: str = "runs"
     text: str | None = None  # a message: which class is it of?
+    unknown: str = "error"  # error | skip, for characters the model never saw
     accelerator: str = "auto"
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 

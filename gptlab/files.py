@@ -23,7 +23,7 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def temporary_folder(final: Path) -> Iterator[Path]:
+def temporary_folder(final: Path, key: str = "corpus_root") -> Iterator[Path]:
     """A folder to build in, renamed to `final` when the block ends well and removed when not.
 
     Two processes may build the same corpus: the first to finish wins, the other's is dropped.
@@ -45,7 +45,7 @@ def temporary_folder(final: Path) -> Iterator[Path]:
             raise
         raise UserError(
             f"{final.parent}: cannot be written ({error.strerror}); nothing was kept; "
-            "choose another disk with corpus_root="
+            f"choose another place with {key}="
         ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)

@@ -129,7 +129,8 @@ def check_training(config: TrainConfig) -> None:
         )
     if model.position == "sinusoidal" and model.d_model % 2:
         raise UserError(f"model.d_model={model.d_model}: sinusoidal positions need an even width")
-    check_row_length(data.row_length, model.context_length)
+    if not (config.init_from or model.pretrained):  # whose context it is then
+        check_row_length(data.row_length, model.context_length)
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         raise UserError(f"optim.betas={optim.betas}: must be two numbers from 0 to below 1")
     if optim.schedule != "constant" and optim.min_lr > optim.lr:

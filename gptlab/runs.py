@@ -13,6 +13,7 @@ from gptlab.errors import UserError, did_you_mean
 from gptlab.files import alive
 
 CHECKPOINTS = ("best.ckpt", "last.ckpt")
+BASELINE = "_random"  # ends the name of a run that was trained beside another, to compare
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder of a model without a run
 
 
@@ -135,8 +136,10 @@ def is_model(path: Path) -> bool:
 
 
 def latest(root: Path) -> Path:
-    """The newest run's checkpoint, jobs of sweeps included."""
-    for folder in newest_first([*root.glob("*"), *root.glob("*_sweep/*")]):
+    """The newest run's checkpoint, jobs of sweeps included; a run's baseline only if there is no
+    other."""
+    folders = newest_first([*root.glob("*"), *root.glob("*_sweep/*")])
+    for folder in sorted(folders, key=lambda folder: folder.name.endswith(BASELINE)):
         if found := checkpoint_of(folder):
             return found
     raise UserError(f"run=latest: no run with a checkpoint in {root}; `python train.py` makes one")

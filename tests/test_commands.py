@@ -70,7 +70,10 @@ def test_resuming_command_of_the_readme(command) -> None:
     assert result.code == 0 and "goes on after step" in result.out and "done in" in result.out
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if "generate.py" in c and "echo" not in c])
+WRITING = [c for c in COMMANDS if "generate.py" in c and "echo" not in c and "input=" not in c]
+
+
+@pytest.mark.parametrize("line", WRITING)
 def test_generating_commands_of_the_readme(command, trained: Path, line: str) -> None:
     typed = shlex.split(line)[2:]
     result = command("generate", *typed, "max_new_tokens=5")
@@ -88,8 +91,23 @@ def test_preparing_commands_of_the_readme(command, hub: Path, line: str) -> None
     assert ("every block agrees" in result.out) == ("verify=true" in line)
 
 
+def test_finetuning_commands_of_the_readme(command, tmp_path: Path) -> None:
+    """Each goes on from the one before: they are run in their order."""
+    (block,) = (block for block in BLOCKS if "toy_spam" in block)
+    (export,) = (block for block in BLOCKS if "gptlab.export" in block)
+    answers = []
+    for line in [*block.splitlines(), *export.splitlines()]:
+        _, first, *rest = shlex.split(line)
+        module, typed = (rest[0], rest[1:]) if first == "-m" else (Path(first).stem, rest)
+        result = command(module, *typed, *(SMALLER if module == "train" else []))
+        assert result.code == 0, result.err
+        answers.append(result.out)
+    assert answers[1].split()[0] in ("ham", "spam")
+    assert (tmp_path / "exported" / "model.safetensors").is_file()
+
+
 def test_every_command_of_the_readme_is_run_here() -> None:
-    ours = ("python train.py", "python generate.py", "python -m gptlab.prepare", "tensorboard")
+    ours = ("python train.py", "python generate.py", "python -m gptlab.", "tensorboard")
     rest = [c for c in COMMANDS[2:] if not c.startswith(ours)]
     assert all("echo" in c and "generate.py" in c for c in rest)
 

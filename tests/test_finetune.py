@@ -100,6 +100,8 @@ def test_the_last_block_is_found_from_the_end() -> None:
         (FinetuneConfig(trainable=["blocks.9.*"]), "names nothing of this model; there are: "),
         (FinetuneConfig(lora_rank=2, lora_targets=["*.query"]), "lora_targets=*.query"),
         (FinetuneConfig(lora_rank=16), "must be below the width"),
+        (FinetuneConfig(lora_rank=2, lora_targets=["head"]), "lora_targets=head"),  # tied
+        (FinetuneConfig(trainable=[]), "nothing would be trained"),
     ],
 )
 def test_a_name_that_is_none_is_told(finetune: FinetuneConfig, words: str) -> None:
@@ -128,6 +130,7 @@ def test_rates_fall_from_the_head_down_and_every_weight_is_in_one_group() -> Non
 @pytest.mark.parametrize("finetune", ["head", "last_block", "lora"])
 def test_frozen_weights_do_not_move_by_a_bit(command, trained: Path, tmp_path, finetune) -> None:
     typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "baseline=false"]
+    typed += ["trainer.checkpoint_every=3", "trainer.keep_steps=true"]
     typed += ["tokenizer.unknown=skip", f"finetune={finetune}", "finetune.lora_rank=null"]
     if finetune == "lora":
         typed[-1] = "finetune.lora_rank=2"
@@ -135,7 +138,10 @@ def test_frozen_weights_do_not_move_by_a_bit(command, trained: Path, tmp_path, f
     assert result.code == 0, result.err
     before, after = weights(trained, "best"), weights(runs(tmp_path)[-1])
     moved = {name for name, weight in after.items() if not weight.equal(before.get(name, weight))}
-    moved.remove("head.weight")  # a new one
+    head = [run / "checkpoints" / "step_3.ckpt" for run in runs(tmp_path)[-1:]]
+    assert not load(head[0]).net.head.weight.equal(after["head.weight"])  # which is a new one
+    moved.remove("head.weight")
+    assert all(after[name].any() for name in after if "lora_up" in name)
     if finetune == "last_block":
         assert moved and all(n.startswith(("blocks.0.", "final_norm.")) for n in moved)
     else:
@@ -228,9 +234,11 @@ def test_a_model_of_another_kind_is_refused_in_one_line(command, trained: Path, 
     [
         [*TINY, "data=toy_spam"],
         [*TINY, "data=toy_instructions", "finetune=lora", "finetune.lora_rank=2"],
+        ["init_from=TRAINED", "data.row_length=20", "tokenizer.unknown=skip"],
     ],
 )
-def test_a_stopped_run_ends_with_the_same_bits(command, tmp_path: Path, typed) -> None:
+def test_a_stopped_run_ends_with_the_same_bits(command, tmp_path: Path, typed, trained) -> None:
+    typed = [word.replace("TRAINED", str(trained)) for word in typed]
     more = [
         *typed,
         *QUICK,
@@ -240,8 +248,9 @@ def test_a_stopped_run_ends_with_the_same_bits(command, tmp_path: Path, typed) -
     ]
     more += ["trainer.keep_steps=true"]
     assert command("train", *more).code == 0
-    (run,) = runs(tmp_path)
+    run = runs(tmp_path)[-1]
     whole, lines = weights(run), (run / "metrics.csv").read_text()
+    model = read(run / "checkpoints" / "last.ckpt")["config"]["model"]
     checkpoints = run / "checkpoints"
     (checkpoints / "step_3.ckpt").replace(checkpoints / "last.ckpt")
     for name in ("best.ckpt", "previous.ckpt", "step_6.ckpt"):
@@ -251,6 +260,7 @@ def test_a_stopped_run_ends_with_the_same_bits(command, tmp_path: Path, typed) -
     assert result.code == 0, result.err
     for name, weight in weights(run).items():
         assert weight.equal(whole[name]), name
+    assert read(run / "checkpoints" / "last.ckpt")["config"]["model"] == model
 
     def told(text: str) -> list[list[str]]:
         return [line.split(",")[:5] for line in text.splitlines()]
@@ -394,3 +404,72 @@ def test_an_adapter_is_saved_alone(command, tmp_path: Path) -> None:
     assert command("train", *typed, "name=plain").code == 0
     result = command("gptlab.export", "to=another", "adapter=true")
     assert result.code == 2 and "without LoRA" in result.err
+
+
+def test_rates_by_layer_reach_the_optimizer(command, trained: Path, tmp_path: Path) -> None:
+    typed = [*QUICK, f"init_from={trained}", "finetune.layer_decay=0.001", "optim.lr=1e-4"]
+    typed += ["optim.warmup_steps=0", "optim.weight_decay=0", "tokenizer.unknown=skip"]
+    assert command("train", *typed).code == 0
+    before, after = weights(trained, "best"), weights(runs(tmp_path)[-1])
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    assert moved["final_norm.weight"] > 100 * moved["blocks.0.feed_forward.up.weight"] > 0
+
+
+def test_a_stopped_baseline_is_compared_when_it_has_ended(command, trained, tmp_path) -> None:
+    typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "tokenizer.unknown=skip"]
+    assert command("train", *typed, "baseline=false", "name=first").code == 0
+    first = runs(tmp_path)[-1]
+    stop = ["+callbacks.stop._target_=tests.faults.callbacks.Stop", "+callbacks.stop.step=2"]
+    typed += ["random_weights=true", f"baseline_of={first.name}", "name=first_random"]
+    result = command("train", *typed, *stop, "+callbacks.stop.signal=2")
+    assert result.code == 130, result.err
+    assert "random/loss" not in json.loads((first / "summary.json").read_text())["after"]
+    result = command("train", "resume=latest", "callbacks=none")
+    assert result.code == 0, result.err
+    summary = json.loads((first / "summary.json").read_text())
+    own = json.loads((runs(tmp_path)[-1] / "summary.json").read_text())
+    assert summary["after"]["random/loss"] == own["after"]["test/loss"]
+    assert f"run={tmp_path.name}" not in result.out and first.name in result.out
+    # What a person means by the latest run is the one that the baseline stands beside.
+    result = command("gptlab.evaluate", "text=hi", "unknown=skip")
+    assert f"{first.name}/" in result.err, result.err
+
+
+def test_a_sweep_of_classifiers_is_ranked(command, tmp_path: Path) -> None:
+    result = command("train", *TINY, "data=toy_spam", *QUICK, "-m", "seed=1,2")
+    assert result.code == 0, result.err
+    (table,) = (tmp_path / "runs").glob("*_sweep/sweep.csv")
+    assert "accuracy" in table.read_text() and "bits_per_byte" not in table.read_text()
+
+
+def test_records_that_are_too_long_are_told(command) -> None:
+    typed = [*TINY, "data=toy_instructions", *QUICK]
+    result = command("train", *typed, "model.context_length=12")
+    assert result.code == 0 and "are too long and lose their ends" in result.out
+    result = command("train", *typed, "model.context_length=16", "data.template=alpaca")
+    assert result.code == 2 and "every prompt is longer than a row of 16 tokens" in result.err
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", "[[1]]", '[{"instruction": "a"}]', "[" * 100_000, "\xff", "null"],
+)
+def test_strange_responses_are_one_line(command, trained: Path, content: str) -> None:
+    (trained / "responses.json").write_text(content, encoding="latin-1")
+    result = command("gptlab.evaluate", f"run={trained}", "judge.url=http://127.0.0.1:9")
+    assert result.code == 2 and result.err.count("\n") == 1 and "no responses" in result.err
+
+
+def test_a_key_is_never_shown(command, trained: Path, monkeypatch) -> None:
+    record = {"instruction": "a", "input": "", "output": "b", "response": "c"}
+    (trained / "responses.json").write_text(json.dumps([record]))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-se\ncret")
+    result = command("gptlab.evaluate", f"run={trained}", "judge.url=http://127.0.0.1:9")
+    assert result.code == 2 and "cret" not in result.err
+
+
+def test_what_data_decides_cannot_be_typed(command) -> None:
+    result = command("train", *TINY, "model.n_classes=3", "profile=smoke")
+    assert result.code == 2 and "model.n_classes" in result.err
+    result = command("train", *TINY, "data=toy_spam", "data.subset=0.5")
+    assert result.code == 2 and "data.subset=0.5: is of texts" in result.err

@@ -297,3 +297,46 @@ def test_a_folder_that_is_there_is_not_written_to(command, trained, tmp_path: Pa
 
 def test_it_opens_what_find_finds(theirs: Path) -> None:
     assert find(str(theirs)) == theirs
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": [1]},
+        {"data": None},
+        {"step": float("inf")},
+        {"window": -5},
+        {"data": {"task": "instructions"}},
+        {"tokenizer": {"name": "none"}},
+    ],
+)
+def test_what_stands_beside_weights_may_be_damaged(theirs: Path, content: dict) -> None:
+    whole = {"tokenizer": {"name": "gpt2"}, "eot_first": True, "step": 1, "window": None}
+    (theirs / "gptlab.json").write_text(json.dumps(whole | content))
+    with pytest.raises(UserError):
+        open_model(theirs)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"num_attention_heads": 5},
+        {"num_hidden_layers": float("inf")},
+        {"max_position_embeddings": 0},
+        {"rope_theta": 5.0},
+        {"num_key_value_heads": 1},
+    ],
+)
+def test_a_strange_llama_is_refused(command, tmp_path: Path, content: dict) -> None:
+    _, out = exported(command, tmp_path, "tokenizer=char", *AS_LLAMA)
+    settings = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(settings | content))
+    with pytest.raises(UserError):
+        open_model(out)
+
+
+@pytest.mark.parametrize("name", ["some--model", "gpt2.", "~nouser123/x", "x" * 300])
+def test_names_that_no_hub_has(command, monkeypatch, name: str) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = command("train", "tokenizer=gpt2", f"model.pretrained={name}")
+    assert result.code == 2 and result.err.count("\n") == 1, result.err

@@ -3,19 +3,26 @@
 import hashlib
 import os
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
 from gptlab.errors import UserError
 
 
-def fetch(url: str, sha256: str | None, path: Path, otherwise: str) -> Path:
+def fetch(url: str, expected: str | Callable[[bytes], bool], path: Path, otherwise: str) -> Path:
     """The file at `path`, fetched from the URL if it is not there.
 
-    Raises UserError, which ends with the way `otherwise`, where that cannot be, or where the
-    content has another hash.
+    `expected`: its SHA-256, or what tells whether it is right. Raises UserError, which ends with
+    the way `otherwise`, where it cannot be fetched, or where something else comes.
     """
-    if path.is_file() and sha256 in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+
+    def right(content: bytes) -> bool:
+        if callable(expected):
+            return expected(content)
+        return hashlib.sha256(content).hexdigest() == expected
+
+    if path.is_file() and right(path.read_bytes()):
         return path
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
@@ -23,7 +30,7 @@ def fetch(url: str, sha256: str | None, path: Path, otherwise: str) -> Path:
     except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"{url} cannot be fetched ({reason}); {otherwise}") from None
-    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+    if not right(content):
         raise UserError(f"what {url} sends is not the official file (its hash differs)")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.part")

@@ -61,6 +61,21 @@ class Records:
     read: Callable[[], list[Record]]
 
 
+# Settings of texts, which nothing reads of records.
+OF_TEXTS = ("valid_path", "hub", "text_column", "documents", "max_tokens", "subset", "split_by")
+
+
+def refuse_of_texts(data: DataConfig) -> None:
+    """Raises UserError for a setting that would change nothing."""
+    plain = DataConfig()
+    for name in OF_TEXTS:
+        if (value := getattr(data, name)) != getattr(plain, name):
+            raise UserError(
+                f"data.{name}={value}: is of texts; records are dealt to splits by data.split and "
+                "data.test_split"
+            )
+
+
 SMS = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
 SMS_SHA256 = "1587ea43e58e82b14ff1f5425c88e17f8496bfcdb67a583dbff9eefaf9963ce3"
 # Of one revision: what stands there cannot change.
@@ -74,12 +89,11 @@ TOY = 2000  # records of the embedded sets, where data.max_samples says nothing
 def make_records(data: DataConfig, root: Path) -> Records:
     """The records that the configuration names; `data.path` goes before `data.source`."""
     kind = Message if data.task == "classification" else Instruction
+    refuse_of_texts(data)
     if data.path is not None:
         paths = readers.find_files("data.path", data.path, RECORD_SUFFIXES)
         stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
         return Records(lambda: stats, lambda: [r for path in paths for r in read(path, kind)])
-    if data.valid_path is not None:
-        raise UserError("data.valid_path: records are dealt to splits; give all in data.path")
     count, raw = data.max_samples or TOY, root / "raw"
     table = {
         "toy_spam": (
@@ -126,11 +140,20 @@ def read_sms(raw: Path) -> list[Record]:
     path = fetch(SMS, SMS_SHA256, raw / "sms_spam_collection.zip", LOCAL_WAY + "toy_spam")
     with zipfile.ZipFile(path) as archive:
         text = archive.read("SMSSpamCollection").decode()
-    return messages(text.splitlines(), str(path))
+    return messages(text.replace("\r\n", "\n").split("\n"), str(path))
 
 
 def fetch_instructions(raw: Path) -> Path:
-    return fetch(INSTRUCTIONS, None, raw / "instructions.json", LOCAL_WAY + "toy_instructions")
+    path = raw / "instructions.json"
+    return fetch(INSTRUCTIONS, is_list, path, LOCAL_WAY + "toy_instructions")
+
+
+def is_list(content: bytes) -> bool:
+    """Whether this is a list in JSON, and not a page that some network shows instead."""
+    try:
+        return isinstance(json.loads(content), list)
+    except ValueError:
+        return False
 
 
 RECORD_SUFFIXES = (".tsv", ".json", ".jsonl", ".jsonl.gz")
@@ -167,6 +190,8 @@ def make(kind: type[Record], row: Any, place: str) -> Record:
     """A record of a JSON object; an instruction's `input` may be missing."""
     names = ("text", "label") if kind is Message else ("instruction", "input", "output")
     values = {"input": "", **row} if isinstance(row, dict) else {}
+    if isinstance(values.get("label"), int):
+        values["label"] = str(values["label"])
     if not all(isinstance(values.get(name), str) for name in names):
         there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
         raise UserError(f"{place} must have the texts {', '.join(names)}; there are: {there}")
@@ -191,7 +216,7 @@ def deal(records: list[Record], data: DataConfig, seed: int) -> tuple[dict[str, 
     for record in records:
         text = normal(record.content)
         groups[text].append(record)
-        labels[text].add(getattr(record, "label", None))
+        labels[text].add(label_of(record))
     torn = [text for text in groups if len(labels[text]) > 1]
     for text in torn:
         del groups[text]
@@ -201,22 +226,30 @@ def deal(records: list[Record], data: DataConfig, seed: int) -> tuple[dict[str, 
     counts = {label: sum(map(len, group)) for label, group in by_class.items()}
     most = min(counts.values()) if counts and data.balance else max(counts.values(), default=0)
     splits: dict[str, list[Record]] = {"train": [], "valid": [], "test": []}
-    for groups_of_class in by_class.values():
-        wanted = min(most, sum(map(len, groups_of_class)))
-        taken = 0
+    unbalanced = 0
+    for label, groups_of_class in by_class.items():
+        wanted = min(most, counts[label])
+        left = {"test": round(wanted * data.test_split), "valid": round(wanted * data.split)}
+        left["train"] = wanted - sum(left.values())
+        unbalanced += counts[label] - wanted
         for group in groups_of_class:
-            share = taken / wanted
-            name = "test" if share < data.test_split else "train"
-            name = "valid" if data.test_split <= share < data.test_split + data.split else name
-            splits[name] += group[: wanted - taken]
-            taken += len(group[: wanted - taken])
-            if taken == wanted:
-                break
-    left = len(records) - sum(map(len, splits.values()))
+            # Where the group is larger than a share, to the largest, lest it be all that is tested.
+            fits = [name for name in left if len(group) <= left[name]] or [max(left, key=left.get)]
+            name, taken = fits[0], group[: left[fits[0]]]
+            splits[name] += taken
+            left[name] -= len(taken)
     words = f"{data.split:g} to validate, {data.test_split:g} to test, equal texts together"
-    words += f"; {left:,} left out to balance the classes" if left - len(torn) > 0 else ""
+    words += f"; {unbalanced:,} left out to balance the classes" if unbalanced else ""
     words += f"; {len(torn):,} texts of several classes left out" if torn else ""
     return {name: split for name, split in splits.items() if split or name != "test"}, words
+
+
+def label_of(record: Record) -> str | None:
+    return record.label if isinstance(record, Message) else None
+
+
+def mended(record: Record) -> Record:
+    return type(record)(*(readers.repair(value)[0] for value in vars(record).values()))
 
 
 def drawn(seed: int, text: str) -> bytes:
@@ -233,12 +266,21 @@ def build_records(
 ) -> None:
     """Writes the corpus of these records into the folder. Raises UserError."""
     records = source.read()[: data.max_samples]
+    damage = sum(readers.repair(value)[1] for record in records for value in vars(record).values())
+    if data.repair_encoding:
+        records = [mended(record) for record in records]
     classes = sorted({r.label for r in records if isinstance(r, Message)})
     if data.task == "classification" and len(classes) < 2:
         raise UserError(f"the records are of {len(classes)} classes; at least two are needed")
     splits, words = deal(records, data, seed)
-    if not (splits["train"] and splits["valid"]):
-        raise UserError(f"{len(records):,} records are too few to train and to validate")
+    for name in ("train", "valid"):
+        lacks = [c for c in classes or [None] if not any(label_of(r) == c for r in splits[name])]
+        if lacks:
+            of = f" of {lacks[0]}" if lacks[0] else ""
+            raise UserError(
+                f"{len(records):,} records leave none{of} for the {name} split; give more, or "
+                "other shares by data.split and data.test_split"
+            )
     template = look_up("data.template", data.template, TEMPLATES)
     tokenizer = vocabulary(text for r in records for text in texts(r, template))
     writers = {}
@@ -258,10 +300,10 @@ def build_records(
     held = [record for name, split in splits.items() if name != "train" for record in split]
     meta |= {
         "classes": classes or None,
-        "class_counts": {n: Counter(getattr(r, "label", "") for r in s) for n, s in splits.items()},
+        "class_counts": {n: Counter(label_of(r) for r in s) for n, s in splits.items()},
         "split_rule": words,
-        "mojibake": 0,
-        "repaired": False,
+        "mojibake": damage,
+        "repaired": data.repair_encoding,
         "duplicates_across_splits": sum(normal(record.content) in shown for record in held),
         "best_possible": None,
     }

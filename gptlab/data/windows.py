@@ -164,6 +164,11 @@ class Records(Rows):
         super().__init__(corpus, split, context, config, seed)
         self.marks = corpus.marks(split)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self.width(np.arange(len(self)))
+
     def tokens_of(self, documents_B: np.ndarray) -> np.ndarray:
         """(B,), with the end-of-text before a document that there may be, not that after it."""
         return self.ends[documents_B] - self.begins[documents_B] - 1 + self.first

@@ -20,6 +20,16 @@ How good is the response, from 0 (useless) to 100 (as good as the correct output
 whole number and nothing else."""
 
 
+class Stay(urllib.request.HTTPRedirectHandler):
+    """Follows nowhere: the key is for the server that was named."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+OPENER = urllib.request.build_opener(Stay)
+
+
 def ask(record: dict[str, str], config: JudgeConfig) -> int:
     """The judge's points, 0 to 100, for a record with its response; raises UserError."""
     content = {
@@ -28,12 +38,14 @@ def ask(record: dict[str, str], config: JudgeConfig) -> int:
         "temperature": 0,
     }
     headers = {"Content-Type": "application/json"}
-    if key := os.environ.get(config.key_variable):
+    if key := os.environ.get(config.key_variable, "").strip():
+        if not key.isascii() or not key.isprintable():  # and must not be shown
+            raise UserError(f"judge.key_variable={config.key_variable}: holds no key")
         headers["Authorization"] = f"Bearer {key}"
     url = f"{config.url.rstrip('/')}/chat/completions"
     try:
         request = urllib.request.Request(url, json.dumps(content).encode(), headers)
-        with urllib.request.urlopen(request, timeout=config.seconds) as answer:
+        with OPENER.open(request, timeout=config.seconds) as answer:
             reply = json.loads(answer.read())
         return points(reply)
     except urllib.error.HTTPError as error:

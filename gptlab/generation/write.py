@@ -199,8 +199,8 @@ def framed(config: GenerateConfig, model: Loaded, text: str) -> str:
         data = model.config["data"]
         name = str(data.get("template")) if data.get("task") == "instructions" else "none"
     template = look_up("template", name, {"none": None, **TEMPLATES, "auto": None})
-    if template is None and config.input is not None:
-        raise UserError("input: belongs to an instruction: template=alpaca")
+    if config.input is not None and (template is None or not text):
+        raise UserError("input: belongs to an instruction: prompt=INSTRUCTION template=alpaca")
     return template(text, config.input or "") if template and text else text
 
 

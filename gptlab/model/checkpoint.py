@@ -51,18 +51,18 @@ def load(path: Path) -> Loaded:
             if key.startswith("net.")
         }
         finetune = content["config"].get("finetune", {})  # older files have none
-        add_lora(net, OmegaConf.to_object(OmegaConf.merge(FinetuneConfig, dict(finetune))))
+        add_lora(net, plain_values(FinetuneConfig, finetune))
         net.load_state_dict(weights)
         merge_lora(net)
         if tokenizer.vocab_size > net.config.vocab_size:
             raise ValueError("the tokenizer has more tokens than the model")
         step = int(content["global_step"])
         eot_first = bool(content["config"]["data"]["eot_first"])
+        facts = dict(content.get("gptlab", {}))
     except Exception as error:  # whatever a foreign content provokes
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its parts do not fit together ({reason})") from None
     net.eval()
-    facts = content.get("gptlab", {})
     return Loaded(path, net, tokenizer, content["config"], step, eot_first, facts)
 
 
@@ -103,26 +103,38 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         added = {
             key.removeprefix("net."): weight
             for key, weight in content["state_dict"].items()
-            if ".lora_" in key
+            if key.endswith((".lora_up", ".lora_down")) and isinstance(weight, Tensor)
         }
+        others = [p for p in finetune["trainable"] if "lora_" not in p]
+        if not isinstance(base, str | None):
+            raise TypeError("its model has no name")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its parts do not fit together ({error!r:.200})") from None
     if not added:
         raise UserError(f"{path}: was trained without LoRA; export it whole, without adapter=true")
     if config.n_classes:
         raise UserError(f"{path}: a classifier's head is no part of an adapter, and would be lost")
+    if others:
+        raise UserError(
+            f"{path}: not only additions were trained, {', '.join(others)} too; export it whole"
+        )
     return gpt2.to_peft(added, config, rank, alpha, base)
 
 
 def build_net(config: Mapping[str, Any]) -> GPT:
     """The decoder of a stored configuration; raises whatever an impossible one provokes."""
-    if any("${" in str(value) for value in config.values()):
-        raise ValueError("a model's setting refers to something else")
-    typed = OmegaConf.merge(OmegaConf.structured(ModelConfig), dict(config))
-    wanted = OmegaConf.to_object(typed)
+    wanted = plain_values(ModelConfig, config)
     check(TrainConfig(model=wanted))
     check_size(wanted)
     return GPT(wanted)
+
+
+def plain_values(schema: type, config: Mapping[str, Any]) -> Any:
+    """A stored configuration, typed; raises ValueError where it refers to anything outside of it,
+    and whatever OmegaConf does for values of the wrong kind."""
+    if "${" in str(dict(config)):
+        raise ValueError("a setting refers to something else")
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(config)))
 
 
 def verify(path: Path) -> None:

@@ -30,7 +30,7 @@ def export(config: ExportConfig) -> None:
         model = open_model(path)
         weights, files = whole(model, path)
         name = runs.WEIGHTS[0]
-    with temporary_folder(folder) as building:
+    with temporary_folder(folder, "to") as building:
         contiguous = {key: weight.contiguous() for key, weight in weights.items()}
         save_file(contiguous, building / name, metadata={"format": "pt"})
         for file, content in files.items():

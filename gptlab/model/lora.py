@@ -52,6 +52,8 @@ def add_lora(net: GPT, config: FinetuneConfig) -> None:
     if config.lora_rank is None:
         return
     layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Linear)}
+    if net.config.tied_head:
+        del layers["head"]  # its matrix is the embedding's, which has no such addition
     for name in matching(config.lora_targets, layers, net, "finetune.lora_targets"):
         plain = layers[name]
         if config.lora_rank >= min(plain.in_features, plain.out_features):
@@ -80,6 +82,8 @@ def freeze(net: GPT, config: FinetuneConfig) -> None:
     for name, weight in weights.items():
         of_classes = net.config.n_classes is not None and name.startswith("head.")
         weight.requires_grad_(name in chosen or of_classes)
+    if not any(weight.requires_grad for weight in weights.values()):
+        raise UserError("finetune.trainable: names no weight, so nothing would be trained")
 
 
 def matching(patterns: list[str], names: dict, net: GPT, key: str) -> list[str]:

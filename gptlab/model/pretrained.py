@@ -4,6 +4,7 @@ Nothing in such a file is executed: safetensors hold tensors alone, and of a .bi
 unpickled.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -13,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptlab.config import ModelConfig
+from gptlab.config import ModelConfig, TrainConfig
 from gptlab.data.sources import require_network
+from gptlab.data.templates import TEMPLATES
 from gptlab.data.tokenizer import GPT2Tokenizer, load_tokenizer
 from gptlab.errors import UserError, did_you_mean
+from gptlab.limits import check
 from gptlab.model import gpt2, llama
 from gptlab.model.checkpoint import Loaded, load
 from gptlab.model.gpt import GPT
@@ -38,16 +41,20 @@ def find(name: str) -> Path:
 
     Raises UserError where there is neither.
     """
-    path = Path(name).expanduser()
-    if path.exists():
+    try:
+        path = Path(name).expanduser()
+        there = path.exists()
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"model.pretrained={name:.200}: {error!s:.200}") from None
+    if there:
         if not is_model(path):
             raise UserError(
                 f"model.pretrained={name}: holds no weights (looked for {', '.join(WEIGHTS)})"
             )
         return path
     if not NAME.fullmatch(name) or name.endswith((".safetensors", ".bin")):
-        there = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        near = did_you_mean(path.name, there)
+        names = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        near = did_you_mean(path.name, names)
         raise UserError(f"model.pretrained={name}: there is no such file or folder{near}")
     return fetch(name)
 
@@ -67,11 +74,11 @@ def fetch(name: str) -> Path:
     def get(file: str, **how: bool) -> Path:
         return verified(Path(hf_hub_download(name, file, **how)))
 
-    try:
-        get("config.json", local_files_only=True)
-        return get(WEIGHTS[0], local_files_only=True).parent
-    except (LocalEntryNotFoundError, OSError):
-        require_network(name, "model.pretrained", LOCAL_WAY)
+    for file in WEIGHTS:
+        with contextlib.suppress(LocalEntryNotFoundError, OSError, ValueError):
+            get("config.json", local_files_only=True)
+            return get(file, local_files_only=True).parent
+    require_network(name, "model.pretrained", LOCAL_WAY)
     try:
         get("config.json")
         try:
@@ -107,24 +114,40 @@ def load_folder(path: Path) -> Loaded:
     settings, ours = read_json(folder / "config.json"), read_json(folder / OURS) or {}
     try:
         weights, config = understood(read_weights(file), settings)
+        check(TrainConfig(model=config))
         check_size(config)
         net = GPT(config)
         fill(net, weights)
-        tokenizer = load_tokenizer(ours["tokenizer"]) if ours else GPT2Tokenizer()
-        if tokenizer.vocab_size > config.vocab_size:
-            raise UserError(
-                f"it has {config.vocab_size:,} tokens, its tokenizer {tokenizer.vocab_size:,}"
-            )
-        eot_first, step = bool(ours.get("eot_first", False)), int(ours.get("step", 0))
-        window = ours.get("window")
-        net.config.trained_length = None if window is None else int(window)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / OURS}: damaged ({error!r})") from None
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise UserError(f"{file}: does not fit its config.json ({error!r:.200})") from None
+    try:
+        return told(ours, file, net)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise UserError(f"{folder / OURS}: damaged ({error!r:.200})") from None
+
+
+def told(ours: dict[str, Any], file: Path, net: GPT) -> Loaded:
+    """The model with what is told of it beside its weights; raises whatever that provokes."""
+    config = net.config
+    tokenizer = load_tokenizer(ours["tokenizer"]) if ours else GPT2Tokenizer()
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"it has {config.vocab_size:,} tokens, its tokenizer {tokenizer.vocab_size:,}"
+        )
+    data = {"eot_first": bool(ours.get("eot_first", False)), **dict(ours.get("data", {}))}
+    if data.get("task") == "instructions" and data["template"] not in TEMPLATES:
+        raise ValueError("no template of gptlab's")
+    if (window := ours.get("window")) is not None:
+        if not 1 <= int(window) <= config.context_length:
+            raise ValueError(f"a window of {window}")
+        config.trained_length = int(window)
     net.eval()
-    stored = {"model": vars(net.config), "data": {"eot_first": eot_first, **ours.get("data", {})}}
-    return Loaded(file, net, tokenizer, stored, step, eot_first, ours.get("facts", {}))
+    stored = {"model": vars(config), "data": data}
+    return Loaded(file, net, tokenizer, stored, int(ours.get("step", 0)), data["eot_first"], {})
 
 
 def understood(

@@ -23,7 +23,7 @@ MARKS = ("<!-- experiments: made by python -m gptlab.report.cards -->", "<!-- en
 
 # What a table of runs can show: heading, figure, how it is written.
 FIGURES = [
-    ("validation, nats a token", "valid/loss", ".4f"),
+    ("validation loss, nats a target", "valid/loss", ".4f"),
     ("perplexity", "valid/perplexity", ".4g"),
     ("bits a byte", "valid/bits_per_byte", ".3f"),
     ("held-out tokens scored", "valid/tokens", ",.0f"),
@@ -41,6 +41,17 @@ FIGURES = [
     ("HellaSwag before, sum", "before:hellaswag/acc", ".2%"),
     ("HellaSwag after, sum", "hellaswag/acc", ".2%"),
     ("questions", "hellaswag/n", ",.0f"),
+    ("validation accuracy", "valid/accuracy", ".2%"),
+    ("test accuracy", "test/accuracy", ".2%"),
+    ("test F1", "test/f1", ".4f"),
+    ("test messages", "test/tokens", ",.0f"),
+    ("test accuracy from random weights", "random/accuracy", ".2%"),
+    ("test F1 from random weights", "random/f1", ".4f"),
+    ("test instructions", "responses/n", ",.0f"),
+    ("ROUGE-L of the responses", "responses/rouge_l", ".4f"),
+    ("… to each other's answers", "responses/rouge_l_shuffled", ".4f"),
+    ("short answers to the letter", "responses/exact", ".1%"),
+    ("short answers", "responses/exact_n", ",.0f"),
 ]
 
 
@@ -203,11 +214,12 @@ def samples(record: Record, label: str) -> str:
 
 def run_lines(record: Record) -> str:
     summary = record.summary
+    target = "message" if "valid/accuracy" in summary["after"] else "token"
     return (
         f"`{summary['command']}`\\\nbegun {summary['began']}, code {summary['commit']}, seed "
         f"{record.config['seed']}, {duration(summary['seconds'])}; scored {summary['scored']}: "
-        f"{summary['after']['valid/loss']:.4f} nats a token on "
-        f"{summary['after']['valid/tokens']:,} held-out tokens"
+        f"{summary['after']['valid/loss']:.4f} nats a {target} on "
+        f"{summary['after']['valid/tokens']:,} held-out {target}s"
     )
 
 

@@ -26,6 +26,7 @@ PLACES = {
     *("data.valid_tokens", "trainer.eval_every", "trainer.log_every", "trainer.checkpoint_every"),
     *("trainer.compile", "trainer.chunked_loss", "trainer.short_loop", "trainer.keep_memory"),
 }
+OF_CLASSES = {"model.n_classes", "model.tied_head", "model.head_bias"}
 
 
 @dataclass
@@ -49,10 +50,11 @@ class Record:
     def differences(self) -> dict[str, tuple[Any, Any]]:
         """Keys in which the run is not its experiment: (the run's value, the experiment's)."""
         wanted = composed(self.experiment)
+        places = PLACES | (OF_CLASSES if self.config.get("model.n_classes") else set())
         return {
             key: (value, wanted[key])
             for key, value in self.config.items()
-            if key in wanted and key not in PLACES and value != wanted[key]
+            if key in wanted and key not in places and value != wanted[key]
         }
 
 
@@ -79,7 +81,7 @@ def extract(folder: Path) -> Record:
 
 
 PATHS = ("run_root", "corpus_root", "hellaswag.path")
-FILES = ("data.path", "data.valid_path", "data.hub")
+FILES = ("data.path", "data.valid_path", "data.hub", "model.pretrained", "init_from")
 
 
 def file_names(value: Any) -> Any:

@@ -90,7 +90,11 @@ MEASURES = {
 def choose_measure(jobs: list[Job]) -> str:
     """Nats a token compare models of one vocabulary alone."""
     vocabularies = {job.figures["vocabulary"] for job in jobs if job.reason is None}
-    return "loss" if len(vocabularies) <= 1 else "bits_per_byte"
+    bits = any(job.figures.get("bits_per_byte") for job in jobs)  # classes have none
+    return "bits_per_byte" if len(vocabularies) > 1 and bits else "loss"
+
+
+MEASURED = ("loss", "perplexity", "bits_per_byte", "accuracy", "f1")
 
 
 def read(sweep: Path) -> list[Job]:
@@ -106,9 +110,7 @@ def read(sweep: Path) -> list[Job]:
             content = json.loads(summary.read_text())
             figures = {
                 "parameters": content["parameters"],
-                "loss": content["after"]["valid/loss"],
-                "perplexity": content["after"]["valid/perplexity"],
-                "bits_per_byte": content["after"]["valid/bits_per_byte"],
+                **{n: content["after"].get(f"valid/{n}") for n in MEASURED},
                 "vocabulary": content["corpus"]["vocabulary"],
                 "steps": content["steps"],
                 "seconds": round(content["seconds"]),
@@ -124,7 +126,8 @@ def settings(overrides: list[str]) -> dict[str, str]:
 
 def table(jobs: list[Job]) -> list[dict[str, Any]]:
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
-    figures = ("parameters", "loss", "perplexity", "bits_per_byte", "steps", "seconds")
+    has = [n for n in MEASURED if any(job.figures.get(n) is not None for job in jobs)]
+    figures = ("parameters", *has, "steps", "seconds")
     return [
         {
             "rank": rank if job.reason is None else "",

@@ -186,7 +186,7 @@ def class_words(of: dict[str, float]) -> str:
     confused = ", ".join(
         f"{count:.0f} {key.replace('_as_', ' taken for ')}"
         for key, count in of.items()
-        if "_as_" in key and len(set(key.split("_as_"))) > 1
+        if "_as_" in key and not re.fullmatch(r"(.*)_as_\1", key)
     )
     return (
         f"a message, accuracy {of['accuracy']:.2%}, F1 {of['f1']:.4f} of {of['tokens']:,}: "

@@ -1,6 +1,8 @@
 """The same classifier from random weights, trained beside one that begins with others' weights:
 without it the figures of the first say little."""
 
+import json
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 from gptlab import sweeps
 from gptlab.config import FinetuneConfig, TrainConfig
 from gptlab.files import say
+from gptlab.runs import BASELINE
 from gptlab.training.summary import Summary
 
 COMPARED = ("accuracy", "f1", "loss")
@@ -24,12 +27,14 @@ class Finished:
 def is_wanted(config: TrainConfig) -> bool:
     """Whether a run of this configuration has a baseline run after it."""
     begins = config.init_from or config.model.pretrained
-    if config.data.task != "classification" or not begins or not config.baseline:
+    if config.data.task != "classification" or not begins or config.random_weights:
         return False
-    if sweeps.is_job() or config.trainer.devices * config.trainer.num_nodes > 1:
-        say("no random weights are trained beside this run: do that with random_weights=true")
+    several = config.trainer.devices * config.trainer.num_nodes > 1
+    if config.baseline and (sweeps.is_job() or several):
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            say("no random weights are trained beside this run: do that with random_weights=true")
         return False
-    return not config.random_weights
+    return config.baseline
 
 
 def baseline_of(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -39,19 +44,27 @@ def baseline_of(config: TrainConfig, folder: Path) -> TrainConfig:
     return replace(
         config,
         random_weights=True,
-        name=f"{name}_random",
+        baseline_of=folder.name,
+        name=f"{name}{BASELINE}",
         finetune=FinetuneConfig(),
         resume=None,
     )
 
 
-def compare(run: Finished, random: Finished) -> None:
-    """Says how the two did, and notes the baseline's figures in the first run's summary."""
-    split = "test" if "test/accuracy" in run.summary.after else "valid"
-    beside = {f"random/{n}": random.summary.after[f"{split}/{n}"] for n in COMPARED}
-    run.summary.after |= beside
-    run.summary.write(run.folder)
-    print(f"{split}: this run beside the same model from random weights ({random.folder.name})")
-    for name in COMPARED:
-        ours, theirs = run.summary.after[f"{split}/{name}"], beside[f"random/{name}"]
-        print(f"  {name:<10} {ours:.4f}   random weights {theirs:.4f}")
+def compare(first: Path, folder: Path, random: Summary) -> None:
+    """Says how the first run and its baseline did, and notes the baseline's figures in the first
+    one's summary, if it is still there."""
+    try:
+        summary = Summary(**json.loads((first / "summary.json").read_text(encoding="utf-8")))
+        split = "test" if "test/accuracy" in random.after else "valid"
+        beside = {f"random/{name}": random.after[f"{split}/{name}"] for name in COMPARED}
+        told = [(name, summary.after[f"{split}/{name}"]) for name in COMPARED]
+    except (OSError, ValueError, TypeError, KeyError):
+        say(f"{first}: no finished run to compare with")
+        return
+    summary.after |= beside
+    summary.write(first)
+    print(f"{split}: {first.name}, and beside it random weights, in {folder.name}")
+    for name, ours in told:
+        print(f"  {name:<10} {ours:.4f}   random weights {beside[f'random/{name}']:.4f}")
+    print(f'next\n  python -m gptlab.evaluate run={first} text="You won a prize"')

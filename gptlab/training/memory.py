@@ -23,26 +23,27 @@ def estimate(net: GPT, source_1xT: Tensor, plan: Plan) -> int:
     process holds already is part of it.
     """
     device = source_1xT.device
-    kept = saved_bytes(net, source_1xT, plan.precision) * plan.shape.batch_size
+    rows, tokens = plan.shape.batch_size, plan.shape.batch_size * plan.row_tokens
+    kept = saved_bytes(net, source_1xT, plan.precision) * rows
     wide = 2 if plan.precision == "bf16-true" else 4
     parameters = count_parameters(net)
     gradients, state = parameters * wide, parameters * state_bytes(plan.optim, wide)
-    loss = loss_bytes(net, plan.shape.batch_size * plan.row_tokens, wide)
+    loss = loss_bytes(net, tokens, wide)
     before = gradients if plan.shape.accumulate > 1 else 0  # those of the micro-batches before
     # The optimizer, while it acts, holds as much again as one of its states.
     peak = max(before + kept + loss, 2 * gradients)
     if device.type != "cpu":
-        return parameters * wide + state + peak
+        return sum(p.numel() for p in net.parameters()) * wide + state + peak
     return round((resident() + state + peak) * ALLOCATOR)  # the weights are held already
 
 
 def loss_bytes(net: GPT, tokens: int, wide: int) -> int:
     """Of the head and its loss: the logits, their logarithms and two gradients; or, of each chunk
     three of these, and the gradients of the head's weights and of its input."""
-    logits = tokens * net.config.vocab_size
+    logits = tokens * net.head.out_features
     if logits <= net.logits_at_once:
         return 4 * logits * wide
-    weights = net.config.vocab_size * net.config.d_model
+    weights = net.head.weight.numel()
     return (3 * net.logits_at_once + 2 * weights + tokens * net.config.d_model) * wide
 
 

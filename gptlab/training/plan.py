@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from gptlab.config import ModelConfig, OptimConfig, TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.loader import Shape
-from gptlab.data.windows import make_windows
+from gptlab.data.windows import Records, make_windows
 from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError
 from gptlab.limits import check_row_length
@@ -53,6 +55,8 @@ def make_plan(config: TrainConfig, corpus: Corpus, start: ModelConfig | None = N
     model = fit_model(config, corpus, start, notes)
     check_row_length(config.data.row_length, model.context_length)  # of `start`, it may be another
     windows = make_windows(corpus, "train", model.context_length, config.data, config.seed)
+    if isinstance(windows, Records):
+        look_at_records(config, corpus, model.context_length, notes)
     if windows.length < (config.data.row_length or model.context_length + 1) - 1:
         notes.append(f"the text is short: windows have {windows.length} tokens")
     reached = max(windows.length, start.window if start else 0)
@@ -75,13 +79,32 @@ def make_plan(config: TrainConfig, corpus: Corpus, start: ModelConfig | None = N
         eval_every=often if trainer.eval_every is None else trainer.eval_every,
         checkpoint_every=often if trainer.checkpoint_every is None else trainer.checkpoint_every,
         sample_every=often if trainer.sample_every is None else trainer.sample_every,
-        row_tokens=windows.length,
+        row_tokens=windows.longest if isinstance(windows, Records) else windows.length,
         rows_per_epoch=len(windows),
         accelerator=accelerator,
         precision=resolve_precision(config.trainer.precision, accelerator),
         varying=config.data.task != "text",
         notes=notes,
     )
+
+
+def look_at_records(config: TrainConfig, corpus: Corpus, context: int, notes: list[str]) -> None:
+    """Notes how many are cut; raises UserError where nothing is left of them to learn or score."""
+    cut = total = 0
+    for split in corpus.splits:
+        windows = make_windows(corpus, split, context, config.data, config.seed)
+        assert isinstance(windows, Records)
+        everything = np.arange(len(windows))
+        if not windows.counted(everything).any():
+            raise UserError(
+                f"data: of the {split} records every prompt is longer than a row of "
+                f"{windows.length} tokens; take a larger model.context_length, or "
+                "data.template=plain"
+            )
+        cut += int((windows.tokens_of(everything) > windows.length).sum())
+        total += len(windows)
+    if cut:
+        notes.append(f"{cut:,} of {total:,} records are too long and lose their ends")
 
 
 def warm_up(optim: OptimConfig, steps: int) -> OptimConfig:
@@ -99,6 +122,8 @@ def fit_model(
     """The model with the tokenizer's vocabulary, and for own text a context that fits it; or with
     the structure of the one that the run begins with."""
     wanted = adopt(config.model, start) if start else config.model
+    if wanted.n_classes and not corpus.classes:
+        raise UserError("model.n_classes: is decided by data with classes, as data=toy_spam")
     if corpus.classes:
         wanted = replace(wanted, n_classes=len(corpus.classes), tied_head=False, head_bias=True)
     vocabulary = corpus.tokenizer.vocab_size

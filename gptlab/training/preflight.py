@@ -5,13 +5,14 @@ import math
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.loader import TrainingBatches
-from gptlab.data.windows import IGNORED
+from gptlab.data.windows import IGNORED, Records
 from gptlab.device import autocast
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT
@@ -65,7 +66,8 @@ def examine(
     source, target = (batch[name].to(plan.accelerator) for name in ("input", "target"))
     net.to(plan.accelerator)
     checks = [future(net, source[0]), splits(data.corpus)]
-    memory = estimate(net, source[:1], plan)
+    row_1xT = longest_row(data).to(plan.accelerator) if plan.varying else source[:1]
+    memory = estimate(net, row_1xT, plan)
     check_memory(memory, plan.accelerator)
     if on_device := device(net, source[:1], target[:1], plan):
         checks.append(on_device)
@@ -79,6 +81,14 @@ def examine(
         checks.append(overfit(net, source, target))
     net.to("cpu")
     return Report(checks, seconds, memory)
+
+
+def longest_row(data: TextData) -> Tensor:
+    """(1, T), of the records that are trained on."""
+    windows = data.windows
+    assert isinstance(windows, Records)
+    longest = windows.tokens_of(np.arange(len(windows))).argmax()
+    return windows.read_documents(np.array([longest]))[0]
 
 
 def time_step(

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gptlab import runs
-from gptlab.config import TrainConfig, flatten
+from gptlab.config import ModelConfig, TrainConfig, flatten
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import load_tokenizer
@@ -145,8 +145,9 @@ def find(config: TrainConfig, typed: list[str], folder: Path | None = None) -> R
 
 
 def again(folder: Path, config: TrainConfig) -> Resumed:
-    """The run in `folder` from its last checkpoint, with these settings instead of the stored."""
-    return read(folder, lambda *_: config)
+    """The run in `folder` from its last checkpoint, with these settings instead of the stored; its
+    model is what the run made of them."""
+    return read(folder, lambda stored, _: replace(config, model=ModelConfig(**stored["model"])))
 
 
 def read(folder: Path, settings: Callable[[dict, dict], TrainConfig]) -> Resumed:

@@ -41,7 +41,7 @@ from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
 from gptlab.training.quiet import quiet
 from gptlab.training.resume import Resumed
-from gptlab.training.start import begin_with, find_start, given_tokenizer, one_start
+from gptlab.training.start import begin_with, begins_with, find_start, given_tokenizer, one_start
 from gptlab.training.suites import Examiner, check_spelling, check_suites
 
 FOLDER = "GPTLAB_RUN_FOLDER"
@@ -64,8 +64,8 @@ def train(config: TrainConfig) -> float | None:
     done = fit_somehow(config, resumed)
     if done and baseline.is_wanted(config):
         say("now the same model from random weights, to compare")
-        random = fit_somehow(baseline.baseline_of(config, done.folder), None)
-        baseline.compare(done, random)
+        os.environ.pop(FOLDER, None)
+        fit_somehow(baseline.baseline_of(config, done.folder), None)
     return done and done.summary.after["valid/loss"]
 
 
@@ -139,13 +139,13 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> Finished | None:
         corpus = open_corpus(
             config.data, config.tokenizer, config.seed, config.corpus_root, given=given
         )
-    plan = make_plan(config, corpus, start and start.net.config)
+    plan = make_plan(config, corpus, begins_with(config, start, resumed))
     check_size(plan.model)
     prepare_torch(config, plan)
     torch.manual_seed(config.seed)
     net = GPT(plan.model)
     if start and not config.random_weights:
-        begin_with(net, start)
+        begin_with(net, start, corpus.classes)
     add_lora(net, config.finetune)
     freeze(net, config.finetune)
     if not config.trainer.chunked_loss:
@@ -188,14 +188,17 @@ def measure(
 ) -> Finished:
     """The final figures; raises UserError where no memory is left for them."""
     try:
-        return Finished(folder, finish(trainer, examiner, folder, resumed))
+        summary = finish(trainer, examiner, folder, resumed)
     except Exception as error:
         if not is_gpu_memory(error):
             raise
-    raise UserError(
-        "out of memory while the end was measured: the run is trained and kept; make room, then "
-        f"go on with resume={folder}"
-    )
+        raise UserError(
+            "out of memory while the end was measured: the run is trained and kept; make room, "
+            f"then go on with resume={folder}"
+        ) from None
+    if examiner.config.baseline_of and trainer.is_global_zero:
+        baseline.compare(folder.parent / examiner.config.baseline_of, folder, summary)
+    return Finished(folder, summary)
 
 
 def prepare_torch(config: TrainConfig, plan: Plan) -> None:

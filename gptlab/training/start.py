@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
 from gptlab import runs
 from gptlab.config import ModelConfig, TrainConfig
@@ -11,9 +12,12 @@ from gptlab.model.checkpoint import Loaded
 from gptlab.model.gpt import GPT
 from gptlab.model.pretrained import find, open_model
 
+if TYPE_CHECKING:
+    from gptlab.training.resume import Resumed
+
 # A model that is trained on keeps its structure; of its settings these may be others.
 FREE = {"dropout", "attention_dropout", "attention", "init_std", "pretrained", "trained_length"}
-FREE |= {"n_classes", "tied_head", "head_bias"}  # of data with classes
+FREE |= {"n_classes"}  # decided by the data
 STRUCTURE = [item.name for item in fields(ModelConfig) if item.name not in FREE]
 
 
@@ -48,8 +52,10 @@ def find_start(config: TrainConfig, typed: Iterable[str]) -> Loaded | None:
     names = {argument.partition("=")[0].lstrip("+") for argument in typed}
     for name in STRUCTURE:
         value, wanted = getattr(its, name), getattr(config.model, name)
+        if name == "d_ff":
+            value, wanted = value or 4 * its.d_model, wanted or 4 * config.model.d_model
         asked = f"model.{name}" in names or ("model" in names and name != "vocab_size")
-        if asked and wanted != value and not (name == "d_ff" and wanted == 4 * its.d_model):
+        if asked and wanted != value:
             raise UserError(
                 f"{key}: its model has {name}={value}, and a model that is trained on keeps its "
                 f"structure; leave model.{name}={wanted} out"
@@ -75,14 +81,22 @@ def given_tokenizer(tokenizer: Tokenizer | None, config: TrainConfig) -> Tokeniz
 def adopt(wanted: ModelConfig, its: ModelConfig) -> ModelConfig:
     """The configuration with the structure of the model that the run begins with."""
     structure = {name: getattr(its, name) for name in STRUCTURE}
-    head = {"tied_head": its.tied_head, "head_bias": its.head_bias}
-    return replace(wanted, **structure, **head, trained_length=its.trained_length)
+    return replace(wanted, **structure, trained_length=its.trained_length)
 
 
-def begin_with(net: GPT, start: Loaded) -> None:
+def begins_with(
+    config: TrainConfig, start: Loaded | None, resumed: "Resumed | None"
+) -> ModelConfig | None:
+    """The model whose structure a run keeps; a run that goes on has it in its configuration."""
+    if resumed:
+        return config.model if config.init_from or config.model.pretrained else None
+    return start and start.net.config
+
+
+def begin_with(net: GPT, start: Loaded, classes: list[str] | None) -> None:
     """Copies all weights that the two have in common: all but the head of other outputs."""
     weights = start.net.state_dict()
-    if net.config.n_classes != start.net.config.n_classes:
+    if start.facts.get("classes") != classes:
         weights = {name: w for name, w in weights.items() if not name.startswith("head.")}
         weights |= {n: w for n, w in net.state_dict().items() if n.startswith("head.")}
     net.load_state_dict(weights)
