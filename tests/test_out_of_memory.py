@@ -130,3 +130,24 @@ def test_no_memory_for_the_final_figures(command, tmp_path: Path, monkeypatch) -
     assert result.code == 2 and "out of memory while the end was measured" in result.err
     assert "going on" not in result.err
     assert command("train", "resume=latest").code == 0
+
+
+def test_a_finetuned_model_keeps_its_structure(command, tmp_path: Path, monkeypatch) -> None:
+    assert command("train", *SMALL, "run_root=first", "model.d_model=24").code == 0
+    sizes = [word for word in SMALL if not word.startswith("model.")]
+    fails(monkeypatch, "training", 3, 5)
+    begin = [f"init_from={only(tmp_path / 'first')}", "run_root=then", "tokenizer.unknown=skip"]
+    result = command("train", *sizes, *begin)
+    assert result.code == 0 and "after step 3 with data.batch_size=3" in result.err, result.err
+    last = checkpoint.load(only(tmp_path / "then") / "checkpoints" / "last.ckpt")
+    assert (last.step, last.net.config.d_model) == (9, 24)
+
+
+def test_a_baseline_without_memory_is_no_other_run(command, tmp_path: Path, monkeypatch) -> None:
+    assert command("train", *SMALL, "run_root=first").code == 0
+    sizes = [word for word in SMALL if not word.startswith(("model.", "data.max_samples"))]
+    fails(monkeypatch, "preflight", 3, 1)  # the first preflight passes
+    begin = [f"init_from={only(tmp_path / 'first')}", "run_root=then", "tokenizer.unknown=skip"]
+    result = command("train", *sizes, *begin, "data=toy_spam", "data.max_samples=200")
+    assert result.code == 0 and "going on with data.batch_size=3" in result.err, result.err
+    assert len([run for run in (tmp_path / "then").iterdir() if run.name[0] != "."]) == 2

@@ -83,6 +83,7 @@ def fit_somehow(config: TrainConfig, resumed: Resumed | None) -> Finished | None
         folder = resumed.folder if resumed else Path(os.environ.get(FOLDER, os.devnull))
         if (folder / "checkpoints").is_dir():  # not where it failed before the run was there
             resumed = resume.again(folder, config)
+            config = resumed.config
         say(
             f"out of memory: going on {f'after step {resumed.step:,} ' if resumed else ''}with "
             f"data.batch_size={config.data.batch_size}, the micro-batches of a step as many times "
