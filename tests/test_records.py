@@ -13,7 +13,8 @@ from gptlab.config import DataConfig, TokenizerConfig
 from gptlab.data import records, toy_instructions, toy_spam
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
-from gptlab.data.records import Instruction, Message, deal, normal
+from gptlab.data.dealing import deal, normal
+from gptlab.data.records import Instruction, Message
 from gptlab.data.templates import alpaca
 from gptlab.data.tokenizer import decode
 from gptlab.data.windows import IGNORED, make_windows

@@ -26,8 +26,9 @@ import numpy as np
 
 from gptlab.config import DataConfig, TokenizerConfig
 from gptlab.data.corpus import Corpus
+from gptlab.data.dealing import build_records
 from gptlab.data.readers import Piece, repair
-from gptlab.data.records import Records, build_records, make_records
+from gptlab.data.records import Records, make_records
 from gptlab.data.sources import Source, make_source
 from gptlab.data.splits import Scan, SplitRule
 from gptlab.data.tokenizer import SEPARATOR, Tokenizer, build_tokenizer, fingerprint

@@ -18,12 +18,14 @@ from lightning.pytorch import Trainer
 from gptlab import runs, sweeps
 from gptlab.config import TrainConfig
 from gptlab.data.build import open_corpus
+from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.device import keep_freed_memory
 from gptlab.errors import UserError
 from gptlab.files import say
 from gptlab.launcher import is_gpu_memory
+from gptlab.model.checkpoint import Loaded
 from gptlab.model.gpt import GPT
 from gptlab.model.lora import add_lora, freeze
 from gptlab.model.size import check_size
@@ -133,24 +135,11 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> Finished | None:
     check_before_anything(config)
     check_suites(config)
     start = None if resumed else find_start(config, typed())
-    if resumed:
-        corpus = resumed.open_corpus()
-    else:
-        given = given_tokenizer(start and start.tokenizer, config)
-        corpus = open_corpus(
-            config.data, config.tokenizer, config.seed, config.corpus_root, given=given
-        )
+    corpus = resumed.open_corpus() if resumed else corpus_of(config, start)
     plan = make_plan(config, corpus, begins_with(config, start, resumed))
     check_size(plan.model)
     prepare_torch(config, plan)
-    torch.manual_seed(config.seed)
-    net = GPT(plan.model)
-    if start and not config.random_weights:
-        begin_with(net, start, corpus.classes)
-    add_lora(net, config.finetune)
-    freeze(net, config.finetune)
-    if not config.trainer.chunked_loss:
-        net.logits_at_once = sys.maxsize
+    net = make_net(config, plan, None if config.random_weights else start, corpus)
     plan.compile = decide(config.trainer, plan, net)
     if plan.compile == "model":
         net.compile()  # in place: torch.compile(net) would rename every weight
@@ -182,6 +171,25 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> Finished | None:
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         leave_if_interrupted(trainer, folder)
         return measure(trainer, examiner, folder, resumed)
+
+
+def corpus_of(config: TrainConfig, start: Loaded | None) -> Corpus:
+    """The corpus of a new run, in the vocabulary of the model that it begins with."""
+    given = given_tokenizer(start and start.tokenizer, config)
+    return open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root, given=given)
+
+
+def make_net(config: TrainConfig, plan: Plan, start: Loaded | None, corpus: Corpus) -> GPT:
+    """The decoder with random weights or those of `start`, and what of it is to be trained."""
+    torch.manual_seed(config.seed)
+    net = GPT(plan.model)
+    if start:
+        begin_with(net, start, corpus.classes)
+    add_lora(net, config.finetune)
+    freeze(net, config.finetune)
+    if not config.trainer.chunked_loss:
+        net.logits_at_once = sys.maxsize
+    return net
 
 
 def measure(

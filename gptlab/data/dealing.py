@@ -1,0 +1,141 @@
+"""From records to a corpus like any other: dealt to splits, tokenised, written.
+
+Beside each document stands one number (`Corpus.marks`): the message's class, or where the response
+begins.
+"""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptlab.config import DataConfig
+from gptlab.data import readers
+from gptlab.data.records import Message, Record, Records
+from gptlab.data.templates import TEMPLATES
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.writer import SplitWriter, finish
+from gptlab.errors import UserError, look_up
+
+
+def normal(text: str) -> str:
+    """What makes two texts the same to a model that learns by heart: case, blanks and the digits
+    of a number (the same advertisement comes with many) aside."""
+    return re.sub(r"\d", "0", " ".join(text.casefold().split()))
+
+
+def deal(records: list[Record], data: DataConfig, seed: int) -> tuple[dict[str, list], str]:
+    """The records of each split, and in words how it was done.
+
+    Equal texts go to one split, together; of each class the same shares. The order is drawn by
+    seed and content, so it does not depend on the file's. Texts of several classes are left out.
+    """
+    labels: dict[str, set] = defaultdict(set)
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        text = normal(record.content)
+        groups[text].append(record)
+        labels[text].add(label_of(record))
+    torn = [text for text in groups if len(labels[text]) > 1]
+    for text in torn:
+        del groups[text]
+    by_class: dict[Any, list[list[Record]]] = defaultdict(list)
+    for text in sorted(groups, key=lambda text: drawn(seed, text)):
+        by_class[next(iter(labels[text]))].append(groups[text])
+    counts = {label: sum(map(len, group)) for label, group in by_class.items()}
+    most = min(counts.values()) if counts and data.balance else max(counts.values(), default=0)
+    splits: dict[str, list[Record]] = {"train": [], "valid": [], "test": []}
+    unbalanced = 0
+    for label, groups_of_class in by_class.items():
+        wanted = min(most, counts[label])
+        left = {"test": round(wanted * data.test_split), "valid": round(wanted * data.split)}
+        left["train"] = wanted - sum(left.values())
+        unbalanced += counts[label] - wanted
+        for group in groups_of_class:
+            # Where the group is larger than a share, to the largest, lest it be all that is tested.
+            fits = [name for name in left if len(group) <= left[name]] or [max(left, key=left.get)]
+            name, taken = fits[0], group[: left[fits[0]]]
+            splits[name] += taken
+            left[name] -= len(taken)
+    words = f"{data.split:g} to validate, {data.test_split:g} to test, equal texts together"
+    words += f"; {unbalanced:,} left out to balance the classes" if unbalanced else ""
+    words += f"; {len(torn):,} texts of several classes left out" if torn else ""
+    return {name: split for name, split in splits.items() if split or name != "test"}, words
+
+
+def label_of(record: Record) -> str | None:
+    return record.label if isinstance(record, Message) else None
+
+
+def mended(record: Record) -> Record:
+    return type(record)(*(readers.repair(value)[0] for value in vars(record).values()))
+
+
+def drawn(seed: int, text: str) -> bytes:
+    return blake2b(text.encode(), key=seed.to_bytes(8, "little"), digest_size=8).digest()
+
+
+def build_records(
+    folder: Path,
+    source: Records,
+    data: DataConfig,
+    vocabulary: Callable[[Iterable[str]], Tokenizer],
+    seed: int,
+    meta: dict[str, Any],
+) -> None:
+    """Writes the corpus of these records into the folder. Raises UserError."""
+    records = source.read()[: data.max_samples]
+    damage = sum(readers.repair(value)[1] for record in records for value in vars(record).values())
+    if data.repair_encoding:
+        records = [mended(record) for record in records]
+    classes = sorted({r.label for r in records if isinstance(r, Message)})
+    if data.task == "classification" and len(classes) < 2:
+        raise UserError(f"the records are of {len(classes)} classes; at least two are needed")
+    splits, words = deal(records, data, seed)
+    for name in ("train", "valid"):
+        lacks = [c for c in classes or [None] if not any(label_of(r) == c for r in splits[name])]
+        if lacks:
+            of = f" of {lacks[0]}" if lacks[0] else ""
+            raise UserError(
+                f"{len(records):,} records leave none{of} for the {name} split; give more, or "
+                "other shares by data.split and data.test_split"
+            )
+    template = look_up("data.template", data.template, TEMPLATES)
+    tokenizer = vocabulary(text for r in records for text in texts(r, template))
+    writers = {}
+    for name, split in splits.items():
+        writers[name] = writer = SplitWriter(folder, name, tokenizer)
+        for record in split:
+            prompt, rest = texts(record, template)
+            ids = tokenizer.encode(prompt)
+            known = isinstance(record, Message)
+            writer.marks.append(classes.index(record.label) if known else len(ids))
+            tokens = np.array([*ids, *tokenizer.encode(rest), tokenizer.eot])
+            writer.add(tokens, len((prompt + rest).encode()), [])
+    if data.task == "instructions" and "test" in splits:
+        asked = [vars(record) for record in splits["test"]]
+        (folder / "test.json").write_text(json.dumps(asked, ensure_ascii=False, indent=1))
+    shown = {normal(record.content) for record in splits["train"]}
+    held = [record for name, split in splits.items() if name != "train" for record in split]
+    meta |= {
+        "classes": classes or None,
+        "class_counts": {n: Counter(label_of(r) for r in s) for n, s in splits.items()},
+        "split_rule": words,
+        "mojibake": damage,
+        "repaired": data.repair_encoding,
+        "duplicates_across_splits": sum(normal(record.content) in shown for record in held),
+        "best_possible": None,
+    }
+    finish(folder, writers, tokenizer, meta)
+
+
+def texts(record: Record, template: Callable[..., str]) -> tuple[str, str]:
+    """A record as a model reads it: what is given, and what it is to write."""
+    if isinstance(record, Message):
+        return record.text, ""
+    return template(record.instruction, record.input), record.output
