@@ -74,7 +74,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise SystemExit(1) from None
             except Exception as error:
-                if (line := of_the_machine(error)) is None:
+                if (line := of_the_machine(error, name)) is None:
                     raise
                 print(f"error: {line}", file=sys.stderr)
                 raise SystemExit(2) from None
@@ -87,11 +87,11 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     return decorate
 
 
-def of_the_machine(error: Exception) -> str | None:
+def of_the_machine(error: Exception, name: str = "train") -> str | None:
     """A line for what is no bug: the machine has no memory, or its disk no room or a fault."""
     if is_memory(error):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"out of memory ({reason}); {LESS_MEMORY}"
+        return f"out of memory ({reason}); {LESS_MEMORY.get(name, 'take a smaller model')}"
     # Of an error in a loader's process only the text is left.
     told = re.search(r"\[Errno (\d+)\]", str(error))
     number = getattr(error, "errno", None) or (int(told[1]) if told else 0)
@@ -104,7 +104,10 @@ def of_the_machine(error: Exception) -> str | None:
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENXIO, errno.ENODEV}
 GO_ON = "go on with resume=latest"
-LESS_MEMORY = "take a smaller data.batch_size (with trainer.tokens_per_step), context or model"
+LESS_MEMORY = {
+    "train": "take a smaller data.batch_size (with trainer.tokens_per_step), context or model",
+    "generate": "take a smaller n or model, or weights=bfloat16",
+}
 
 
 def is_memory(error: Exception) -> bool:

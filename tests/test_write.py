@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gptlab.generation.show import Lines
+from gptlab.generation.show import Lines, cells, padded
 from tests.conftest import ROOT
 
 GENERATE = [sys.executable, str(ROOT / "generate.py")]
@@ -115,6 +115,20 @@ def test_lines_hold_the_whole_text_and_never_change() -> None:
             before = list(column.lines)
         assert all(len(line) <= width for line in column.lines)
         assert "".join("".join(column.lines).split()) == "".join(text.split())
+
+
+def test_wide_letters_take_two_cells_and_marks_none() -> None:
+    text = "狐は森に住んでいました 🦊🦊🦊 e\u0301e\u0301e\u0301 plain words " * 4
+    for width in (7, 12, 30):
+        column, before = Lines(width), []
+        for length in range(len(text) + 1):
+            column.take(text[:length], length == len(text))
+            assert column.lines[: len(before)] == before
+            before = list(column.lines)
+        sizes = [sum(map(cells, line)) for line in column.lines]
+        assert max(sizes) <= width and max(map(len, column.lines)) <= 2 * width
+        assert "".join("".join(column.lines).split()) == "".join(text.split())
+        assert {sum(map(cells, padded(line, width))) for line in column.lines} == {width}
 
 
 def test_each_text_of_a_conversation_is_saved(trained: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import unicodedata
 from typing import Protocol
 
 from gptlab.files import say
@@ -54,15 +55,16 @@ class Lines:
     def take(self, text: str, whole: bool) -> None:
         """The text as far as it is; whole: nothing will follow."""
         while True:
-            rest = text[self.begins : self.begins + self.width + 1]
+            fits = fitting(text, self.begins, self.width)
+            rest = text[self.begins : self.begins + fits + 1]
             newline = rest.find("\n")
-            space = rest.rfind(" ") if len(rest) > self.width else -1
+            space = rest.rfind(" ") if len(rest) > fits else -1
             if newline >= 0:
                 length, skipped = newline, 1
             elif space > 0:
                 length, skipped = space, 1
-            elif len(rest) > self.width:
-                length, skipped = self.width, 0
+            elif len(rest) > fits:
+                length, skipped = fits, 0
             else:
                 break
             self.lines.append(rest[:length])
@@ -70,6 +72,28 @@ class Lines:
         if whole and rest:
             self.lines.append(rest)
             self.begins += len(rest)
+
+
+def cells(character: str) -> int:
+    """Columns of a terminal that a character takes: two for Chinese and most emoji, none for what
+    joins the one before."""
+    if unicodedata.east_asian_width(character) in "WF":
+        return 2
+    return 0 if unicodedata.category(character) in ("Mn", "Me", "Cf") else 1
+
+
+def fitting(text: str, begin: int, width: int) -> int:
+    """How many characters from `begin` on take no more than `width` cells; at least one."""
+    taken = 0
+    for count, character in enumerate(text[begin : begin + 4 * width]):
+        taken += cells(character)
+        if taken > width:
+            return max(1, count)
+    return min(len(text) - begin, 4 * width)
+
+
+def padded(text: str, width: int) -> str:
+    return text + " " * (width - sum(map(cells, text)))
 
 
 class Columns:
@@ -95,8 +119,8 @@ class Columns:
                 going.append(len(column.lines))
         longest = max(len(column.lines) for column in self.columns)
         for row in range(self.shown, min(going, default=longest)):
-            cells = [column.lines[row : row + 1] or [""] for column in self.columns]
-            print(BETWEEN.join(c.ljust(self.width) for (c,) in cells).rstrip(), flush=True)
+            parts = [column.lines[row : row + 1] or [""] for column in self.columns]
+            print(BETWEEN.join(padded(p, self.width) for (p,) in parts).rstrip(), flush=True)
             self.shown = row + 1
 
     def end(self, samples: list[Sample]) -> None:
