@@ -1,5 +1,6 @@
 """What is measured before and after training."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -14,8 +15,8 @@ from gptlab.config import HellaswagConfig, ModelConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.errors import UserError
-from gptlab.evaluation import attention, hellaswag
-from gptlab.evaluation.memorisation import TokenIndex
+from gptlab.evaluation import attention, hellaswag, memorisation
+from gptlab.evaluation.memorisation import copied
 from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
 from gptlab.report import ways
@@ -97,7 +98,7 @@ def test_hellaswag_is_fetched_once_and_its_hash_checked(tmp_path: Path, monkeypa
     with pytest.raises(UserError, match="hash differs"):
         hellaswag.read(HellaswagConfig(), tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
-    digest = hellaswag.hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     monkeypatch.setattr(hellaswag, "SHA256", digest)
     assert len(hellaswag.read(HellaswagConfig(), tmp_path / "raw")) == 3
     file.unlink()
@@ -108,13 +109,32 @@ def test_hellaswag_is_fetched_once_and_its_hash_checked(tmp_path: Path, monkeypa
 def test_verbatim_spans_begin_between_tokens(tmp_path: Path, dtype: type) -> None:
     stream = np.array([1, 256, 2, 513, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 3], dtype=dtype)
     stream.tofile(tmp_path / "train.bin")
-    index = TokenIndex(tmp_path / "train.bin", np.dtype(dtype))
-    assert index.holds([256, 2, 513]) and not index.holds([2, 256])
+    mapped = np.memmap(tmp_path / "train.bin", dtype=dtype, mode="r")
     across = stream.view(np.uint8)[1 : 1 + 2 * stream.itemsize].view(dtype).tolist()
-    assert not index.holds(across)  # these bytes are there, but not as tokens
-    assert index.longest_span([9, 256, 2, 99, 1]) == 2
-    copied = index.copied([list(range(7, 18)), [5, 6]])
-    assert (copied.longest, copied.mean_longest, copied.grams) == (11, 5.5, 1.0)
+    assert copied(mapped, [across]).longest < 2  # these bytes are there, but not as tokens
+    assert copied(mapped, [[9, 256, 2, 99, 1]]).longest == 2
+    found = copied(mapped, [list(range(7, 18)), [5, 6]])
+    assert (found.longest, found.mean_longest) == (11, 5.5)
+    assert found.grams == {5: 1.0, 10: 1.0, 20: 0.0}
+
+
+def test_verbatim_spans_are_those_of_a_search_one_by_one(monkeypatch) -> None:
+    monkeypatch.setattr(memorisation, "CHUNK", 7)  # runs cross many borders
+    random = np.random.default_rng(4)
+    stream = random.integers(0, 3, size=200)
+    texts = [random.integers(0, 3, size=size).tolist() for size in (25, 14, 3, 1)] + [[9, 9]]
+    texts.append([*stream[50:75].tolist(), 9])
+
+    def stands(run: list[int]) -> bool:
+        size = len(run)
+        return any((stream[at : at + size] == run).all() for at in range(len(stream) - size + 1))
+
+    runs = memorisation.find_runs(stream, texts)
+    assert len(runs) == 26
+    for length, of in enumerate(runs, 1):
+        for text, told in zip(texts, of, strict=True):
+            wanted = [stands(text[at : at + length]) for at in range(len(text) - length + 1)]
+            assert told.tolist() == wanted
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

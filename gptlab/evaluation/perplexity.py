@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from gptlab.data.loader import Batch
-from gptlab.data.windows import IGNORED
+from gptlab.data.loader import Batch, ValidationBatches
+from gptlab.data.windows import IGNORED, Rows
 from gptlab.device import autocast
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
@@ -55,3 +57,83 @@ def score(net: GPT, batches: Iterable[Batch], token_bytes: Tensor, precision: st
         total.bytes += int(token_bytes.cpu()[real].sum())
     net.train(was_training)
     return total
+
+
+@dataclass
+class Documents:
+    """What each document of a split costs: one entry a document with targets that count."""
+
+    nats: np.ndarray  # sums, float64
+    tokens: np.ndarray
+    bytes: np.ndarray
+    batch_means: float  # the mean of the batches' mean losses, as many projects give it
+
+    @property
+    def loss(self) -> float:
+        """Nats a token, each token weighted alike."""
+        return float(self.nats.sum() / self.tokens.sum())
+
+    @property
+    def bits_per_byte(self) -> float:
+        return bits_per_byte(float(self.nats.sum()), int(self.bytes.sum()))
+
+    def standard_error(self, seed: int = 0, draws: int = 1000) -> float | None:
+        """Of the loss, by a bootstrap over documents: how far it would stray on other ones.
+
+        Documents are drawn with replacement as many as there are; tokens of a document hang
+        together and are never drawn alone. None for a single document. Efron (1979).
+        """
+        count = len(self.nats)
+        if count < 2:
+            return None
+        random = np.random.default_rng(seed)
+        losses = []
+        for _ in range(draws):
+            drawn = random.integers(count, size=count)
+            losses.append(self.nats[drawn].sum() / self.tokens[drawn].sum())
+        return float(np.std(losses, ddof=1))
+
+
+@torch.inference_mode()
+def score_documents(
+    net: GPT, batches: ValidationBatches, ends: np.ndarray, token_bytes: Tensor, precision: str
+) -> Documents:
+    """Scores a whole split, document by document; arguments as of `score`, and the documents'
+    ends in the stream."""
+    device = next(net.parameters()).device
+    nats, ids, rows, means = [], [], [], []
+    was_training = net.training
+    net.eval()
+    for number in range(len(batches)):
+        batch = batches[number]
+        target_BxT = batch["target"]
+        with autocast(precision, device.type):
+            logits = net(batch["input"].to(device))
+        losses = F.cross_entropy(
+            logits.float().flatten(0, 1),
+            target_BxT.to(device).flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        )
+        real_BxT = target_BxT != IGNORED
+        nats.append(losses.view(target_BxT.shape).cpu()[real_BxT].double().numpy())
+        ids.append(target_BxT[real_BxT].numpy())
+        rows.append(real_BxT.sum(dim=1).numpy())
+        means.append(nats[-1].mean())
+    net.train(was_training)
+    owner = document_of(batches, np.concatenate(rows), ends)
+    size = token_bytes.cpu().numpy()[np.concatenate(ids)]
+    sums = [
+        np.bincount(owner, weights) for weights in (np.concatenate(nats), np.ones(len(owner)), size)
+    ]
+    scored = sums[1] > 0
+    return Documents(*(values[scored] for values in sums), float(np.mean(means)))
+
+
+def document_of(batches: ValidationBatches, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """For each scored target, in the order of scoring, the number of its document; `rows` are the
+    targets of each row."""
+    if isinstance(batches.windows, Rows):
+        return np.repeat(np.arange(len(rows)), rows)
+    places = 1 + np.arange(rows.sum())  # a stream's first token is nobody's target
+    return np.searchsorted(ends, places, side="right")

@@ -15,7 +15,7 @@ from gptlab.data.loader import Batch
 from gptlab.errors import UserError, look_up
 from gptlab.evaluation import hellaswag
 from gptlab.evaluation.classification import Verdicts, classify
-from gptlab.evaluation.memorisation import TokenIndex
+from gptlab.evaluation.memorisation import copied
 from gptlab.evaluation.perplexity import Score, score
 from gptlab.evaluation.responses import respond
 from gptlab.evaluation.responses import score as score_responses
@@ -163,13 +163,12 @@ def memorisation(examiner: Examiner, net: GPT, most_tokens: int | None) -> Resul
         held_out[begin + len(prompt) : end - 1][: config.max_new_tokens].tolist()
         for begin, end in list(zip(begins, ends, strict=True))[:COPIES]
     ]
-    index = TokenIndex(corpus.path("train"), corpus.dtype)
     results: Results = {}
     for name, texts in (("memorisation", written), ("memorisation_held_out", real)):
-        copied = index.copied(texts)
-        results[f"{name}/longest"] = copied.longest
-        results[f"{name}/mean_longest"] = copied.mean_longest
-        results[f"{name}/10_grams"] = copied.grams
+        found = copied(corpus.tokens("train"), texts)
+        results[f"{name}/longest"] = found.longest
+        results[f"{name}/mean_longest"] = found.mean_longest
+        results |= {f"{name}/{n}_grams": share for n, share in found.grams.items()}
     return results
 
 
