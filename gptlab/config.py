@@ -243,11 +243,24 @@ class JudgeConfig:
 class EvaluateConfig:
     """conf/evaluate.yaml"""
 
-    run: str = "latest"  # latest, a run folder, or a checkpoint file
+    run: str = "latest"  # latest, a run folder, a checkpoint, or a folder of an exported model
     run_root: str = "runs"
+    corpus_root: str | None = None  # null: the run's
+    suite: list[str] = field(default_factory=list)  # of perplexity, hellaswag, overlap, stories, …
+    n: int = 20  # texts written: by overlap, memorisation and stories
+    max_new_tokens: int = 200
+    prompt: str | None = None  # of stories; null: from the first word on
+    batch_size: int = 8  # rows scored at once
+    most_tokens: int | None = None  # of each held-out split; null: all
+    seed: int = 1337
     text: str | None = None  # a message: which class is it of?
     unknown: str = "error"  # error | skip, for characters the model never saw
     accelerator: str = "auto"
+    precision: str = "auto"
+    data: DataConfig = field(default_factory=DataConfig)  # another text than the run's
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    hellaswag: HellaswagConfig = field(default_factory=HellaswagConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 

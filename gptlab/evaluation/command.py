@@ -1,30 +1,120 @@
 """What `python -m gptlab.evaluate` does."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from gptlab import runs
 from gptlab.config import EvaluateConfig
 from gptlab.data.tokenizer import Vocabulary
 from gptlab.device import resolve_accelerator
-from gptlab.errors import UserError
+from gptlab.errors import UserError, look_up
 from gptlab.evaluation import judge
 from gptlab.evaluation.classification import probabilities
+from gptlab.evaluation.subject import Subject, open_subject
+from gptlab.evaluation.suites import SUITES
 from gptlab.files import say
+from gptlab.model.checkpoint import Loaded
 from gptlab.model.pretrained import open_model
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Classifies a text, or has a judge read a run's responses; raises UserError."""
+    """Runs suites, classifies a text, or has a judge read a run's responses; raises UserError."""
     if config.judge.url is not None:
         judge_responses(config)
     elif config.text is not None:
         tell_class(config, config.text)
+    elif config.suite:
+        run_suites(config)
     else:
-        raise UserError('text: give a message, as in text="You won a prize", or judge.url=URL')
+        raise UserError(
+            f"suite: name some of {', '.join(SUITES)}, as in 'suite=[perplexity]'; or give a "
+            'message to classify, text="You won a prize"'
+        )
+
+
+def run_suites(config: EvaluateConfig) -> None:
+    """Prints a table of figures, and keeps it in the run: evaluation.json, and TensorBoard."""
+    chosen = {name: look_up("suite", name, SUITES) for name in config.suite}
+    path = runs.find_checkpoint(config.run, config.run_root)
+    model = open_model(path)
+    if model.net.config.n_classes:
+        raise UserError(f"run={config.run}: {path} tells classes apart; its figures are its run's")
+    subject = open_subject(config, model, list(HydraConfig.get().overrides.task))
+    say(f"{model.path}, step {model.step:,}; {subject.corpus.folder.name}")
+    figures: dict[str, Any] = {}
+    for name, suite in chosen.items():
+        figures[name] = suite(subject)
+        print("\n".join(table(name, figures[name])), flush=True)
+    folder = home_of(path)
+    keep(folder, model, subject, figures)
+    print(f"kept in {folder / 'evaluation.json'}")
+
+
+def table(name: str, figures: dict[str, Any]) -> list[str]:
+    """A line for each figure; nested ones side by side."""
+    columns = [key for key, value in figures.items() if isinstance(value, dict)]
+    lines = [name]
+    for key, value in figures.items():
+        if not isinstance(value, dict):
+            lines.append(f"  {key:<26}{shown(value)}")
+    if columns:
+        lines.append(" " * 28 + "".join(f"{column:<14}" for column in columns))
+        for key in figures[columns[0]]:
+            cells = (shown(figures[column].get(key)) for column in columns)
+            lines.append(f"  {key:<26}" + "".join(f"{cell:<14}" for cell in cells).rstrip())
+    return lines
+
+
+def shown(value: float | int | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def home_of(path: Path) -> Path:
+    """The folder that a model's evaluation belongs into: its run's, or its own."""
+    if path.is_dir():
+        return path
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
+def keep(folder: Path, model: Loaded, subject: Subject, figures: dict[str, Any]) -> None:
+    """Adds to the suites that were run before on the same checkpoint and text."""
+    place, facts = (
+        folder / "evaluation.json",
+        {
+            "checkpoint": model.path.name,
+            "step": model.step,
+            "corpus": subject.corpus.folder.name,
+        },
+    )
+    before: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        if {name: kept.get(name) for name in facts} == facts:
+            before = kept
+    try:
+        write(place, before | facts | figures)
+        with SummaryWriter(folder, filename_suffix=".evaluation") as board:
+            for name, value in flat(figures):
+                board.add_scalar(f"evaluation/{name}", value, model.step)
+    except OSError as error:
+        raise UserError(f"{place}: {error.strerror}; the figures are above") from None
+
+
+def flat(figures: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in figures.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}/")
+        elif value is not None:
+            yield f"{prefix}{key}", value
 
 
 def tell_class(config: EvaluateConfig, text: str) -> None:
@@ -76,7 +166,7 @@ def is_response(record: Any) -> bool:
     return all(isinstance(t, str) for t in texts) and isinstance(record.get("points", 0), int)
 
 
-def write(path: Path, records: list[dict]) -> None:
+def write(path: Path, content: Any) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(records, ensure_ascii=False, indent=1), encoding="utf-8")
+    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     temporary.replace(path)

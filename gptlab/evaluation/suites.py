@@ -1,0 +1,150 @@
+"""The suites of `python -m gptlab.evaluate`: each a function of a Subject, in a table."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gptlab.data import toy_stories
+from gptlab.data.tokenizer import decode
+from gptlab.errors import UserError
+from gptlab.evaluation import hellaswag as questions_of
+from gptlab.evaluation.memorisation import copied
+from gptlab.evaluation.overlap import compare
+from gptlab.evaluation.perplexity import score_documents
+from gptlab.evaluation.stories import look_at, words_of
+from gptlab.evaluation.subject import Subject
+from gptlab.generation.beam import write
+from gptlab.generation.engine import prompt_ids
+from gptlab.generation.text import Sample
+from gptlab.model.loss import perplexity as exp_perplexity
+
+Figures = dict[str, Any]  # nested at most once
+BLOCK = 1 << 20  # tokens decoded at once
+
+
+def perplexity(subject: Subject) -> Figures:
+    """Of every held-out split: each token once and weighted alike, with its standard error."""
+    figures: Figures = {}
+    for split in subject.corpus.splits:
+        if split == "train":
+            continue
+        batches = subject.batches(split)
+        found = score_documents(
+            *(subject.model.net, batches, subject.corpus.ends(split)),
+            *(subject.token_bytes, subject.precision),
+        )
+        figures[split] = {
+            "loss": found.loss,
+            "standard_error": found.standard_error(),
+            "perplexity": exp_perplexity(found.loss),
+            "bits_per_byte": found.bits_per_byte,
+            "tokens": int(found.tokens.sum()),
+            "documents": len(found.tokens),
+            "perplexity_of_batch_means": exp_perplexity(found.batch_means),
+        }
+    return figures
+
+
+def hellaswag(subject: Subject) -> Figures:
+    """Four endings, one of them right; guessing is right in a quarter."""
+    config = subject.config
+    root = Path(config.corpus_root or "corpora").expanduser() / "raw"
+    questions = questions_of.read(config.hellaswag, root)
+    found = questions_of.score(
+        *(subject.model.net, subject.model.tokenizer, questions),
+        *(subject.precision, config.hellaswag.batch_size),
+    )
+    return {
+        "n": found.questions,
+        "acc": found.acc,
+        "acc_norm": found.acc_norm,
+        "standard_error": found.standard_error,
+        "chance": 0.25,
+    }
+
+
+def continued(subject: Subject) -> tuple[list[list[int]], list[Sample]]:
+    """Held-out documents, and what the model makes of the first half of each."""
+    config, model = subject.config, subject.model
+    documents = [d for d in subject.documents("valid", 4 * config.n) if len(d) >= 8][: config.n]
+    if len(documents) < 2:
+        raise UserError("suite: too few held-out documents of eight tokens and more")
+    first = [model.tokenizer.eot] if model.eot_first else []
+    samples = []
+    for number, document in enumerate(documents):
+        prompt = first + document[: len(document) // 2]
+        (sample,) = write(
+            *(model.net, model.tokenizer, prompt, config.sampling),
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed + number,
+        )
+        samples.append(sample)
+    return documents, samples
+
+
+def overlap(subject: Subject) -> Figures:
+    """Continuations of held-out documents beside their real endings."""
+    documents, samples = continued(subject)
+    tokenizer, most = subject.model.tokenizer, subject.config.max_new_tokens
+    real = [decode(tokenizer, d[len(d) // 2 :][:most]) for d in documents]
+    found = compare([sample.text for sample in samples], real)
+    return {"n": len(real)} | {name: asdict(each) for name, each in found.items()}
+
+
+def memorisation(subject: Subject) -> Figures:
+    """Verbatim runs of the training text in continuations, and in as much real held-out text."""
+    documents, samples = continued(subject)
+    most = subject.config.max_new_tokens
+    texts = {
+        "written": [sample.written for sample in samples],
+        "held_out": [d[len(d) // 2 :][:most] for d in documents],
+    }
+    figures: Figures = {"n": len(documents)}
+    for name, each in texts.items():
+        found = copied(subject.corpus.tokens("train"), each)
+        shares = {f"{n}_grams": share for n, share in found.grams.items()}
+        figures[name] = {"longest": found.longest, "mean_longest": found.mean_longest, **shares}
+    return figures
+
+
+def stories(subject: Subject) -> Figures:
+    """Texts from their first word on: varied, well-formed, at an end; beside real ones."""
+    config, model = subject.config, subject.model
+    prompt = prompt_ids(model.tokenizer, config.prompt or "", model.eot_first)
+    samples = write(
+        *(model.net, model.tokenizer, prompt, config.sampling, config.n),
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+    )
+    known = words_of(training_text(subject))
+    of_grammar = subject.data.source == "toy_stories" and subject.data.path is None
+    log_probability = toy_stories.log_probability if of_grammar else None
+    written = [(config.prompt or "") + sample.text for sample in samples]
+    ended = [sample.ended == "end_of_text" for sample in samples]
+    documents = subject.documents("valid", config.n)
+    real = [decode(model.tokenizer, document) for document in documents]
+    return {
+        "written": asdict(look_at(written, ended, known, log_probability)),
+        "held_out": asdict(look_at(real, [True] * len(real), known, log_probability)),
+    }
+
+
+def training_text(subject: Subject) -> "Any":
+    """The training documents, some at a time."""
+    stream, ends = subject.corpus.tokens("train"), subject.corpus.ends("train")
+    begin = 0
+    while begin < len(stream):
+        behind = ends[ends > min(begin + BLOCK, int(ends[-1]) - 1)]
+        end = int(behind[0])
+        yield decode(subject.model.tokenizer, stream[begin:end].tolist())
+        begin = end
+
+
+SUITES: dict[str, Callable[[Subject], Figures]] = {
+    "perplexity": perplexity,
+    "hellaswag": hellaswag,
+    "overlap": overlap,
+    "memorisation": memorisation,
+    "stories": stories,
+}
