@@ -246,7 +246,7 @@ class EvaluateConfig:
     run: str = "latest"  # latest, a run folder, a checkpoint, or a folder of an exported model
     run_root: str = "runs"
     corpus_root: str | None = None  # null: the run's
-    suite: list[str] = field(default_factory=list)  # of perplexity, hellaswag, overlap, stories, …
+    suite: list[str] = field(default_factory=list)  # perplexity, hellaswag, overlap, stories, …
     n: int = 20  # texts written: by overlap, memorisation and stories
     max_new_tokens: int = 200
     prompt: str | None = None  # of stories; null: from the first word on

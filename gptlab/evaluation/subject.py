@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from gptlab.config import DataConfig, EvaluateConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.loader import ValidationBatches
+from gptlab.data.tokenizer import Tokenizer, Vocabulary
 from gptlab.data.windows import make_windows
 from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError
@@ -60,7 +62,7 @@ def open_subject(config: EvaluateConfig, model: Loaded, typed: list[str]) -> Sub
     model.net.to(accelerator)
     given = any(name.split("=")[0].split(".")[0] == "data" for name in typed)
     data, corpus = of_text(config, model) if given else of_run(config, model)
-    if corpus.tokenizer.state() != model.tokenizer.state():
+    if vocabulary(corpus.tokenizer) != vocabulary(model.tokenizer):
         raise UserError(f"{corpus.folder}: was made for another vocabulary than the model's")
     if data.row_length and data.row_length > model.net.config.window + 1:
         raise UserError(
@@ -69,8 +71,14 @@ def open_subject(config: EvaluateConfig, model: Loaded, typed: list[str]) -> Sub
     return Subject(config, model, data, corpus, precision)
 
 
+def vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
+    return {**tokenizer.state(), "unknown": None}
+
+
 def of_text(config: EvaluateConfig, model: Loaded) -> tuple[DataConfig, Corpus]:
     root, data = config.corpus_root or "corpora", config.data
+    if isinstance(model.tokenizer, Vocabulary):
+        model.tokenizer.unknown = config.tokenizer.unknown
     return data, open_corpus(data, config.tokenizer, config.seed, root, given=model.tokenizer)
 
 
