@@ -252,6 +252,7 @@ class EvaluateConfig:
     prompt: str | None = None  # of stories; null: from the first word on
     batch_size: int = 8  # rows scored at once
     most_tokens: int | None = None  # of each held-out split; null: all
+    stride: int | None = None  # of windows: score the last so many tokens of each; null: all
     seed: int = 1337
     text: str | None = None  # a message: which class is it of?
     unknown: str = "error"  # error | skip, for characters the model never saw

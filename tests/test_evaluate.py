@@ -67,6 +67,29 @@ def test_the_loss_of_each_document_is_its_own(trained: Path, toy_corpus, batchin
     assert found.loss == pytest.approx(found.nats.sum() / found.tokens.sum())
 
 
+@pytest.mark.parametrize("stride", [1, 5, 16])
+def test_strided_windows_score_each_token_once_and_far_from_their_beginning(
+    trained: Path, stride: int
+) -> None:
+    model = load(trained / "checkpoints" / "best.ckpt")
+    (folder,) = (trained.parent.parent / "corpora").iterdir()
+    corpus = Corpus(folder)
+    length, ends = 16, corpus.ends("valid")
+    windows = make_windows(corpus, "valid", length, DataConfig(batching="sliding"), 1)
+    batches = ValidationBatches(windows, 4, 300, stride)
+    ones = torch.ones(model.net.config.vocab_size)
+    found = score_documents(model.net, batches, ends, ones, "32-true")
+    scored = int(found.tokens.sum())
+    stream, nats = torch.from_numpy(corpus.tokens("valid").astype(np.int64)), 0.0
+    for target in range(1, scored + 1):  # one by one, each with the context that it has
+        window = max(0, -(-(target - length) // stride))
+        begin = min(window * stride, len(stream) - 1 - length)
+        with torch.no_grad():
+            logits = model.net(stream[None, begin:target])[0, -1]
+        nats += float(F.cross_entropy(logits, stream[target]))
+    assert scored >= 288 and found.nats.sum() == pytest.approx(nats, rel=1e-5)
+
+
 def test_the_standard_error_is_that_of_a_mean(trained: Path) -> None:
     from gptlab.evaluation.perplexity import Documents
 
@@ -136,6 +159,7 @@ def test_overlap_has_a_floor_and_real_endings_beside() -> None:
         (["suite=[perplexty]"], "did you mean 'perplexity'"),
         ([], "suite: name some of perplexity"),
         (["suite=[hellaswag]", "hellaswag.path=none"], "hellaswag.path=none"),
+        (["suite=[perplexity]", "stride=5"], "stride: is of windows"),
         (["suite=[perplexity]", "data=text", "data.path=none.txt"], "no such file"),
     ],
 )

@@ -79,11 +79,18 @@ class InOrder:
 class ValidationBatches(Dataset):
     """A split in its own order, every target once, at most about `most_tokens` of them (or all).
 
-    Stream windows follow each other; the last is moved back to end with the stream, and what the
-    one before it has scored already is ignored.
+    Stream windows follow each other, or begin every `stride` tokens, so that but for the first
+    each scored token sees at least the window less the stride; the last is moved back to end
+    with the stream, and what the one before has scored already is ignored.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, most_tokens: int | None):
+    def __init__(
+        self,
+        windows: Windows,
+        batch_size: int,
+        most_tokens: int | None,
+        stride: int | None = None,
+    ):
         self.windows = windows
         self.batch_size = batch_size
         most_tokens = sys.maxsize if most_tokens is None else most_tokens
@@ -93,9 +100,9 @@ class ValidationBatches(Dataset):
         else:
             assert isinstance(windows, Sliding)
             self.targets = len(windows.tokens) - 1
-            self.rows = max(
-                1, min(-(-self.targets // windows.length), most_tokens // windows.length)
-            )
+            self.stride = min(stride or windows.length, windows.length)
+            most = min(self.targets, most_tokens // windows.length * windows.length)
+            self.rows = 1 + max(0, -(-(most - windows.length) // self.stride))
 
     def __len__(self) -> int:
         return -(-self.rows // self.batch_size)
@@ -111,10 +118,11 @@ class ValidationBatches(Dataset):
 
     def read_stream(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         windows = self.windows
-        wanted = rows * windows.length
-        starts = np.minimum(wanted, self.targets - windows.length)
+        ends = np.minimum(windows.length + rows * self.stride, self.targets)
+        scored = np.where(rows, windows.length + (rows - 1) * self.stride, 0)
+        starts = ends - windows.length
         input_BxT, target_BxT = windows.read_at(starts)
-        done = (wanted - starts)[:, None]  # targets that the window before has scored
+        done = (scored - starts)[:, None]  # targets that the window before has scored
         target_BxT = target_BxT.clone()
         target_BxT[(np.arange(windows.length) < done)] = IGNORED
         return input_BxT, target_BxT

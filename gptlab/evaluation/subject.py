@@ -12,7 +12,7 @@ from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.loader import ValidationBatches
 from gptlab.data.tokenizer import Tokenizer, Vocabulary
-from gptlab.data.windows import make_windows
+from gptlab.data.windows import Rows, make_windows
 from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError
 from gptlab.model.checkpoint import Loaded, plain_values
@@ -32,7 +32,9 @@ class Subject:
         """A split in its own order, up to `most_tokens` of it."""
         config = self.config
         windows = make_windows(self.corpus, split, self.context, self.data, config.seed)
-        return ValidationBatches(windows, config.batch_size, config.most_tokens)
+        if config.stride and isinstance(windows, Rows):
+            raise UserError("stride: is of windows of a stream, data.batching=sliding")
+        return ValidationBatches(windows, config.batch_size, config.most_tokens, config.stride)
 
     @property
     def context(self) -> int:
