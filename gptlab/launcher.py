@@ -223,6 +223,8 @@ def explain(error: Exception, name: str) -> str:
         if match := re.search(r"Value '(.*)' (?:of type .* to (\w+)|is not a valid (bool))", text):
             kind = match[2] or match[3]
             return f"{full[1] if full else 'a key'}={match[1]}: must be {A_VALUE.get(kind, kind)}"
+        if "is not a ListConfig" in text and full:
+            return f"{full[1]}: must be a list, as in '{full[1]}=[a,b]'"
         if "is not Optional" in text and full:
             return f"{full[1]}=null: must have a value"
         if text.startswith("Ambiguous value for argument"):

@@ -138,6 +138,11 @@ def check_training(config: TrainConfig) -> None:
         raise UserError(f"optim.betas={optim.betas}: must be two numbers from 0 to below 1")
     if optim.schedule != "constant" and optim.min_lr > optim.lr:
         raise UserError(f"optim.min_lr={optim.min_lr:g}: is above optim.lr={optim.lr:g}")
+    if config.finetune.lora_rank and "*" in config.finetune.trainable:
+        raise UserError(
+            f"finetune.lora_rank={config.finetune.lora_rank}: trains additions to weights that stay, "
+            "and finetune.trainable lets all be trained; take finetune=lora"
+        )
     if trainer.tokens_per_step and trainer.accumulate_grad_batches != 1:
         raise UserError(
             f"trainer.tokens_per_step={trainer.tokens_per_step} decides the accumulation; leave "

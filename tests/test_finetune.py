@@ -130,12 +130,15 @@ def test_rates_fall_from_the_head_down_and_every_weight_is_in_one_group() -> Non
 @pytest.mark.parametrize("finetune", ["head", "last_block", "lora"])
 def test_frozen_weights_do_not_move_by_a_bit(command, trained: Path, tmp_path, finetune) -> None:
     typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "baseline=false"]
+    result = command("train", *typed)
+    assert result.code == 2 and f"init_from={trained}: the text has what" in result.err
     typed += ["trainer.checkpoint_every=3", "trainer.keep_steps=true"]
     typed += ["tokenizer.unknown=skip", f"finetune={finetune}", "finetune.lora_rank=null"]
     if finetune == "lora":
         typed[-1] = "finetune.lora_rank=2"
     result = command("train", *typed)
     assert result.code == 0, result.err
+    assert f"begins with {trained}" in result.out and "of them trained" in result.out
     before, after = weights(trained, "best"), weights(runs(tmp_path)[-1])
     moved = {name for name, weight in after.items() if not weight.equal(before.get(name, weight))}
     head = [run / "checkpoints" / "step_3.ckpt" for run in runs(tmp_path)[-1:]]
@@ -198,6 +201,10 @@ def test_the_figures_of_a_classifier_are_those_of_its_messages(command, tmp_path
     assert after["test/accuracy"] == pytest.approx(right / len(ends))
     assert after["test/f1"] == pytest.approx(2 * hit / (said_spam + was_spam))
     assert after["test/spam_as_spam"] == hit
+    result = command("gptlab.evaluate", "text=" + "free call " * 200)
+    assert "the model sees its first 128" in result.err
+    result = command("gptlab.evaluate", "text=xyzzy", "unknown=skip")
+    assert result.code == 2 and "nothing of it" in result.err
     header = (run / "metrics.csv").read_text().splitlines()[0]
     assert header.endswith("valid/accuracy,valid/f1")
     samples = sorted((run / "samples").iterdir())
@@ -417,6 +424,8 @@ def test_rates_by_layer_reach_the_optimizer(command, trained: Path, tmp_path: Pa
 
 def test_a_stopped_baseline_is_compared_when_it_has_ended(command, trained, tmp_path) -> None:
     typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "tokenizer.unknown=skip"]
+    result = command("train", *typed, "random_weights=true", "finetune=head", "name=none")
+    assert result.code == 0 and "to train them all take finetune=all" in result.out
     assert command("train", *typed, "baseline=false", "name=first").code == 0
     first = runs(tmp_path)[-1]
     stop = ["+callbacks.stop._target_=tests.faults.callbacks.Stop", "+callbacks.stop.step=2"]
@@ -471,5 +480,11 @@ def test_a_key_is_never_shown(command, trained: Path, monkeypatch) -> None:
 def test_what_data_decides_cannot_be_typed(command) -> None:
     result = command("train", *TINY, "model.n_classes=3", "profile=smoke")
     assert result.code == 2 and "model.n_classes" in result.err
+    result = command("train", *TINY, "finetune.lora_rank=2")
+    assert result.code == 2 and "take finetune=lora" in result.err
+    result = command("train", *TINY, "finetune=head", "profile=smoke")
+    assert result.code == 2 and "take finetune=last_block" in result.err
+    result = command("train", *TINY, "finetune.trainable=head", "profile=smoke")
+    assert result.code == 2 and "finetune.trainable: must be a list" in result.err
     result = command("train", *TINY, "data=toy_spam", "data.subset=0.5")
     assert result.code == 2 and "data.subset=0.5: is of texts" in result.err

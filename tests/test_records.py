@@ -38,9 +38,9 @@ def some_messages() -> list[Message]:
 
 def test_equal_texts_stand_on_one_side_and_classes_are_balanced() -> None:
     doubled = [Message(r.text.upper().replace(" ", "  "), r.label) for r in some_messages()]
-    numbered = [Message(f"call 0{n}", "spam") for n in range(5)]
+    numbered = [Message(f"call 0800{n}", "spam") for n in range(5)]
     splits, words = deal([*some_messages(), *doubled, *numbered], SPAM, seed=3)
-    contents = {name: {normal(r.text) for r in split} for name, split in splits.items()}
+    contents = {name: {normal(r) for r in split} for name, split in splits.items()}
     for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
         assert not contents[one] & contents[other]
     counts = Counter(record.label for split in splits.values() for record in split)
@@ -66,8 +66,8 @@ def test_splits_have_their_shares_whatever_the_order_of_the_file() -> None:
 
 def test_a_text_of_two_classes_is_left_out() -> None:
     splits, words = deal([*some_messages(), Message("see you at A  x", "spam")], SPAM, seed=1)
-    assert "1 texts of several classes" in words
-    assert "see you at a x" not in {normal(r.text) for split in splits.values() for r in split}
+    assert "2 left out whose equal texts are of several classes" in words
+    assert "see you at a x" not in {normal(r) for split in splits.values() for r in split}
 
 
 def test_the_embedded_sets_are_what_they_say() -> None:
@@ -188,8 +188,8 @@ def test_the_official_messages_are_fetched_once_and_checked(tmp_path, monkeypatc
     ("content", "words"),
     [
         ("ham hello\n", "line 1 is not a class, a tab and a text"),
-        ("ham\thello there\nham\tyou\n", "1 classes"),
-        ("ham\thello\nspam\twin\n", "leave none of ham for the valid split"),
+        ("ham\thello there\nham\tyou\n", "of 2 records all of class 'ham'"),
+        ("ham\thello\nspam\twin\n", "'ham' has the fewest records, 1"),
     ],
 )
 def test_a_wrong_file_is_one_line(command, tmp_path: Path, content: str, words: str) -> None:
@@ -205,9 +205,18 @@ def test_a_source_of_another_task_is_refused(command) -> None:
 
 
 def test_a_large_group_of_equal_texts_is_trained_on() -> None:
-    many = [Message(f"win {number}", "spam") for number in range(60)]
+    many = [Message(f"win 1{number:05}", "spam") for number in range(60)]
     for seed in range(5):
         splits, _ = deal([*some_messages(), *many], DataConfig(test_split=0.2, balance=False), seed)
         labels = Counter((name, r.label) for name, split in splits.items() for r in split)
         assert labels["train", "spam"] > 0.6 * 72
         assert labels["valid", "ham"] == 3 and labels["test", "ham"] == 6
+
+
+def test_instructions_that_differ_in_numbers_are_others(tmp_path: Path) -> None:
+    sums = [Instruction("Add up.", f"{a} and {b}", str(a + b)) for a in range(9) for b in range(9)]
+    splits, _ = deal(sums, DataConfig(task="instructions", split=0.1, test_split=0.1), seed=1)
+    assert [len(splits[name]) for name in ("train", "valid", "test")] == [65, 8, 8]
+    stars = [Message(f"I give it {n} stars", "good" if n > 5 else "bad") for n in range(1, 10)]
+    splits, words = deal(stars, DataConfig(balance=False, split=0.2), seed=1)
+    assert sum(map(len, splits.values())) == 9 and "several classes" not in words

@@ -23,10 +23,11 @@ from gptlab.data.writer import SplitWriter, finish
 from gptlab.errors import UserError, look_up
 
 
-def normal(text: str) -> str:
-    """What makes two texts the same to a model that learns by heart: case, blanks and the digits
-    of a number (the same advertisement comes with many) aside."""
-    return re.sub(r"\d", "0", " ".join(text.casefold().split()))
+def normal(record: Record) -> str:
+    """What makes two records the same to a model that learns by heart: case and blanks aside, and
+    of a message long numbers, for the same advertisement comes with many telephone numbers."""
+    text = " ".join(record.content.casefold().split())
+    return re.sub(r"\d{4,}", "0000", text) if isinstance(record, Message) else text
 
 
 def deal(records: list[Record], data: DataConfig, seed: int) -> tuple[dict[str, list], str]:
@@ -38,12 +39,11 @@ def deal(records: list[Record], data: DataConfig, seed: int) -> tuple[dict[str, 
     labels: dict[str, set] = defaultdict(set)
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        text = normal(record.content)
+        text = normal(record)
         groups[text].append(record)
         labels[text].add(label_of(record))
     torn = [text for text in groups if len(labels[text]) > 1]
-    for text in torn:
-        del groups[text]
+    contrary = sum(len(groups.pop(text)) for text in torn)
     by_class: dict[Any, list[list[Record]]] = defaultdict(list)
     for text in sorted(groups, key=lambda text: drawn(seed, text)):
         by_class[next(iter(labels[text]))].append(groups[text])
@@ -64,7 +64,7 @@ def deal(records: list[Record], data: DataConfig, seed: int) -> tuple[dict[str, 
             left[name] -= len(taken)
     words = f"{data.split:g} to validate, {data.test_split:g} to test, equal texts together"
     words += f"; {unbalanced:,} left out to balance the classes" if unbalanced else ""
-    words += f"; {len(torn):,} texts of several classes left out" if torn else ""
+    words += f"; {contrary:,} left out whose equal texts are of several classes" if contrary else ""
     return {name: split for name, split in splits.items() if split or name != "test"}, words
 
 
@@ -95,16 +95,10 @@ def build_records(
         records = [mended(record) for record in records]
     classes = sorted({r.label for r in records if isinstance(r, Message)})
     if data.task == "classification" and len(classes) < 2:
-        raise UserError(f"the records are of {len(classes)} classes; at least two are needed")
+        there = f"all of class '{classes[0]}'" if classes else "none"
+        raise UserError(f"of {len(records):,} records {there}; at least two classes are needed")
     splits, words = deal(records, data, seed)
-    for name in ("train", "valid"):
-        lacks = [c for c in classes or [None] if not any(label_of(r) == c for r in splits[name])]
-        if lacks:
-            of = f" of {lacks[0]}" if lacks[0] else ""
-            raise UserError(
-                f"{len(records):,} records leave none{of} for the {name} split; give more, or "
-                "other shares by data.split and data.test_split"
-            )
+    check_enough(records, splits, classes)
     template = look_up("data.template", data.template, TEMPLATES)
     tokenizer = vocabulary(text for r in records for text in texts(r, template))
     writers = {}
@@ -120,7 +114,7 @@ def build_records(
     if data.task == "instructions" and "test" in splits:
         asked = [vars(record) for record in splits["test"]]
         (folder / "test.json").write_text(json.dumps(asked, ensure_ascii=False, indent=1))
-    shown = {normal(record.content) for record in splits["train"]}
+    shown = {normal(record) for record in splits["train"]}
     held = [record for name, split in splits.items() if name != "train" for record in split]
     meta |= {
         "classes": classes or None,
@@ -128,10 +122,27 @@ def build_records(
         "split_rule": words,
         "mojibake": damage,
         "repaired": data.repair_encoding,
-        "duplicates_across_splits": sum(normal(record.content) in shown for record in held),
+        "duplicates_across_splits": sum(normal(record) in shown for record in held),
         "best_possible": None,
     }
     finish(folder, writers, tokenizer, meta)
+
+
+def check_enough(records: list[Record], splits: dict[str, list], classes: list[str]) -> None:
+    """Raises UserError where a split that is needed has nothing, or nothing of a class."""
+    for name in ("train", "valid"):
+        there = {label_of(record) for record in splits[name]}
+        if there >= set(classes or [None]):
+            continue
+        counts = Counter(map(label_of, records))
+        rarest, count = min(counts.items(), key=lambda item: item[1])
+        if not classes:
+            raise UserError(f"{count:,} records are too few, or too alike, for a {name} split")
+        raise UserError(
+            f"of {len(classes):,} classes '{rarest:.40}' has the fewest records, {count:,}: too "
+            f"few for a {name} split that has all; is it a class, and no heading, or text in the "
+            "class's place? Otherwise give more, or data.balance=false to keep the others whole"
+        )
 
 
 def texts(record: Record, template: Callable[..., str]) -> tuple[str, str]:

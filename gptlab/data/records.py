@@ -183,7 +183,7 @@ def make(kind: type[Record], row: Any, place: str) -> Record:
     """A record of a JSON object; an instruction's `input` may be missing."""
     names = ("text", "label") if kind is Message else ("instruction", "input", "output")
     values = {"input": "", **row} if isinstance(row, dict) else {}
-    if isinstance(values.get("label"), int):
+    if isinstance(values.get("label"), int | float):
         values["label"] = str(values["label"])
     if not all(isinstance(values.get(name), str) for name in names):
         there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__

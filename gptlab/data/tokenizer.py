@@ -149,7 +149,7 @@ class Vocabulary:
         more = f" and {len(strange) - 8} more" if len(strange) > 8 else ""
         return (
             f"the text has what this model's vocabulary lacks: {listed}{more}; leave it out of the "
-            "text, or let it be skipped (generate.py: unknown=skip; corpora: "
+            "text, or let it be skipped (writing, evaluating: unknown=skip; corpora: "
             "tokenizer.unknown=skip)"
         )
 

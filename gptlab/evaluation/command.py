@@ -133,6 +133,12 @@ def tell_class(config: EvaluateConfig, text: str) -> None:
         raise UserError("text: is empty")
     if isinstance(model.tokenizer, Vocabulary):
         model.tokenizer.unknown = config.unknown
+    text = text.strip()  # as the messages were that it was trained on
+    ids = len(model.tokenizer.encode(text))
+    if not ids:
+        raise UserError("text: nothing of it is in the model's vocabulary")
+    if ids > model.net.config.window:
+        say(f"the text has {ids:,} tokens: the model sees its first {model.net.config.window:,}")
     found = probabilities(model.net.to(accelerator), model.tokenizer, text, model.eot_first)
     say(f"{model.path}, step {model.step:,}")
     told = sorted(zip(found, map(str, classes), strict=True), reverse=True)

@@ -83,7 +83,10 @@ def freeze(net: GPT, config: FinetuneConfig) -> None:
         of_classes = net.config.n_classes is not None and name.startswith("head.")
         weight.requires_grad_(name in chosen or of_classes)
     if not any(weight.requires_grad for weight in weights.values()):
-        raise UserError("finetune.trainable: names no weight, so nothing would be trained")
+        raise UserError(
+            "finetune.trainable: names no weight, so nothing would be trained (a model that writes "
+            "has its embedding's matrix as its head: take finetune=last_block)"
+        )
 
 
 def matching(patterns: list[str], names: dict, net: GPT, key: str) -> list[str]:
@@ -94,6 +97,8 @@ def matching(patterns: list[str], names: dict, net: GPT, key: str) -> list[str]:
             r"blocks\.-(\d+)", lambda m: f"blocks.{net.config.n_layer - int(m[1])}", pattern
         )
         fits = [name for name in names if fnmatchcase(name, counted)]
+        if not fits and pattern == "head.*" and net.config.tied_head:
+            continue  # of a model that writes with its embedding: there is no head to train
         if not fits:
             there = ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
             raise UserError(f"{key}={pattern}: names nothing of this model; there are: {there}")

@@ -57,6 +57,7 @@ def opening(
         "data": f"{corpus.folder.name}: {documents(splits['train'].documents)}, "
         f"{short(splits['train'].tokens)} tokens (vocabulary {corpus.tokenizer.vocab_size:,}); "
         f"held out: {held} ({corpus.meta['split_rule']})",
+        **({"weights": f"begins with {plan.origin}"} if plan.origin else {}),
         "steps": f"{plan.steps:,} of {batch_words(plan)} = {short(total)} tokens = "
         f"{plan.epochs:.3g} passes over the data"
         + (f"; goes on after step {done:,}" if done else ""),
@@ -113,8 +114,9 @@ def closing(
     summary: Summary,
     best_possible: float | None,
     stories: int,
+    example: str,
 ) -> str:
-    """What came of the run, and the two commands to type next."""
+    """What came of the run, and the two commands to type next; `example` is a held-out message."""
     after = summary.after
     loss, tokens = after["valid/loss"], after["valid/tokens"]
     lines = [f"done in {duration(summary.seconds)}", *figure_lines(after)]
@@ -131,7 +133,7 @@ def closing(
         f"  checkpoints   {', '.join(checkpoints)} in {folder / 'checkpoints'}",
         f"  samples       {folder / 'samples'}",
         "next",
-        next_command(config),
+        next_command(config, example),
         f"  tensorboard --logdir {shlex.quote(config.run_root)}",
     ]
     return "\n".join(lines)
@@ -183,14 +185,17 @@ def text_words(of: dict[str, float]) -> str:
 
 
 def class_words(of: dict[str, float]) -> str:
-    confused = ", ".join(
-        f"{count:.0f} {key.replace('_as_', ' taken for ')}"
+    """With the commonest confusions, of two classes all."""
+    wrong = [
+        (count, key.split("_as_", 1))
         for key, count in of.items()
         if "_as_" in key and not re.fullmatch(r"(.*)_as_\1", key)
-    )
+    ]
+    wrong = sorted(wrong, key=lambda item: -item[0])[:3]
+    told = ", ".join(f"{count:.0f} '{true}' taken for '{said}'" for count, (true, said) in wrong)
     return (
-        f"a message, accuracy {of['accuracy']:.2%}, F1 {of['f1']:.4f} of {of['tokens']:,}: "
-        f"{confused}"
+        f"a message, accuracy {of['accuracy']:.2%}, F1 {of['f1']:.4f} of {of['tokens']:,} "
+        f"messages: {told}"
     )
 
 
@@ -207,9 +212,10 @@ def response_words(after: dict[str, float]) -> str:
     return told
 
 
-def next_command(config: TrainConfig) -> str:
+def next_command(config: TrainConfig, example: str) -> str:
     if config.data.task == "classification":
-        words = ['  python -m gptlab.evaluate text="You won a prize"', *place_arguments(config)]
+        text = shlex.quote(f"text={example}")
+        words = [f"  python -m gptlab.evaluate {text}", *place_arguments(config)]
     else:
         words = ["  python generate.py", *generate_arguments(config)]
     return " ".join(words)

@@ -32,7 +32,7 @@ def is_wanted(config: TrainConfig) -> bool:
     several = config.trainer.devices * config.trainer.num_nodes > 1
     if config.baseline and (sweeps.is_job() or several):
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            say("no random weights are trained beside this run: do that with random_weights=true")
+            say("nothing is trained beside this run; do it with random_weights=true finetune=all")
         return False
     return config.baseline
 
@@ -67,4 +67,3 @@ def compare(first: Path, folder: Path, random: Summary) -> None:
     print(f"{split}: {first.name}, and beside it random weights, in {folder.name}")
     for name, ours in told:
         print(f"  {name:<10} {ours:.4f}   random weights {beside[f'random/{name}']:.4f}")
-    print(f'next\n  python -m gptlab.evaluate run={first} text="You won a prize"')

@@ -10,6 +10,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from gptlab import sweeps
 from gptlab.config import TrainConfig, flatten
+from gptlab.data.corpus import Corpus
+from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError
 from gptlab.generation.engine import sample_prompt
 from gptlab.model import checkpoint
@@ -89,8 +91,17 @@ def finish(trainer: Trainer, examiner: Examiner, folder: Path, resumed: Resumed 
         summary.write(folder)
         best_possible = data.best_possible(config.data.final_tokens)
         stories = data.validation("valid", config.data.final_tokens).rows
-        print(closing(config, folder, summary, best_possible, stories))
+        print(closing(config, folder, summary, best_possible, stories, example(data.corpus)))
     return summary
+
+
+def example(corpus: Corpus) -> str:
+    """A short held-out message, of a corpus of such."""
+    if not corpus.classes:
+        return ""
+    ends, stream = corpus.ends("valid")[:50].tolist(), corpus.tokens("valid")
+    spans = zip([0, *ends], ends, strict=False)
+    return min((decode(corpus.tokenizer, stream[b:e].tolist()) for b, e in spans), key=len)
 
 
 def first_typed(resumed: Resumed | None) -> list[str]:

@@ -35,6 +35,7 @@ class Plan:
     precision: str
     varying: bool = False  # rows are as long as the longest of their batch
     compile: str = "false"  # false | model | step
+    origin: str = ""  # whose weights the run begins with; nobody's: random ones
     notes: list[str] = field(default_factory=list)  # decisions a user should hear of
 
     @property

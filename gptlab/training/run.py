@@ -140,6 +140,10 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> Finished | None:
     check_size(plan.model)
     prepare_torch(config, plan)
     net = make_net(config, plan, None if config.random_weights else start, corpus)
+    if start and not config.random_weights:
+        plan.origin = f"{start.path}, step {start.step:,}"
+    elif not resumed and any(not p.requires_grad for p in net.parameters()):
+        plan.notes.append("random weights stay as they are: to train them all take finetune=all")
     plan.compile = decide(config.trainer, plan, net)
     if plan.compile == "model":
         net.compile()  # in place: torch.compile(net) would rename every weight
@@ -176,7 +180,17 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> Finished | None:
 def corpus_of(config: TrainConfig, start: Loaded | None) -> Corpus:
     """The corpus of a new run, in the vocabulary of the model that it begins with."""
     given = given_tokenizer(start and start.tokenizer, config)
-    return open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root, given=given)
+    try:
+        return open_corpus(
+            config.data, config.tokenizer, config.seed, config.corpus_root, given=given
+        )
+    except UserError as error:
+        if given is None or "vocabulary lacks" not in str(error):
+            raise
+        raise UserError(
+            f"init_from={config.init_from}: {error}; or begin with a run of tokenizer=gpt2, which "
+            "spells everything"
+        ) from None
 
 
 def make_net(config: TrainConfig, plan: Plan, start: Loaded | None, corpus: Corpus) -> GPT:
