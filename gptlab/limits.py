@@ -140,8 +140,8 @@ def check_training(config: TrainConfig) -> None:
         raise UserError(f"optim.min_lr={optim.min_lr:g}: is above optim.lr={optim.lr:g}")
     if config.finetune.lora_rank and "*" in config.finetune.trainable:
         raise UserError(
-            f"finetune.lora_rank={config.finetune.lora_rank}: trains additions to weights that stay, "
-            "and finetune.trainable lets all be trained; take finetune=lora"
+            f"finetune.lora_rank={config.finetune.lora_rank}: trains additions to weights that "
+            "stay, and finetune.trainable lets all be trained; take finetune=lora"
         )
     if trainer.tokens_per_step and trainer.accumulate_grad_batches != 1:
         raise UserError(

@@ -201,7 +201,9 @@ def test_the_figures_of_a_classifier_are_those_of_its_messages(command, tmp_path
     assert after["test/accuracy"] == pytest.approx(right / len(ends))
     assert after["test/f1"] == pytest.approx(2 * hit / (said_spam + was_spam))
     assert after["test/spam_as_spam"] == hit
-    result = command("gptlab.evaluate", "text=" + "free call " * 200)
+    result = command(
+        "gptlab.evaluate", f"text={text}" + f" {text.split()[-1]}" * 200, "unknown=skip"
+    )
     assert "the model sees its first 128" in result.err
     result = command("gptlab.evaluate", "text=xyzzy", "unknown=skip")
     assert result.code == 2 and "nothing of it" in result.err
@@ -229,7 +231,7 @@ def test_a_model_of_another_kind_is_refused_in_one_line(command, trained: Path, 
     result = command("train", *QUICK, f"init_from={spam}")
     assert result.code == 2 and "tells classes apart" in result.err
     result = command("gptlab.evaluate", f"run={spam}")
-    assert result.code == 2 and "text: give a message" in result.err
+    assert result.code == 2 and "a message to classify" in result.err
     result = command("train", "data=toy_spam", "after=[perplexity,memorisation]")
     assert result.code == 2 and "of models that write" in result.err
     result = command("train", "data=toy_spam", "after=[perplexity,responses]")
@@ -440,7 +442,7 @@ def test_a_stopped_baseline_is_compared_when_it_has_ended(command, trained, tmp_
     assert summary["after"]["random/loss"] == own["after"]["test/loss"]
     assert f"run={tmp_path.name}" not in result.out and first.name in result.out
     # What a person means by the latest run is the one that the baseline stands beside.
-    result = command("gptlab.evaluate", "text=hi", "unknown=skip")
+    result = command("gptlab.evaluate", "text=Once upon")
     assert f"{first.name}/" in result.err, result.err
 
 
