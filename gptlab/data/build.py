@@ -57,6 +57,8 @@ def open_corpus(
     source = make_source(data, seed, root) if data.task == "text" else make_records(data, root)
     names = DECISIVE if data.task == "text" else (*DECISIVE, *OF_RECORDS)
     decisive = {name: getattr(data, name) for name in names}
+    if data.task != "text":
+        decisive["dealt"] = DEALT
     name, by = tokenizer.name, asdict(tokenizer)
     if given is not None:
         name, by = given.state()["name"], fingerprint(given)
@@ -88,6 +90,7 @@ DECISIVE = (
     *("text_column", "documents", "repair_encoding", "max_samples", "max_tokens"),
     *("subset", "split", "split_by"),
 )
+DEALT = 2  # raised when dealing.py would deal the same records otherwise
 OF_RECORDS = ("task", "test_split", "balance", "template")
 
 

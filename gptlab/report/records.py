@@ -80,7 +80,7 @@ def extract(folder: Path) -> Record:
     )
 
 
-PATHS = ("run_root", "corpus_root", "hellaswag.path")
+PATHS = ("run_root", "corpus_root", "hellaswag.path", "baseline_of")
 FILES = ("data.path", "data.valid_path", "data.hub", "model.pretrained", "init_from")
 
 
