@@ -75,7 +75,7 @@ def go_on(arguments: list[str]) -> list[str]:
     return [*stored, in_folder(sweep.resolve())]
 
 
-GROUPS = "callbacks|data|experiment|logger|model|optim|profile|sampling|tokenizer|trainer"
+GROUPS = "callbacks|data|experiment|finetune|logger|model|optim|profile|sampling|tokenizer|trainer"
 # What a sweep's file may ask for by itself: values of our keys, and of the groups choices by name
 # (Hydra would follow a path to any file).
 HARMLESS = re.compile(

@@ -198,7 +198,7 @@ def test_a_card_without_runs_says_not_measured(docs) -> None:
         assert card.lower().count(cards.NOT_MEASURED.lower()) >= 2 and "## Settings" in card
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert text.lower().count(cards.NOT_MEASURED.lower()) == 4
+    assert text.lower().count(cards.NOT_MEASURED.lower()) == 7
 
 
 def test_a_card_gives_the_figures_of_its_runs(command, tmp_path: Path, docs) -> None:

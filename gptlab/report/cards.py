@@ -44,7 +44,7 @@ FIGURES = [
     ("validation accuracy", "valid/accuracy", ".2%"),
     ("test accuracy", "test/accuracy", ".2%"),
     ("test F1", "test/f1", ".4f"),
-    ("test messages", "test/tokens", ",.0f"),
+    ("test targets scored", "test/tokens", ",.0f"),
     ("test accuracy from random weights", "random/accuracy", ".2%"),
     ("test F1 from random weights", "random/f1", ".4f"),
     ("test instructions", "responses/n", ",.0f"),
