@@ -72,6 +72,8 @@ def extract(folder: Path) -> Record:
     for name in FILES:
         config[name] = file_names(config.get(name))
     samples = sorted((folder / "samples").glob("*.txt"), key=lambda path: path.stat().st_mtime)
+    if config.get("data.task", "text") != "text":
+        samples = []  # they show the records themselves, which are other people's
     return Record(
         summary=without_folders(summary),
         config=config,
