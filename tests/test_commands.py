@@ -91,6 +91,13 @@ def test_preparing_commands_of_the_readme(command, hub: Path, line: str) -> None
     assert ("every block agrees" in result.out) == ("verify=true" in line)
 
 
+def test_evaluating_command_of_the_readme(command, trained: Path) -> None:
+    (line,) = (c for c in COMMANDS if "suite=" in c)
+    result = command(*shlex.split(line)[2:], "n=3", "max_new_tokens=9", "most_tokens=300")
+    assert result.code == 0, result.err
+    assert all(name in result.out for name in ("standard_error", "distinct_1", "10_grams"))
+
+
 def test_finetuning_commands_of_the_readme(command, tmp_path: Path) -> None:
     """Each goes on from the one before: they are run in their order."""
     (block,) = (block for block in BLOCKS if "toy_spam" in block)

@@ -16,7 +16,7 @@ from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.loader import Shape
 from gptlab.data.windows import IGNORED
-from gptlab.evaluation.perplexity import score
+from gptlab.evaluation.perplexity import bytes_of_tokens, score
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import (
     ChunkedCrossEntropy,
@@ -26,7 +26,6 @@ from gptlab.model.loss import (
 )
 from gptlab.training.module import LanguageModel
 from gptlab.training.optim import learning_rate, make_optimizer, parameter_groups
-from gptlab.training.run import bytes_of_tokens
 from tests.conftest import TINY, toy_data
 
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -105,14 +105,20 @@ def test_samples_stand_side_by_side(command, trained: Path, tmp_path: Path) -> N
         assert text.startswith("Once upon a time") and text in " ".join(plain.split())
 
 
+def grown(text: str, width: int) -> Lines:
+    """The lines of a text that came letter by letter, none of which has changed on the way."""
+    column, before = Lines(width), []
+    for length in range(len(text) + 1):
+        column.take(text[:length], length == len(text))
+        assert column.lines[: len(before)] == before
+        before = list(column.lines)
+    return column
+
+
 def test_lines_hold_the_whole_text_and_never_change() -> None:
     text = "a word\nhello- - " + "x" * 95 + "  LONG" * 9 + "\n\nhttps://a.b/" + "c" * 40 + " end"
     for width in (1, 7, 30):
-        column, before = Lines(width), []
-        for length in range(len(text) + 1):
-            column.take(text[:length], length == len(text))
-            assert column.lines[: len(before)] == before
-            before = list(column.lines)
+        column = grown(text, width)
         assert all(len(line) <= width for line in column.lines)
         assert "".join("".join(column.lines).split()) == "".join(text.split())
 
@@ -120,11 +126,7 @@ def test_lines_hold_the_whole_text_and_never_change() -> None:
 def test_wide_letters_take_two_cells_and_marks_none() -> None:
     text = "狐は森に住んでいました 🦊🦊🦊 e\u0301e\u0301e\u0301 plain words " * 4
     for width in (7, 12, 30):
-        column, before = Lines(width), []
-        for length in range(len(text) + 1):
-            column.take(text[:length], length == len(text))
-            assert column.lines[: len(before)] == before
-            before = list(column.lines)
+        column = grown(text, width)
         sizes = [sum(map(cells, line)) for line in column.lines]
         assert max(sizes) <= width and max(map(len, column.lines)) <= 2 * width
         assert "".join("".join(column.lines).split()) == "".join(text.split())

@@ -55,6 +55,10 @@ class Result:
         """Of acc_norm, binomial."""
         return math.sqrt(self.acc_norm * (1 - self.acc_norm) / self.questions)
 
+    def figures(self) -> dict[str, float]:
+        names = ("acc", "acc_norm", "standard_error")
+        return {"n": self.questions, **{name: getattr(self, name) for name in names}}
+
 
 def read(config: HellaswagConfig, folder: Path) -> list[Question]:
     """The questions of `hellaswag.path`, or of the official file, fetched once into `folder`.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptlab.data.loader import Batch, ValidationBatches
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.windows import IGNORED, Rows
 from gptlab.device import autocast
 from gptlab.model.gpt import GPT
@@ -35,6 +36,12 @@ class Score:
     @property
     def bits_per_byte(self) -> float:
         return bits_per_byte(self.nats, self.bytes)
+
+
+def bytes_of_tokens(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
+    """For each id of the model's vocabulary the bytes it writes; padding ids write none."""
+    lengths = [len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)]
+    return torch.tensor(lengths + [0] * (vocab_size - len(lengths)))
 
 
 @torch.inference_mode()

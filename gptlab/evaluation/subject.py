@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptlab.config import DataConfig, EvaluateConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
@@ -39,13 +37,6 @@ class Subject:
     @property
     def context(self) -> int:
         return self.model.net.config.window
-
-    @property
-    def token_bytes(self) -> torch.Tensor:
-        """For each id of the model's vocabulary the bytes it writes; padding ids write none."""
-        tokenizer = self.model.tokenizer
-        lengths = [len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)]
-        return torch.tensor(lengths + [0] * (self.model.net.config.vocab_size - len(lengths)))
 
     def documents(self, split: str, most: int) -> list[list[int]]:
         """The tokens of the first documents of a split, without the end-of-text."""

@@ -1,8 +1,7 @@
 """The suites of `python -m gptlab.evaluate`: each a function of a Subject, in a table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from gptlab.data import toy_stories
@@ -11,7 +10,7 @@ from gptlab.errors import UserError
 from gptlab.evaluation import hellaswag as questions_of
 from gptlab.evaluation.memorisation import copied
 from gptlab.evaluation.overlap import compare
-from gptlab.evaluation.perplexity import score_documents
+from gptlab.evaluation.perplexity import bytes_of_tokens, score_documents
 from gptlab.evaluation.stories import look_at, words_of
 from gptlab.evaluation.subject import Subject
 from gptlab.generation.beam import write
@@ -26,14 +25,14 @@ BLOCK = 1 << 20  # tokens decoded at once
 def perplexity(subject: Subject) -> Figures:
     """Of every held-out split: each token once and weighted alike, with its standard error."""
     figures: Figures = {}
+    net = subject.model.net
+    token_bytes = bytes_of_tokens(subject.model.tokenizer, net.config.vocab_size)
     for split in subject.corpus.splits:
         if split == "train":
             continue
         batches = subject.batches(split)
-        found = score_documents(
-            *(subject.model.net, batches, subject.corpus.ends(split)),
-            *(subject.token_bytes, subject.precision),
-        )
+        ends = subject.corpus.ends(split)
+        found = score_documents(net, batches, ends, token_bytes, subject.precision)
         figures[split] = {
             "loss": found.loss,
             "standard_error": found.standard_error(),
@@ -49,19 +48,12 @@ def perplexity(subject: Subject) -> Figures:
 def hellaswag(subject: Subject) -> Figures:
     """Four endings, one of them right; guessing is right in a quarter."""
     config = subject.config
-    root = Path(config.corpus_root or "corpora").expanduser() / "raw"
-    questions = questions_of.read(config.hellaswag, root)
+    questions = questions_of.read(config.hellaswag, subject.corpus.folder.parent / "raw")
     found = questions_of.score(
         *(subject.model.net, subject.model.tokenizer, questions),
         *(subject.precision, config.hellaswag.batch_size),
     )
-    return {
-        "n": found.questions,
-        "acc": found.acc,
-        "acc_norm": found.acc_norm,
-        "standard_error": found.standard_error,
-        "chance": 0.25,
-    }
+    return found.figures() | {"chance": 0.25}
 
 
 def continued(subject: Subject) -> tuple[list[list[int]], list[Sample]]:
@@ -130,7 +122,7 @@ def stories(subject: Subject) -> Figures:
     }
 
 
-def training_text(subject: Subject) -> "Any":
+def training_text(subject: Subject) -> Iterator[str]:
     """The training documents, some at a time."""
     stream, ends = subject.corpus.tokens("train"), subject.corpus.ends("train")
     begin = 0

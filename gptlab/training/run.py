@@ -16,13 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer
 
 from gptlab import runs, sweeps
-from gptlab.config import TrainConfig
+from gptlab.config import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData
-from gptlab.data.tokenizer import Tokenizer
 from gptlab.device import keep_freed_memory
 from gptlab.errors import UserError
+from gptlab.evaluation.perplexity import bytes_of_tokens
 from gptlab.files import say
 from gptlab.launcher import is_gpu_memory
 from gptlab.model.checkpoint import Loaded
@@ -43,7 +43,7 @@ from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
 from gptlab.training.quiet import quiet
 from gptlab.training.resume import Resumed
-from gptlab.training.start import begin_with, begins_with, find_start, given_tokenizer, one_start
+from gptlab.training.start import begin_with, find_start, given_tokenizer, one_start
 from gptlab.training.suites import Examiner, check_spelling, check_suites
 
 FOLDER = "GPTLAB_RUN_FOLDER"
@@ -177,6 +177,15 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> Finished | None:
         return measure(trainer, examiner, folder, resumed)
 
 
+def begins_with(
+    config: TrainConfig, start: Loaded | None, resumed: Resumed | None
+) -> ModelConfig | None:
+    """The model whose structure a run keeps; a run that goes on has it in its configuration."""
+    if resumed:
+        return config.model if config.init_from or config.model.pretrained else None
+    return start and start.net.config
+
+
 def corpus_of(config: TrainConfig, start: Loaded | None) -> Corpus:
     """The corpus of a new run, in the vocabulary of the model that it begins with."""
     given = given_tokenizer(start and start.tokenizer, config)
@@ -290,9 +299,3 @@ def new_folder(config: TrainConfig) -> Path:
     name = choices.get("experiment") or f"{choices['model']}_{choices['data']}"
     root = Path(config.run_root).expanduser()
     return runs.reserve(root, f"{datetime.now():%Y-%m-%d_%H%M%S}_{config.name or name}")
-
-
-def bytes_of_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
-    """For each id of the model's vocabulary the bytes it writes; padding ids write none."""
-    lengths = [len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)]
-    return torch.tensor(lengths + [0] * (vocab_size - len(lengths)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
 
 from gptlab import runs
 from gptlab.config import ModelConfig, TrainConfig
@@ -11,9 +10,6 @@ from gptlab.errors import UserError
 from gptlab.model.checkpoint import Loaded
 from gptlab.model.gpt import GPT
 from gptlab.model.pretrained import find, open_model
-
-if TYPE_CHECKING:
-    from gptlab.training.resume import Resumed
 
 # A model that is trained on keeps its structure; of its settings these may be others.
 FREE = {"dropout", "attention_dropout", "attention", "init_std", "pretrained", "trained_length"}
@@ -82,15 +78,6 @@ def adopt(wanted: ModelConfig, its: ModelConfig) -> ModelConfig:
     """The configuration with the structure of the model that the run begins with."""
     structure = {name: getattr(its, name) for name in STRUCTURE}
     return replace(wanted, **structure, trained_length=its.trained_length)
-
-
-def begins_with(
-    config: TrainConfig, start: Loaded | None, resumed: "Resumed | None"
-) -> ModelConfig | None:
-    """The model whose structure a run keeps; a run that goes on has it in its configuration."""
-    if resumed:
-        return config.model if config.init_from or config.model.pretrained else None
-    return start and start.net.config
 
 
 def begin_with(net: GPT, start: Loaded, classes: list[str] | None) -> None:

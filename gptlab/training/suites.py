@@ -143,12 +143,7 @@ def multiple_choice(examiner: Examiner, net: GPT, most_tokens: int | None) -> Re
         *(net, examiner.data.corpus.tokenizer, questions),
         *(examiner.plan.precision, config.hellaswag.batch_size),
     )
-    return {
-        "hellaswag/acc": result.acc,
-        "hellaswag/acc_norm": result.acc_norm,
-        "hellaswag/standard_error": result.standard_error,
-        "hellaswag/n": result.questions,
-    }
+    return {f"hellaswag/{name}": value for name, value in result.figures().items()}
 
 
 def memorisation(examiner: Examiner, net: GPT, most_tokens: int | None) -> Results:
