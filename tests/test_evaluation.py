@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gptlab.config import HellaswagConfig, ModelConfig
 from gptlab.data.corpus import Corpus
-from gptlab.data.tokenizer import GPT2Tokenizer
+from gptlab.data.tokenizer import GPT2Tokenizer, decode
 from gptlab.errors import UserError
 from gptlab.evaluation import attention, hellaswag, memorisation
 from gptlab.evaluation.memorisation import copied
@@ -61,8 +61,9 @@ def test_hellaswag_is_that_of_each_ending_alone(tmp_path: Path, window: int) -> 
     labels = [q.label for q in questions]
     for batch_size in (1, 5):
         result = hellaswag.score(net, GPT2Tokenizer(), questions, "32-true", batch_size)
-        assert result.right == (sums.argmin(1) == labels).sum()
-        assert result.right_norm == (means.argmin(1) == labels).sum()
+        assert result.answers == sums.argmin(1).tolist()
+        assert result.answers_norm == means.argmin(1).tolist()
+        assert result.acc == (sums.argmin(1) == labels).mean()
     batch = hellaswag.sequences(questions, GPT2Tokenizer(), net.config.window)
     with torch.inference_mode():
         together = hellaswag.losses(net, batch, "32-true")
@@ -70,11 +71,39 @@ def test_hellaswag_is_that_of_each_ending_alone(tmp_path: Path, window: int) -> 
 
 
 def test_hellaswag_statistics_and_rows(tmp_path: Path) -> None:
-    result = hellaswag.Result(questions=10_042, right=2500, right_norm=2511)
+    right = [0] * 2511 + [1] * (10_042 - 2511)
+    result = hellaswag.Result([0] * 10_042, right, right)
     assert result.acc_norm == pytest.approx(0.25, abs=1e-4)
     assert result.standard_error == pytest.approx(0.0043, abs=1e-4)  # the published runs' error
     path = str(write_questions(tmp_path / "val.jsonl"))
     assert len(hellaswag.read(HellaswagConfig(path=path, rows=2), tmp_path)) == 2
+
+
+ROW = {
+    "activity_label": "Baking bread",
+    "ctx_a": "[header] How to bake [title] Buy flour.",
+    "ctx_b": "the BAKER [step]",
+    "ctx": "[header] How to bake [title] Buy flour. the BAKER [step]",
+    "endings": ["kneads  it.", "sings [substeps] loudly.", "sleeps.", "runs."],
+    "label": 1,
+}
+
+
+def test_the_harness_asks_in_its_own_words(tmp_path: Path) -> None:
+    question = hellaswag.HarnessQuestion.of(ROW)
+    assert question.context == "Baking bread: How to bake. Buy flour. The baker "
+    assert question.endings[:2] == ["kneads it.", "sings loudly."]
+    tokenizer = GPT2Tokenizer()
+    context, ending = question.encode(tokenizer, question.endings[0])
+    assert decode(tokenizer, context) == question.context.rstrip()
+    assert decode(tokenizer, ending) == "  kneads it."  # the context's last space goes over
+    assert question.parts(question.endings[0], 3) == len("kneads it.")
+    path = tmp_path / "val.jsonl"
+    path.write_text(json.dumps(ROW) + "\n")
+    wanted = HellaswagConfig(path=str(path)), tmp_path, hellaswag.HarnessQuestion
+    assert hellaswag.read(*wanted) == [question]
+    (first, *_) = hellaswag.sequences([question], tokenizer, 1024)
+    assert (first.begin, first.parts) == (len(context), len("kneads it."))
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from gptlab.device import resolve_accelerator
 from gptlab.errors import UserError, look_up
 from gptlab.evaluation import judge
 from gptlab.evaluation.classification import probabilities
-from gptlab.evaluation.subject import Subject, open_subject
-from gptlab.evaluation.suites import SUITES
+from gptlab.evaluation.subject import open_subject
+from gptlab.evaluation.suites import SUITES, WITHOUT_TEXT
 from gptlab.files import say
 from gptlab.model.checkpoint import Loaded
 from gptlab.model.pretrained import open_model
@@ -46,14 +46,16 @@ def run_suites(config: EvaluateConfig) -> None:
     model = open_model(path)
     if model.net.config.n_classes:
         raise UserError(f"run={config.run}: {path} tells classes apart; its figures are its run's")
-    subject = open_subject(config, model, list(HydraConfig.get().overrides.task))
-    say(f"{model.path}, step {model.step:,}; {subject.corpus.folder.name}")
+    typed = list(HydraConfig.get().overrides.task)
+    subject = open_subject(config, model, typed, needs_text=bool(set(chosen) - WITHOUT_TEXT))
+    of = subject.corpus.folder.name if subject.text else None
+    say(f"{model.path}, step {model.step:,}" + (f"; {of}" if of else ""))
     figures: dict[str, Any] = {}
     for name, suite in chosen.items():
         figures[name] = suite(subject)
         print("\n".join(table(name, figures[name])), flush=True)
     folder = home_of(path)
-    keep(folder, model, subject, figures)
+    keep(folder, model, of, figures)
     print(f"kept in {folder / 'evaluation.json'}")
 
 
@@ -85,21 +87,16 @@ def home_of(path: Path) -> Path:
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
-def keep(folder: Path, model: Loaded, subject: Subject, figures: dict[str, Any]) -> None:
+def keep(folder: Path, model: Loaded, corpus: str | None, figures: dict[str, Any]) -> None:
     """Adds to the suites that were run before on the same checkpoint and text."""
-    place, facts = (
-        folder / "evaluation.json",
-        {
-            "checkpoint": model.path.name,
-            "step": model.step,
-            "corpus": subject.corpus.folder.name,
-        },
-    )
-    before: dict[str, Any] = {}
+    place = folder / "evaluation.json"
+    before: dict[str, Any] = {"corpus": corpus}
+    facts = {"checkpoint": model.path.name, "step": model.step}
     with contextlib.suppress(OSError, ValueError, AttributeError):
         kept = json.loads(place.read_text(encoding="utf-8"))
-        if {name: kept.get(name) for name in facts} == facts:
-            before = kept
+        same_text = corpus is None or kept.get("corpus") in (corpus, None)
+        if same_text and {name: kept.get(name) for name in facts} == facts:
+            before = kept | {"corpus": corpus or kept.get("corpus")}
     try:
         write(place, before | facts | figures)
         with SummaryWriter(folder, filename_suffix=".evaluation") as board:

@@ -22,9 +22,17 @@ class Subject:
 
     config: EvaluateConfig
     model: Loaded
-    data: DataConfig
-    corpus: Corpus
+    root: Path  # of the corpora
     precision: str
+    text: tuple[DataConfig, Corpus] | None
+
+    @property
+    def data(self) -> DataConfig:
+        return self.text[0]
+
+    @property
+    def corpus(self) -> Corpus:
+        return self.text[1]
 
     def batches(self, split: str) -> ValidationBatches:
         """A split in its own order, up to `most_tokens` of it."""
@@ -45,41 +53,50 @@ class Subject:
         return [stream[b : e - 1].tolist() for b, e in zip([0, *ends], ends, strict=False)]
 
 
-def open_subject(config: EvaluateConfig, model: Loaded, typed: list[str]) -> Subject:
+def open_subject(
+    config: EvaluateConfig, model: Loaded, typed: list[str], needs_text: bool
+) -> Subject:
     """The model with the text it was trained on, or with the one that was typed.
 
-    Raises UserError where there is none.
+    Raises UserError where there is none, if one is needed.
     """
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
     precision = resolve_precision(config.precision, accelerator)
     model.net.to(accelerator)
+    root = Path(str(config.corpus_root or model.config.get("corpus_root") or "corpora"))
+    subject = Subject(config, model, root.expanduser(), precision, None)
     given = any(name.split("=")[0].split(".")[0] == "data" for name in typed)
-    data, corpus = of_text(config, model) if given else of_run(config, model)
+    if not needs_text:
+        return subject
+    subject.text = data, corpus = of_text(subject) if given else of_run(subject)
     if vocabulary(corpus.tokenizer) != vocabulary(model.tokenizer):
         raise UserError(f"{corpus.folder}: was made for another vocabulary than the model's")
     if data.row_length and data.row_length > model.net.config.window + 1:
         raise UserError(
             f"data.row_length={data.row_length}: is more than the model can see at once"
         )
-    return Subject(config, model, data, corpus, precision)
+    return subject
 
 
 def vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
     return {**tokenizer.state(), "unknown": None}
 
 
-def of_text(config: EvaluateConfig, model: Loaded) -> tuple[DataConfig, Corpus]:
-    root, data = config.corpus_root or "corpora", config.data
-    if isinstance(model.tokenizer, Vocabulary):
-        model.tokenizer.unknown = config.tokenizer.unknown
-    return data, open_corpus(data, config.tokenizer, config.seed, root, given=model.tokenizer)
+def of_text(subject: Subject) -> tuple[DataConfig, Corpus]:
+    config, tokenizer = subject.config, subject.model.tokenizer
+    if isinstance(tokenizer, Vocabulary):
+        tokenizer.unknown = config.tokenizer.unknown
+    corpus = open_corpus(
+        *(config.data, config.tokenizer, config.seed, str(subject.root)), given=tokenizer
+    )
+    return config.data, corpus
 
 
-def of_run(config: EvaluateConfig, model: Loaded) -> tuple[DataConfig, Corpus]:
+def of_run(subject: Subject) -> tuple[DataConfig, Corpus]:
     """The text that the run was trained on, as it was kept, or made anew from its sources."""
+    model, root = subject.model, subject.root
     try:
         data = plain_values(DataConfig, model.config["data"])
-        root = Path(str(config.corpus_root or model.config["corpus_root"])).expanduser()
         name, seed = str(model.facts["corpus"]), int(model.config["seed"])
     except Exception:  # of an exported model, or of strange content
         raise UserError(
@@ -89,5 +106,5 @@ def of_run(config: EvaluateConfig, model: Loaded) -> tuple[DataConfig, Corpus]:
     if (root / name).is_dir() and Path(name).name == name:
         with contextlib.suppress(UserError):  # damaged: it is made anew
             return data, Corpus(root / name)
-    made = open_corpus(data, config.tokenizer, seed, str(root), given=model.tokenizer)
-    return data, made
+    tokenizer = subject.config.tokenizer
+    return data, open_corpus(data, tokenizer, seed, str(root), given=model.tokenizer)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from gptlab.data import toy_stories
 from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError
 from gptlab.evaluation import hellaswag as questions_of
+from gptlab.evaluation.hellaswag import HarnessQuestion, Question
 from gptlab.evaluation.memorisation import copied
 from gptlab.evaluation.overlap import compare
 from gptlab.evaluation.perplexity import bytes_of_tokens, score_documents
@@ -45,10 +47,10 @@ def perplexity(subject: Subject) -> Figures:
     return figures
 
 
-def hellaswag(subject: Subject) -> Figures:
+def hellaswag(subject: Subject, style: type[Question] = Question) -> Figures:
     """Four endings, one of them right; guessing is right in a quarter."""
     config = subject.config
-    questions = questions_of.read(config.hellaswag, subject.corpus.folder.parent / "raw")
+    questions = questions_of.read(config.hellaswag, subject.root / "raw", style)
     found = questions_of.score(
         *(subject.model.net, subject.model.tokenizer, questions),
         *(subject.precision, config.hellaswag.batch_size),
@@ -136,7 +138,9 @@ def training_text(subject: Subject) -> Iterator[str]:
 SUITES: dict[str, Callable[[Subject], Figures]] = {
     "perplexity": perplexity,
     "hellaswag": hellaswag,
+    "hellaswag_harness": partial(hellaswag, style=HarnessQuestion),
     "overlap": overlap,
     "memorisation": memorisation,
     "stories": stories,
 }
+WITHOUT_TEXT = {"hellaswag", "hellaswag_harness"}  # these need no corpus
