@@ -194,6 +194,7 @@ class TrainConfig:
     max_new_tokens: int = 128
     before: list[str] = field(default_factory=list)  # at step 0: perplexity, samples, hellaswag
     after: list[str] = field(default_factory=lambda: ["perplexity"])  # likewise; also: windows
+    inside: list[str] = field(default_factory=lambda: ["attention"])  # also: logit_lens, surprise
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -166,29 +166,6 @@ def test_verbatim_spans_are_those_of_a_search_one_by_one(monkeypatch) -> None:
             assert told.tolist() == wanted
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_attention_is_what_the_model_computes(norm: str) -> None:
-    net = gpt2_net(n_layer=2, norm=norm, position="rotary", attention="written_out")
-    ids = [5, 9, 2, 7]
-    layers = attention.attention(net, ids)
-    assert [tuple(weights.shape) for weights in layers] == [(2, 4, 4)] * 2
-    for weights in layers:
-        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
-        assert (weights.triu(1) == 0).all()
-    # With values replaced by the weights' own result, the first layer gives the same output.
-    first = net.blocks[0].attention
-    x = net.embed(torch.tensor([ids]))
-    x = net.blocks[0].attention_norm(x) if norm == "pre" else x
-    _, _, values = first.heads(x)
-    mixed = (layers[0][None] @ values).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(first.out(mixed), first(x))
-    figure = attention.picture(layers[0], ["a", "b", "c", "d"], "layer 0")
-    shown = torch.from_numpy(figure.axes[0].images[0].get_array().filled(-1))
-    assert shown.shape == (4, 10) and (shown[:, 4:6] == -1).all()  # heads side by side, apart
-    torch.testing.assert_close(shown[:, :4] ** 2, layers[0][0])
-    torch.testing.assert_close(shown[:, 6:] ** 2, layers[0][1])
-
-
 def test_suites_before_and_after(command, tmp_path: Path) -> None:
     path = write_questions(tmp_path / "val.jsonl")
     result = command(

@@ -19,8 +19,8 @@ from gptlab.model.checkpoint import Loaded
 from gptlab.model.gpt import count_parameters
 from gptlab.training.announce import closing
 from gptlab.training.checkpoint import copy
+from gptlab.training.inside import show_inside
 from gptlab.training.resume import Resumed
-from gptlab.training.samples import show_attention
 from gptlab.training.suites import OF_THE_LAST, Before, Examiner, Results
 from gptlab.training.summary import Summary, command, commit, corpus_facts, machine
 
@@ -86,7 +86,7 @@ def finish(trainer: Trainer, examiner: Examiner, folder: Path, resumed: Resumed 
     if trainer.is_global_zero:
         loggers = closing_loggers(trainer, folder)
         with contextlib.suppress(UserError):  # of a model that has diverged
-            show_attention(loggers, found, sample_prompt(config, data.corpus), config)
+            show_inside(loggers, found, sample_prompt(config, data.corpus), config)
         log_choices(loggers, config, typed, summary)
         summary.write(folder)
         best_possible = data.best_possible(config.data.final_tokens)

@@ -38,6 +38,7 @@ from gptlab.training.checks import check_before_anything
 from gptlab.training.classifier import Classifier
 from gptlab.training.final import finish
 from gptlab.training.graph import GradientGraph, decide
+from gptlab.training.inside import check_inside
 from gptlab.training.meter import header
 from gptlab.training.module import LanguageModel
 from gptlab.training.plan import Plan, make_plan
@@ -134,6 +135,7 @@ def fit(config: TrainConfig, resumed: Resumed | None) -> Finished | None:
     """From the data to the figures at the end; None where only the preflight was asked for."""
     check_before_anything(config)
     check_suites(config)
+    check_inside(config)
     start = None if resumed else find_start(config, typed())
     corpus = resumed.open_corpus() if resumed else corpus_of(config, start)
     plan = make_plan(config, corpus, begins_with(config, start, resumed))

@@ -1,27 +1,23 @@
-"""What the model writes while it trains, and where it looks."""
+"""What the model writes while it trains."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from gptlab.config import SamplingConfig, TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import Tokenizer, decode
 from gptlab.errors import UserError
-from gptlab.evaluation import attention
 from gptlab.evaluation.classification import probabilities
 from gptlab.generation import beam
-from gptlab.model.checkpoint import Loaded
 from gptlab.model.gpt import GPT
 from gptlab.training.callbacks import Interruption, StepCallback, epoch_ended
 from gptlab.training.meter import Meter
 from gptlab.training.plan import Plan
 
-SHOWN = 16  # tokens in a picture of attention: more cannot be read
+SHOWN = 16  # messages
 
 
 class Samples(StepCallback):
@@ -139,23 +135,3 @@ class Examples(Samples):
             lines.append(f"{self.classes[said]} {found[said]:.2f} ({right}): {text}\n")
         net.train(was_training)
         return lines, lines[0]
-
-
-def show_attention(
-    all_loggers: list[Logger], model: Loaded, prompt: list[int], config: TrainConfig
-) -> None:
-    """A picture per layer in TensorBoard: where each head looks as the model reads its text."""
-    loggers = [logger for logger in all_loggers if hasattr(logger.experiment, "add_figure")]
-    if not loggers or model.net.config.n_classes:
-        return
-    net, tokenizer = model.net, model.tokenizer
-    wanted = (net, tokenizer, prompt, config.sampling)
-    (sample,) = beam.write(*wanted, max_new_tokens=SHOWN, seed=config.seed)
-    ids = sample.tokens[: min(SHOWN, net.config.window)]
-    words = [decode(tokenizer, [token]) or "·" for token in ids]
-    for layer, weights in enumerate(attention.attention(net, ids)):
-        figure = attention.picture(weights, words, f"layer {layer}, step {model.step:,}")
-        for logger in loggers:
-            with warnings.catch_warnings():  # a letter that the font lacks is a box: no matter
-                warnings.filterwarnings("ignore", "Glyph .* missing from font")
-                logger.experiment.add_figure(f"attention/layer_{layer}", figure, model.step)

@@ -1,0 +1,116 @@
+"""Pictures in TensorBoard at a run's end: what the best model looks at, expects, holds alike."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.loggers import Logger
+
+from gptlab.config import TrainConfig
+from gptlab.data.tokenizer import decode
+from gptlab.errors import look_up
+from gptlab.evaluation import attention, inside
+from gptlab.generation import beam
+from gptlab.model.checkpoint import Loaded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = 16  # tokens in a picture: more cannot be read
+EMBEDDINGS = 5000  # of the first tokens, those that TensorBoard's projector still turns smoothly
+
+
+@dataclass
+class Looked:
+    """A model, and the beginning of a text that it has written."""
+
+    model: Loaded
+    prompt: list[int]
+    config: TrainConfig
+
+    @cached_property
+    def ids(self) -> list[int]:
+        net, config = self.model.net, self.config
+        wanted = (net, self.model.tokenizer, self.prompt, config.sampling)
+        (sample,) = beam.write(*wanted, max_new_tokens=SHOWN, seed=config.seed)
+        return sample.tokens[: min(SHOWN, net.config.window)]
+
+    def words(self, ids: list[int]) -> list[str]:
+        return [decode(self.model.tokenizer, [token]) or "·" for token in ids]
+
+    @property
+    def step(self) -> str:
+        return f"step {self.model.step:,}"
+
+
+Pictures = Iterator[tuple[str, "Figure"]]  # each with its tag
+
+
+def attentions(looked: Looked) -> Pictures:
+    """Of each layer: where its heads look as the model reads its text."""
+    words = looked.words(looked.ids)
+    for layer, weights in enumerate(attention.attention(looked.model.net, looked.ids)):
+        figure = attention.picture(weights, words, f"layer {layer}, {looked.step}")
+        yield f"attention/layer_{layer}", figure
+
+
+def lens(looked: Looked) -> Pictures:
+    """What the head would say after each layer."""
+    found = inside.logit_lens(looked.model.net, looked.ids, looked.model.tokenizer.vocab_size)
+    words = [looked.words(row) for row in found.tokens]
+    figure = inside.lens_picture(found, words, looked.words(looked.ids), looked.step)
+    yield "inside/logit_lens", figure
+
+
+def surprise(looked: Looked) -> Pictures:
+    """How likely it held each token of its text."""
+    if len(looked.ids) < 2:
+        return
+    found = inside.expectations(looked.model.net, looked.ids, looked.model.tokenizer.vocab_size)
+    words = looked.words(looked.ids[1:])
+    yield "inside/surprise", inside.surprise_picture(found, words, looked.step)
+
+
+PICTURES: dict[str, Callable[[Looked], Pictures]] = {
+    "attention": attentions,
+    "logit_lens": lens,
+    "surprise": surprise,
+}
+CHOICES = {**PICTURES, "embedding": None}  # the last is no picture, but points to turn
+
+
+def check_inside(config: TrainConfig) -> None:
+    """Raises UserError for a picture that no table has."""
+    for name in config.inside:
+        look_up("inside", name, CHOICES)
+
+
+def show_inside(
+    all_loggers: list[Logger], model: Loaded, prompt: list[int], config: TrainConfig
+) -> None:
+    """Adds what `inside` names to the loggers that take pictures; of models that write."""
+    boards = [each.experiment for each in all_loggers if hasattr(each.experiment, "add_figure")]
+    if not boards or model.net.config.n_classes:
+        return
+    looked = Looked(model, prompt, config)
+    for name in config.inside:
+        if name == "embedding":
+            show_embedding(boards, looked)
+            continue
+        for tag, figure in PICTURES[name](looked):
+            for board in boards:
+                with warnings.catch_warnings():  # a letter that the font lacks is a box: no matter
+                    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+                    board.add_figure(tag, figure, model.step)
+
+
+def show_embedding(boards: list, looked: Looked) -> None:
+    """The tokens as points, to turn and to search for neighbours, in TensorBoard's projector."""
+    tokens = range(min(EMBEDDINGS, looked.model.tokenizer.vocab_size))
+    words = [repr(word)[1:-1] for word in looked.words(list(tokens))]  # a line each
+    table = looked.model.net.embedding.weight[: len(words)].detach().float().cpu()
+    for board in boards:
+        if hasattr(board, "add_embedding"):
+            board.add_embedding(table, words, tag="embedding", global_step=looked.model.step)
