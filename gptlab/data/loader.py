@@ -108,6 +108,8 @@ class ValidationBatches(Dataset):
         return -(-self.rows // self.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
+        if number >= len(self):
+            raise IndexError(number)
         first = number * self.batch_size
         rows = np.arange(first, min(first + self.batch_size, self.rows))
         if isinstance(self.windows, Rows):

@@ -17,11 +17,14 @@ from gptlab.device import resolve_accelerator
 from gptlab.errors import UserError, look_up
 from gptlab.evaluation import judge
 from gptlab.evaluation.classification import probabilities
+from gptlab.evaluation.perplexity import DOCUMENTS, Documents, save_documents
 from gptlab.evaluation.subject import open_subject
 from gptlab.evaluation.suites import SUITES, WITHOUT_TEXT
 from gptlab.files import say
 from gptlab.model.checkpoint import Loaded
 from gptlab.model.pretrained import open_model
+
+Splits = dict[str, Documents]
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -55,7 +58,7 @@ def run_suites(config: EvaluateConfig) -> None:
         figures[name] = suite(subject)
         print("\n".join(table(name, figures[name])), flush=True)
     folder = home_of(path)
-    keep(folder, model, of, figures)
+    keep(folder, model, of, figures, subject.scored)
     print(f"kept in {folder / 'evaluation.json'}")
 
 
@@ -87,7 +90,9 @@ def home_of(path: Path) -> Path:
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
-def keep(folder: Path, model: Loaded, corpus: str | None, figures: dict[str, Any]) -> None:
+def keep(
+    folder: Path, model: Loaded, corpus: str | None, figures: dict[str, Any], scored: Splits
+) -> None:
     """Adds to the suites that were run before on the same checkpoint and text."""
     place = folder / "evaluation.json"
     before: dict[str, Any] = {"corpus": corpus}
@@ -97,8 +102,13 @@ def keep(folder: Path, model: Loaded, corpus: str | None, figures: dict[str, Any
         same_text = corpus is None or kept.get("corpus") in (corpus, None)
         if same_text and {name: kept.get(name) for name in facts} == facts:
             before = kept | {"corpus": corpus or kept.get("corpus")}
+    told = before | facts | figures
     try:
-        write(place, before | facts | figures)
+        if scored:
+            save_documents(folder / DOCUMENTS, scored)
+        elif "perplexity" not in told:  # they are of another checkpoint
+            (folder / DOCUMENTS).unlink(missing_ok=True)
+        write(place, told)
         with SummaryWriter(folder, filename_suffix=".evaluation") as board:
             for name, value in flat(figures):
                 board.add_scalar(f"evaluation/{name}", value, model.step)

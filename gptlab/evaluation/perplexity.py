@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -90,15 +93,58 @@ class Documents:
         Documents are drawn with replacement as many as there are; tokens of a document hang
         together and are never drawn alone. None for a single document. Efron (1979).
         """
-        count = len(self.nats)
-        if count < 2:
+        if len(self.nats) < 2:
             return None
-        random = np.random.default_rng(seed)
-        losses = []
-        for _ in range(draws):
-            drawn = random.integers(count, size=count)
-            losses.append(self.nats[drawn].sum() / self.tokens[drawn].sum())
-        return float(np.std(losses, ddof=1))
+        return float(np.std(bootstrap(self.nats, self.tokens, seed, draws), ddof=1))
+
+
+def bootstrap(sums: np.ndarray, tokens: np.ndarray, seed: int, draws: int) -> np.ndarray:
+    """What the sums over all tokens come to, a token, for so many draws of the documents."""
+    random, count = np.random.default_rng(seed), len(sums)
+    means = np.empty(draws)
+    for number in range(draws):
+        drawn = random.integers(count, size=count)
+        means[number] = sums[drawn].sum() / tokens[drawn].sum()
+    return means
+
+
+def difference(a: Documents, b: Documents, seed: int = 0) -> tuple[float, float, float]:
+    """By how many nats a token `a` is worse than `b`, on the same documents, and its 95 % interval.
+
+    Paired: what makes a document hard is hard for both, and drops out.
+    """
+    more = a.nats - b.nats
+    low, high = np.quantile(bootstrap(more, a.tokens, seed, 2000), (0.025, 0.975))
+    return float(more.sum() / a.tokens.sum()), float(low), float(high)
+
+
+DOCUMENTS = "evaluation.npz"  # in a run's folder: each split's documents, as they were scored
+
+
+def save_documents(path: Path, splits: dict[str, Documents]) -> None:
+    arrays = {
+        f"{split} {name}": getattr(documents, name)
+        for split, documents in splits.items()
+        for name in ("nats", "tokens", "bytes", "batch_means")
+    }
+    temporary = path.with_name(f".{path.name}")  # numpy would add .npz to another ending
+    np.savez_compressed(temporary, **arrays)
+    temporary.replace(path)
+
+
+def read_documents(path: Path) -> dict[str, Documents]:
+    """The splits of such a file; none where there is no file, or a damaged one."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        with np.load(path) as arrays:
+            for key in arrays.files:
+                split, name = key.split(" ")
+                found.setdefault(split, {})[name] = arrays[key]
+        return {
+            s: Documents(**a | {"batch_means": float(a["batch_means"])}) for s, a in found.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile):
+        return {}
 
 
 @torch.inference_mode()

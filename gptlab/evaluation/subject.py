@@ -1,7 +1,7 @@
 """A trained model and the text to evaluate it on, as `python -m gptlab.evaluate` finds them."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from gptlab.data.tokenizer import Tokenizer, Vocabulary
 from gptlab.data.windows import Rows, make_windows
 from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError
+from gptlab.evaluation.perplexity import Documents
 from gptlab.model.checkpoint import Loaded, plain_values
 
 
@@ -25,6 +26,7 @@ class Subject:
     root: Path  # of the corpora
     precision: str
     text: tuple[DataConfig, Corpus] | None
+    scored: dict[str, Documents] = field(default_factory=dict)  # by split, once perplexity has
 
     @property
     def data(self) -> DataConfig:

@@ -35,6 +35,7 @@ def perplexity(subject: Subject) -> Figures:
         batches = subject.batches(split)
         ends = subject.corpus.ends(split)
         found = score_documents(net, batches, ends, token_bytes, subject.precision)
+        subject.scored[split] = found
         figures[split] = {
             "loss": found.loss,
             "standard_error": found.standard_error(),

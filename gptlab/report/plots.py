@@ -1,13 +1,159 @@
-"""Curves of runs, in colours that colour-blind readers can tell apart (Okabe and Ito, 2008)."""
+"""Pictures of runs, for light and dark pages, in colours that colour-blind readers can tell apart.
 
+The colours are those of Okabe and Ito (2008), "Color Universal Design"; where they are used up,
+lines differ in their dashes.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gptlab.report.fit import PowerLaw
+from gptlab.report.gather import Run
+from gptlab.report.metrics import Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+ON_DARK = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#ffffff"]
+THEMES = {"light": ("#333333", "#ffffff", COLOURS), "dark": ("#c8ccd0", "#16191d", ON_DARK)}
+DASHES = ["-", "--", "-.", ":"]
+NAMED = 14  # runs that have a line of their own in a legend: of more, the best
 Curve = dict[str, list[list[float]]]
+Draw = Callable[["Axes", list[str]], None]  # with the theme's colours
+
+
+def render(make: Callable[[list[str]], "Figure"], form: str = "svg") -> dict[str, bytes]:
+    """What `make` draws with a theme's colours: `light` and `dark`; the light one as `png` too."""
+    import matplotlib
+
+    pictures = {}
+    for name, (ink, paper, colours) in THEMES.items():
+        with matplotlib.rc_context(style(ink, paper)), warnings.catch_warnings():
+            # A letter that the font lacks is a box: no matter.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure = make(colours)
+            pictures[name] = saved(figure, form)
+            if name == "light":
+                pictures["png"] = saved(figure, "png")
+    return pictures
+
+
+def on_axes(draw: Draw, size: tuple[float, float] = (8, 4.2)) -> dict[str, bytes]:
+    """`render` for a picture with one pair of axes."""
+    from matplotlib.figure import Figure
+
+    def make(colours: list[str]) -> "Figure":
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots(), colours)
+        return figure
+
+    return render(make)
+
+
+def style(ink: str, paper: str) -> dict[str, Any]:
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    papers = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+    return {
+        **dict.fromkeys((*inked, "grid.color"), ink),
+        **dict.fromkeys(papers, paper),
+        **{"axes.spines.top": False, "axes.spines.right": False, "legend.edgecolor": "none"},
+        **{"svg.fonttype": "none", "svg.hashsalt": "gptlab", "font.family": "sans-serif"},
+    }
+
+
+def saved(figure: "Figure", form: str) -> bytes:
+    """The same bytes each time."""
+    file = io.BytesIO()
+    metadata = {"Date": None} if form == "svg" else {"Software": None}
+    figure.savefig(file, format=form, dpi=150 if form == "png" else 100, metadata=metadata)
+    return file.getvalue()
+
+
+AXES: dict[str, tuple[str, Callable[[Point], float]]] = {
+    "steps": ("optimizer steps", lambda point: point.step),
+    "tokens": ("tokens trained on", lambda point: point.tokens),
+    "time": ("seconds of training", lambda point: point.seconds),
+}
+
+
+def curves_over(axis: str, runs: list[Run]) -> Draw:
+    """Loss curves over steps, tokens or time, each with its best possible line."""
+
+    def draw(axes: "Axes", colours: list[str]) -> None:
+        ranked = sorted(runs, key=lambda run: float("inf") if run.loss is None else run.loss)
+        named = {run.label for run in ranked[:NAMED]}
+        for number, run in enumerate(runs):
+            look = {"color": colours[number % len(colours)]}
+            look["linestyle"] = DASHES[number // len(colours) % len(DASHES)]
+            draw_curve(axes, run, axis, look, run.label if run.label in named else None)
+        for floor in {run.best_possible for run in runs} - {None}:
+            axes.axhline(floor, color=colours[-1], linewidth=1, linestyle=(0, (1, 2)))
+            words = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
+            at = ("axes fraction", "data")
+            axes.annotate(f"best possible {floor:.3f}", (1, floor), (0, 3), xycoords=at, **words)
+        validated = [p.value for run in runs for p in run.metrics.get("valid/loss", []) if p.step]
+        if validated:  # the first steps are far above, and would press the rest together
+            axes.set_ylim(top=max(validated) * 1.1)
+        axes.set_xlabel(AXES[axis][0])
+        axes.set_ylabel("loss, nats a token (thin: training)")
+        axes.grid(alpha=0.15)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+
+    return draw
+
+
+def draw_curve(axes: "Axes", run: Run, axis: str, look: dict[str, str], label: str | None) -> None:
+    """Training loss as a thin line, validation loss as a thick one with points."""
+    training, validation = (run.metrics.get(name, []) for name in ("train/loss", "valid/loss"))
+    at = AXES[axis][1]
+    thin, thick = {"linewidth": 0.8, "alpha": 0.6}, {"linewidth": 2, "marker": "o", "markersize": 4}
+    for points, form, name in ((training, thin, None), (validation, thick, label)):
+        if points:
+            name = label if not validation else name
+            axes.plot(
+                [at(p) for p in points], [p.value for p in points], label=name, **look, **form
+            )
+
+
+def scaling(
+    runs: list[Run], x: list[float], y: list[float], law: PowerLaw | None, words: str, of: str
+) -> Draw:
+    """Loss against a size, each run a point, on logarithmic axes; with the fitted law."""
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    def draw(axes: "Axes", colours: list[str]) -> None:
+        for number, (run, across, up) in enumerate(zip(runs, x, y, strict=True)):
+            axes.plot(across, up, "o", color=colours[number % len(colours)], markersize=7)
+            if len(runs) <= NAMED:
+                place = {"textcoords": "offset points", "fontsize": 8}
+                axes.annotate(run.label, (across, up), (6, 5), parse_math=False, **place)
+        if law:
+            along = np.geomspace(min(x) / 1.2, max(x) * 1.2)
+            axes.plot(along, law.curve(along), color=colours[-1], linewidth=1)
+            axes.fill_between(along, *law.band(along), color=colours[-1], alpha=0.12, linewidth=0)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.margins(x=0.2, y=0.1)
+        near = max(y) < 2 * min(y)  # no power of ten among them: name the steps between
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter() if near else NullFormatter())
+        axes.set_xlabel(words)
+        axes.set_ylabel(of)
+        axes.grid(alpha=0.15)
+
+    return draw
 
 
 def curves(runs: dict[str, Curve], path: Path) -> None:
-    """Training loss as a thin line, validation loss as a thick one with points, by step."""
+    """Of the cards: training loss thin, validation loss thick with points, by step."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")

@@ -1,6 +1,5 @@
 """What the project keeps of a measured run: a small file from its run folder, for the cards."""
 
-import csv
 import json
 import math
 import re
@@ -16,6 +15,7 @@ import yaml
 
 from gptlab.config import TrainConfig, flatten
 from gptlab.errors import UserError
+from gptlab.report.metrics import Point, flatten_stored, read_metrics
 
 POINTS = 200  # of a curve, at most
 # Where a run's files lie, and what a run works out by itself: no difference from the experiment.
@@ -63,7 +63,7 @@ def extract(folder: Path) -> Record:
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        curve = read_curve(folder / "metrics.csv")
+        metrics = read_metrics(folder / "metrics.csv")
     except (OSError, ValueError, yaml.YAMLError):
         raise UserError(f"{folder}: is no finished run (summary.json, config.yaml)") from None
     if not summary["experiment"]:
@@ -77,7 +77,7 @@ def extract(folder: Path) -> Record:
     return Record(
         summary=without_folders(summary),
         config=config,
-        curve=curve,
+        curve={name: thin(points) for name, points in metrics.items()},
         samples={path.stem: path.read_text(encoding="utf-8") for path in samples},
     )
 
@@ -107,31 +107,11 @@ def without_folders(summary: dict[str, Any]) -> dict[str, Any]:
     return summary | {"command": shlex.join(words)}
 
 
-def flatten_stored(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and key not in ("extra", "callbacks", "logger"):
-            flat |= flatten_stored(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def read_curve(path: Path) -> dict[str, list[list[float]]]:
-    curves: dict[str, list[list[float]]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name in ("train/loss", "valid/loss", "valid/best_possible", "train/epoch_loss"):
-                if row.get(name):
-                    curves.setdefault(name, []).append([int(row["step"]), float(row[name])])
-    return {name: thin(points) for name, points in curves.items()}
-
-
-def thin(points: list[list[float]]) -> list[list[float]]:
+def thin(points: list[Point]) -> list[list[float]]:
     """At most POINTS means of neighbours, so that noise shrinks and nothing is picked."""
     size = -(-len(points) // POINTS)
     parts = [points[first : first + size] for first in range(0, len(points), size)]
-    return [[part[-1][0], round(statistics.fmean(value for _, value in part), 5)] for part in parts]
+    return [[part[-1].step, round(statistics.fmean(p.value for p in part), 5)] for part in parts]
 
 
 def keep(record: Record, folder: Path) -> Path:

@@ -1,0 +1,235 @@
+"""The report: one page that shows runs beside each other, complete in itself."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from gptlab import sweeps
+from gptlab.errors import UserError
+from gptlab.report import sweep as ranking
+from gptlab.report.compare import against_the_best
+from gptlab.report.fit import fit_power_law
+from gptlab.report.gather import Run, differences
+from gptlab.report.looks import look
+from gptlab.report.markup import Html, element, picture, table
+from gptlab.report.plots import AXES, curves_over, on_axes, scaling
+
+LOOKED_AT = 4  # runs whose models are opened
+Pictures = dict[str, bytes]  # PNG files to lie beside the page, by name
+
+
+def write_page(
+    found: list[Run], axis: str, prompt: str | None, inside: bool
+) -> tuple[Html, Pictures]:
+    """The page and its pictures; `axis` is shown first."""
+    pictures: Pictures = {}
+    sections = {
+        "Runs": overview(found),
+        "Curves": curves(found, axis, pictures),
+        "Sweeps": heat_maps(found, pictures),
+        "Scaling": scaling_plots(found, pictures),
+        "Samples": samples(found),
+        "Evaluation": evaluation(found),
+        "Settings": settings(found),
+        "Inside": insides(found[:LOOKED_AT], len(found), prompt) if inside else Html(""),
+    }
+    sections = {name: content for name, content in sections.items() if content}
+    links = [element("a", name, href=f"#{name.lower()}") for name in sections]
+    parts = [
+        element("section", element("h2", name), content, id=name.lower())
+        for name, content in sections.items()
+    ]
+    title = found[0].label if len(found) == 1 else f"{len(found)} runs"
+    return document(f"gptlab: {title}", element("nav", *links), *parts), pictures
+
+
+def document(title: str, *content: Html) -> Html:
+    style = Html((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="generator", content="gptlab"),
+        element("title", title),
+        element("style", style),
+    )
+    body = element("body", element("main", element("h1", title), *content))
+    return Html("<!doctype html>\n") + element("html", head, body, lang="en")
+
+
+def overview(found: list[Run]) -> Html:
+    heading = ["run", "parameters", "trained on", "steps", "tokens", "validation loss"]
+    heading += ["best possible", "perplexity", "time", "command"]
+    return table(heading, [facts(run) for run in found])
+
+
+def facts(run: Run) -> list[Any]:
+    summary, after = run.summary, run.summary.get("after", {})
+    steps = [point.step for points in run.metrics.values() for point in points]
+    return [
+        run.label if summary else f"{run.label} (not finished)",
+        shown(run.parameters),
+        run.config.get("data.source"),
+        shown(summary.get("steps", max(steps, default=None))),
+        shown(summary.get("tokens")),
+        shown(run.loss),
+        shown(run.best_possible),
+        shown(after.get("valid/perplexity")),
+        f"{summary['seconds'] / 60:.1f} min" if "seconds" in summary else "–",
+        element("code", summary.get("command", "–")),
+    ]
+
+
+def shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
+
+
+def curves(found: list[Run], axis: str, pictures: Pictures) -> Html:
+    """The same curves over three axes, one shown at a time."""
+    if not any(run.metrics for run in found):
+        return Html("")
+    names = sorted(AXES, key=lambda name: name != axis)
+    switches, panels = Html(""), Html("")
+    for number, name in enumerate(names):
+        forms = on_axes(curves_over(name, found))
+        pictures[f"curves_by_{name}"] = forms["png"]
+        button = {"type": "radio", "name": "axis", "id": f"by-{name}", "checked": number == 0}
+        switches += element("input", **button) + element("label", f"by {name}", for_=f"by-{name}")
+        panels += element("div", picture(forms, f"loss curves by {AXES[name][0]}"))
+    return element("div", switches, panels, class_="tabs")
+
+
+def heat_maps(found: list[Run], pictures: Pictures) -> Html:
+    """For each sweep over two numbers and more: the best loss at each pair of values."""
+    parts, here = Html(""), {run.folder for run in found}
+    for folder in dict.fromkeys(run.folder.parent for run in found):
+        if not (folder / sweeps.SWEEP).is_file():
+            continue
+        jobs = [job for job in ranking.read(folder) if job.folder in here and not job.reason]
+        keys = list(jobs[0].settings) if jobs else []
+        swept = [key for key in keys if ranking.numbers(jobs, key)]
+        for down, across in list(pairwise(swept))[:1]:
+            jobs.sort(key=lambda job: job.loss)
+            draw = lambda axes, _, j=jobs, d=down, a=across: ranking.heat_map(axes, j, d, a)  # noqa: E731
+            forms = on_axes(draw, (6, 4))
+            pictures[f"heat_map_{len(pictures)}"] = forms["png"]
+            told = f"{folder.name}: validation loss by {down} and {across}"
+            parts += element("h3", told) + picture(forms, told)
+    return parts
+
+
+def scaling_plots(found: list[Run], pictures: Pictures) -> Html:
+    """Loss against parameters and against compute, of runs on one corpus."""
+    sizes = {"parameters": "parameters", "compute": "floating-point operations of training"}
+    corpora = [run.corpus for run in found if run.corpus]
+    usual = max(set(corpora), key=corpora.count, default=None)
+    some = [run for run in found if run.corpus == usual and run.loss and run.parameters]
+    parts = Html("")
+    for size, words in sizes.items():
+        x = [float(getattr(run, size)) for run in some]
+        if len(set(x)) < 2:
+            continue
+        floors = {run.best_possible for run in some}
+        floor = floors.pop() if len(floors) == 1 else None
+        y = [run.loss - (floor or 0) for run in some]
+        of = "validation loss, nats a token" + (", above the best possible" if floor else "")
+        law = fit_power_law(x, y)
+        forms = on_axes(scaling(some, x, y, law, words, of), (7, 4.2))
+        pictures[f"scaling_{size}"] = forms["png"]
+        parts += element("h3", f"by {words}") + picture(forms, f"{of}, by {words}")
+        told = "No power law: it takes three different sizes, and losses above the best possible."
+        if law:
+            low, high = law.interval
+            told = (
+                f"{of} = {law.scale:.3g} · x^−{law.exponent:.3f}; 95 % interval of the exponent "
+                f"{low:.3f} to {high:.3f}, from the scatter of {len(some)} runs."
+            )
+        parts += element("p", told, class_="soft")
+    if parts and len(some) < len(found):
+        out = len(found) - len(some)
+        parts += element("p", f"Left out: {out} on another corpus, or not finished.", class_="soft")
+    return parts
+
+
+def samples(found: list[Run]) -> Html:
+    parts = Html("")
+    for run in found:
+        if run.samples:
+            cards = [
+                element("article", element("h4", s.title.replace("_", " ")), element("p", s.text))
+                for s in run.samples
+            ]
+            row = {"class_": "samples", "tabindex": "0", "role": "group"}
+            row["aria_label"] = f"samples of {run.label}"
+            parts += element("h3", run.label) + element("div", *cards, **row)
+    return parts
+
+
+def evaluation(found: list[Run]) -> Html:
+    """Every figure, a column a run; and whether losses differ."""
+    names = list(dict.fromkeys(name for run in found for name in run.figures))
+    if not names:
+        return Html("")
+    rows = [
+        [name, *(figure(run.figures, name) for run in found)]
+        for name in names
+        if not name.endswith(ERROR)
+    ]
+    told = table(["figure", *(run.label for run in found)], rows)
+    if pairs := against_the_best(found):
+        heading = ["run", "nats a token more", "95 % interval", ""]
+        caption = "Losses against the lowest, of evaluated splits; bootstrap over documents"
+        told = table(heading, pairs, caption) + told
+    return told
+
+
+ERROR = "/standard_error"
+
+
+def figure(figures: dict[str, float], name: str) -> str:
+    """With its standard error, where there is one: that of a loss, or of acc_norm."""
+    suite, _, last = name.rpartition("/")
+    error = figures.get(suite + ERROR) if last in ("loss", "acc_norm") else None
+    return shown(figures.get(name)) + (f" ± {error:.4f}" if error is not None else "")
+
+
+def settings(found: list[Run]) -> Html:
+    """Where the runs' settings are not alike, and all that are, folded up."""
+    different = differences(found)
+    parts = Html("")
+    if different:
+        rows = [[key, *map(as_typed, values)] for key, values in different.items()]
+        parts += table(["setting", *(run.label for run in found)], rows)
+    alike = {k: v for k, v in found[0].config.items() if k not in different}
+    rows = [[key, as_typed(value)] for key, value in alike.items()]
+    told = "all settings" if len(found) == 1 else "what is the same in all runs"
+    folded = element("details", element("summary", told), table(["setting", "value"], rows))
+    return parts + folded
+
+
+def as_typed(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def insides(found: list[Run], of: int, prompt: str | None) -> Html:
+    """Raises UserError for a prompt that no model can spell."""
+    parts, failed = Html(""), 0
+    for run in found:
+        try:
+            told = look(run.folder, prompt)
+        except UserError as error:
+            failed += 1
+            if prompt and failed == len(found):
+                raise
+            told = element("p", error.line(), class_="soft")
+        parts += element("h3", run.label) + told
+    if of > len(found):
+        told = f"Of the first {len(found)} runs of {of}."
+        parts = element("p", told, class_="soft") + parts
+    return parts
