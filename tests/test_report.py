@@ -77,7 +77,7 @@ def test_a_sweep_on_one_page(command, sweep: Path) -> None:
     assert pictures >= {"curves_by_steps.png", "curves_by_tokens.png", "curves_by_time.png"}
     assert pictures >= {"scaling_parameters.png", "scaling_compute.png"}
     assert len(pictures) == 6 and "validation loss by model.d_model and model.n_layer" in page.text
-    assert "interval of the exponent" in page.text
+    assert "interval of the exponent's size" in page.text
     assert "lowest: " in page.text  # of the two that were evaluated
     assert not list(Path("report").glob(".*"))
 

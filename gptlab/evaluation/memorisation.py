@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 GRAMS = (5, 10, 20)  # tokens
 CHUNK = 1 << 21  # places looked at together
@@ -48,7 +49,8 @@ def find_runs(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list[n
     wanted = [hashes_of(texts, length) for length in range(1, longest + 1)]
     known = [np.unique(np.concatenate(hashes)) for hashes in wanted]
     found = [np.zeros(len(hashes), dtype=bool) for hashes in known]
-    for first in range(0, len(stream), CHUNK):
+    firsts = range(0, len(stream), CHUNK)
+    for first in tqdm(firsts, desc="memorisation", disable=None, leave=False):
         block = np.asarray(stream[first : first + CHUNK + longest])
         places = np.arange(min(CHUNK, len(stream) - first))
         hashes = np.zeros(len(places), dtype=np.uint64)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from gptlab.data.loader import Batch, ValidationBatches
 from gptlab.data.tokenizer import Tokenizer
@@ -157,8 +158,7 @@ def score_documents(
     nats, ids, rows, means = [], [], [], []
     was_training = net.training
     net.eval()
-    for number in range(len(batches)):
-        batch = batches[number]
+    for batch in tqdm(batches, desc="perplexity", unit=" batches", disable=None, leave=False):
         target_BxT = batch["target"]
         with autocast(precision, device.type):
             logits = net(batch["input"].to(device))

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from tqdm import tqdm
+
 from gptlab.data import toy_stories
 from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError
@@ -67,7 +69,8 @@ def continued(subject: Subject) -> tuple[list[list[int]], list[Sample]]:
         raise UserError("suite: too few held-out documents of eight tokens and more")
     first = [model.tokenizer.eot] if model.eot_first else []
     samples = []
-    for number, document in enumerate(documents):
+    told = tqdm(documents, desc="writing", unit=" texts", disable=None, leave=False)
+    for number, document in enumerate(told):
         prompt = first + document[: len(document) // 2]
         (sample,) = write(
             *(model.net, model.tokenizer, prompt, config.sampling),
@@ -111,6 +114,7 @@ def stories(subject: Subject) -> Figures:
         *(model.net, model.tokenizer, prompt, config.sampling, config.n),
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
+        bar="stories",
     )
     known = words_of(training_text(subject))
     of_grammar = subject.data.source == "toy_stories" and subject.data.path is None

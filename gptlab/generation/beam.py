@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from gptlab.config import SamplingConfig
 from gptlab.data.tokenizer import Tokenizer
@@ -95,16 +96,18 @@ def expand(
 
 def write(
     net: GPT, tokenizer: Tokenizer, prompt: list[int], sampling: SamplingConfig, *more: Any,
-    **settings: Any,
+    bar: str | None = None, **settings: Any,
 ) -> list[Sample]:  # fmt: skip
     """The samples that `generate` ends with, or `beam_search`, as the settings say.
 
     The arguments are those of `generate`; of these a beam search draws nothing by a seed, and
-    knows all log-probabilities.
+    knows all log-probabilities. At a terminal `bar` names a bar of the tokens written.
     """
     wanted = (net, tokenizer, prompt, sampling)
     if sampling.beams > 1:
         given = {k: v for k, v in settings.items() if k not in ("seed", "scored")}
         return beam_search(*wanted, *more[:2], **given)
-    *_, samples = generate(*wanted, *more, **settings)
+    off = None if bar else True  # None: only off a terminal
+    steps = generate(*wanted, *more, **settings)
+    *_, samples = tqdm(steps, desc=bar, unit=" tokens", disable=off, leave=False)
     return samples

@@ -59,8 +59,11 @@ def document(title: str, *content: Html) -> Html:
 
 def overview(found: list[Run]) -> Html:
     heading = ["run", "parameters", "trained on", "steps", "tokens", "validation loss"]
-    heading += ["best possible", "perplexity", "time", "command"]
-    return table(heading, [facts(run) for run in found])
+    heading += ["best possible", "perplexity", "time"]
+    typed = dict.fromkeys(run.summary["command"] for run in found if "command" in run.summary)
+    commands = [element("pre", command) for command in typed]
+    told = element("summary", "what was typed")
+    return table(heading, [facts(run) for run in found]) + element("details", told, *commands)
 
 
 def facts(run: Run) -> list[Any]:
@@ -76,7 +79,6 @@ def facts(run: Run) -> list[Any]:
         shown(run.best_possible),
         shown(after.get("valid/perplexity")),
         f"{summary['seconds'] / 60:.1f} min" if "seconds" in summary else "–",
-        element("code", summary.get("command", "–")),
     ]
 
 
@@ -136,7 +138,7 @@ def scaling_plots(found: list[Run], pictures: Pictures) -> Html:
         floors = {run.best_possible for run in some}
         floor = floors.pop() if len(floors) == 1 else None
         y = [run.loss - (floor or 0) for run in some]
-        of = "validation loss, nats a token" + (", above the best possible" if floor else "")
+        of = f"validation loss{' above the best possible' if floor else ''}, nats a token"
         law = fit_power_law(x, y)
         forms = on_axes(scaling(some, x, y, law, words, of), (7, 4.2))
         pictures[f"scaling_{size}"] = forms["png"]
@@ -144,9 +146,14 @@ def scaling_plots(found: list[Run], pictures: Pictures) -> Html:
         told = "No power law: it takes three different sizes, and losses above the best possible."
         if law:
             low, high = law.interval
+            power = element("sup", f"−{law.exponent:.3f}")
             told = (
-                f"{of} = {law.scale:.3g} · x^−{law.exponent:.3f}; 95 % interval of the exponent "
-                f"{low:.3f} to {high:.3f}, from the scatter of {len(some)} runs."
+                Html(f"The line: {law.scale:.3g} · {size}")
+                + power
+                + (
+                    f"; 95 % interval of the exponent's size {low:.3f} to {high:.3f}, from the scatter "
+                    f"of {len(some)} runs."
+                )
             )
         parts += element("p", told, class_="soft")
     if parts and len(some) < len(found):

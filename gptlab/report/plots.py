@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 ON_DARK = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#ffffff"]
 THEMES = {"light": ("#333333", "#ffffff", COLOURS), "dark": ("#c8ccd0", "#16191d", ON_DARK)}
-DASHES = ["-", "--", "-.", ":"]
+DASHES, MARKERS = ["-", "--", "-.", ":"], ["o", "s", "^", "D"]
 NAMED = 14  # runs that have a line of their own in a legend: of more, the best
 Curve = dict[str, list[list[float]]]
 Draw = Callable[["Axes", list[str]], None]  # with the theme's colours
@@ -127,14 +127,14 @@ def scaling(
     runs: list[Run], x: list[float], y: list[float], law: PowerLaw | None, words: str, of: str
 ) -> Draw:
     """Loss against a size, each run a point, on logarithmic axes; with the fitted law."""
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     def draw(axes: "Axes", colours: list[str]) -> None:
         for number, (run, across, up) in enumerate(zip(runs, x, y, strict=True)):
-            axes.plot(across, up, "o", color=colours[number % len(colours)], markersize=7)
-            if len(runs) <= NAMED:
-                place = {"textcoords": "offset points", "fontsize": 8}
-                axes.annotate(run.label, (across, up), (6, 5), parse_math=False, **place)
+            look = {"color": colours[number % len(colours)], "linestyle": "none", "markersize": 7}
+            marker = MARKERS[number // len(colours) % len(MARKERS)]
+            label = run.label if number < NAMED else None
+            axes.plot(across, up, marker=marker, label=label, **look)
         if law:
             along = np.geomspace(min(x) / 1.2, max(x) * 1.2)
             axes.plot(along, law.curve(along), color=colours[-1], linewidth=1)
@@ -142,12 +142,13 @@ def scaling(
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.margins(x=0.2, y=0.1)
-        near = max(y) < 2 * min(y)  # no power of ten among them: name the steps between
-        axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.yaxis.set_minor_formatter(ScalarFormatter() if near else NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(words)
         axes.set_ylabel(of)
         axes.grid(alpha=0.15)
+        axes.figure.legend(loc="outside right upper", fontsize=8)
 
     return draw
 
