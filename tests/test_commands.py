@@ -98,6 +98,12 @@ def test_evaluating_command_of_the_readme(command, trained: Path) -> None:
     assert all(name in result.out for name in ("standard_error", "distinct_1", "10_grams"))
 
 
+def test_reporting_command_of_the_readme(command, trained: Path) -> None:
+    (line,) = (c for c in COMMANDS if "gptlab.report" in c)
+    result = command("gptlab.report.__main__", *shlex.split(line)[3:])
+    assert result.code == 0 and "report/index.html" in result.out, result.err
+
+
 def test_finetuning_commands_of_the_readme(command, tmp_path: Path) -> None:
     """Each goes on from the one before: they are run in their order."""
     (block,) = (block for block in BLOCKS if "toy_spam" in block)
