@@ -5,7 +5,6 @@ stop at, one plain line with exit code 2 for a user's mistake, and no trace on d
 values are checked.
 """
 
-import errno
 import functools
 import inspect
 import math
@@ -21,6 +20,7 @@ from typing import Any
 
 from gptlab import sweeps
 from gptlab.config import SCHEMAS, flatten
+from gptlab.endings import endings, of_the_machine
 from gptlab.errors import UserError, did_you_mean
 from gptlab.limits import check
 
@@ -62,64 +62,15 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
             # Threads that wait soon sleep: spinning on, a step took several times as long beside
             # other busy programs (docs/measurements.md). Read when torch is imported.
             os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-            try:
+            with endings(name):
                 if {"--help", "-h"} & set(sys.argv[1:]):
                     print(help_text(name))
-                    return
-                run_hydra(name, action)
-            except UserError as error:
-                print(f"error: {error.line()}", file=sys.stderr)
-                raise SystemExit(2) from None
-            except BrokenPipeError:  # the reader of our output has left: `… | head`
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise SystemExit(1) from None
-            except Exception as error:
-                if (line := of_the_machine(error, name)) is None:
-                    raise
-                print(f"error: {line}", file=sys.stderr)
-                raise SystemExit(2) from None
-            except KeyboardInterrupt:
-                print("\nstopped", file=sys.stderr)
-                raise SystemExit(130) from None
+                else:
+                    run_hydra(name, action)
 
         return main
 
     return decorate
-
-
-def of_the_machine(error: Exception, name: str = "train") -> str | None:
-    """A line for what is no bug: the machine has no memory, or its disk no room or a fault."""
-    if is_memory(error):
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"out of memory ({reason}); {LESS_MEMORY.get(name, 'take a smaller model')}"
-    # Of an error in a loader's process only the text is left.
-    told = re.search(r"\[Errno (\d+)\]", str(error))
-    number = getattr(error, "errno", None) or (int(told[1]) if told else 0)
-    if isinstance(error, OSError) and number in DISK:
-        what = f"{error.filename}: " if error.filename else ""
-        why = os.strerror(number)
-        return f"{what}{why}; the last checkpoint is kept: mend the disk, then {GO_ON}"
-    return None
-
-
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENXIO, errno.ENODEV}
-GO_ON = "go on with resume=latest"
-LESS_MEMORY = {
-    "train": "take a smaller data.batch_size (with trainer.tokens_per_step), context or model",
-    "generate": "take a smaller n or model, or weights=bfloat16",
-}
-
-
-def is_memory(error: Exception) -> bool:
-    """Whether numpy, torch on the CPU, or torch on a GPU found no memory."""
-    told = "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    return isinstance(error, MemoryError) or told or is_gpu_memory(error)
-
-
-def is_gpu_memory(error: Exception) -> bool:
-    texts = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    told = any(text in str(error) for text in texts)
-    return type(error).__name__ == "OutOfMemoryError" or told
 
 
 def run_hydra(name: str, action: Callable[[Any], None]) -> None:

@@ -5,9 +5,9 @@ insides. The page is complete in itself; the pictures lie beside it as PNG.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from gptlab.endings import endings
 from gptlab.errors import UserError
 from gptlab.report.gather import gather
 from gptlab.report.page import write_page
@@ -24,17 +24,14 @@ def main() -> None:
     parser.add_argument("--prompt", help="of the text that the models are looked into with")
     parser.add_argument("--no-inside", action="store_true", help="do not open the models")
     wanted = parser.parse_args()
-    try:
+    with endings("report"):
         place = Path(wanted.to).expanduser()
         check(place)
         page, pictures = write_page(
             gather(wanted.runs), wanted.by, wanted.prompt, not wanted.no_inside
         )
         save(place, page, pictures)
-    except UserError as error:
-        print(f"error: {error.line()}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(f"written: {place / PAGE}")
+        print(f"written: {place / PAGE}")
 
 
 def check(place: Path) -> None:

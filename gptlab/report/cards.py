@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from gptlab.errors import UserError
+from gptlab.endings import endings
 from gptlab.report.plots import curves
 from gptlab.report.records import Group, Record, extract, group, keep, load
 from gptlab.training.progress import duration
@@ -224,13 +224,10 @@ def run_lines(record: Record) -> str:
 
 
 def main() -> None:
-    try:
+    with endings("report"):
         for folder in sys.argv[1:]:
             print(f"kept {keep(extract(Path(folder)), DOCS / 'runs')}")
         write_cards(DOCS, HOME / "README.md")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

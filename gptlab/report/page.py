@@ -1,5 +1,6 @@
 """The report: one page that shows runs beside each other, complete in itself."""
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from gptlab import sweeps
 from gptlab.errors import UserError
 from gptlab.report import sweep as ranking
 from gptlab.report.compare import against_the_best
-from gptlab.report.fit import fit_power_law
+from gptlab.report.fit import PowerLaw, fit_power_law
 from gptlab.report.gather import Run, differences
 from gptlab.report.looks import look
 from gptlab.report.markup import Html, element, picture, table
@@ -116,50 +117,55 @@ def heat_maps(found: list[Run], pictures: Pictures) -> Html:
         swept = [key for key in keys if ranking.numbers(jobs, key)]
         for down, across in list(pairwise(swept))[:1]:
             jobs.sort(key=lambda job: job.loss)
-            draw = lambda axes, _, j=jobs, d=down, a=across: ranking.heat_map(axes, j, d, a)  # noqa: E731
-            forms = on_axes(draw, (6, 4))
+            forms = on_axes(partial(heat_map_of, jobs, down, across), (6, 4))
             pictures[f"heat_map_{len(pictures)}"] = forms["png"]
             told = f"{folder.name}: validation loss by {down} and {across}"
             parts += element("h3", told) + picture(forms, told)
     return parts
 
 
+def heat_map_of(jobs: list[ranking.Job], down: str, across: str, axes: Any, _: list[str]) -> None:
+    ranking.heat_map(axes, jobs, down, across)
+
+
+SIZES = {"parameters": "parameters", "compute": "floating-point operations of training"}
+
+
 def scaling_plots(found: list[Run], pictures: Pictures) -> Html:
     """Loss against parameters and against compute, of runs on one corpus."""
-    sizes = {"parameters": "parameters", "compute": "floating-point operations of training"}
     corpora = [run.corpus for run in found if run.corpus]
     usual = max(set(corpora), key=corpora.count, default=None)
     some = [run for run in found if run.corpus == usual and run.loss and run.parameters]
+    floors = {run.best_possible for run in some}
+    floor = floors.pop() if len(floors) == 1 else None
+    y = [run.loss - (floor or 0) for run in some]
+    of = f"validation loss{' above the best possible' if floor else ''}, nats a token"
     parts = Html("")
-    for size, words in sizes.items():
+    for size, words in SIZES.items():
         x = [float(getattr(run, size)) for run in some]
         if len(set(x)) < 2:
             continue
-        floors = {run.best_possible for run in some}
-        floor = floors.pop() if len(floors) == 1 else None
-        y = [run.loss - (floor or 0) for run in some]
-        of = f"validation loss{' above the best possible' if floor else ''}, nats a token"
         law = fit_power_law(x, y)
         forms = on_axes(scaling(some, x, y, law, words, of), (7, 4.2))
         pictures[f"scaling_{size}"] = forms["png"]
         parts += element("h3", f"by {words}") + picture(forms, f"{of}, by {words}")
-        told = "No power law: it takes three different sizes, and losses above the best possible."
-        if law:
-            low, high = law.interval
-            power = element("sup", f"−{law.exponent:.3f}")
-            told = (
-                Html(f"The line: {law.scale:.3g} · {size}")
-                + power
-                + (
-                    f"; 95 % interval of the exponent's size {low:.3f} to {high:.3f}, from the scatter "
-                    f"of {len(some)} runs."
-                )
-            )
-        parts += element("p", told, class_="soft")
+        parts += element("p", *in_words(law, size, len(some)), class_="soft")
     if parts and len(some) < len(found):
         out = len(found) - len(some)
         parts += element("p", f"Left out: {out} on another corpus, or not finished.", class_="soft")
     return parts
+
+
+def in_words(law: PowerLaw | None, size: str, points: int) -> list[Any]:
+    if law is None:
+        return ["No line: it takes three different sizes, and losses above the best possible."]
+    low, high = law.interval
+    return [
+        f"The line: {law.scale:.3g} · {size}",
+        element("sup", f"−{law.exponent:.3f}"),
+        f"; 95 % interval of the exponent's size {low:.3f} to {high:.3f}, ",
+        f"from the scatter of {points} runs.",
+    ]
 
 
 def samples(found: list[Run]) -> Html:

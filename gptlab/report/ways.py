@@ -6,7 +6,6 @@ columns: far below in nats and far above in repetition it drones, the other way 
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from gptlab import runs
 from gptlab.config import SamplingConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
+from gptlab.endings import endings
 from gptlab.errors import UserError
 from gptlab.generation.beam import write
 from gptlab.generation.products import as_wanted
@@ -112,16 +112,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100, help="that are written of each")
     parser.add_argument("--weights", default="float32", choices=CHOICES["weights"])
     wanted = parser.parse_args()
-    try:
+    with endings("report"):
         if wanted.texts < 1 or wanted.tokens < 1:
             raise UserError("--texts and --tokens: must be at least 1")
         model = checkpoint.load(runs.find_checkpoint(wanted.run, "runs"))
         as_wanted(model.net, wanted.weights)
         for line in compare(model, wanted.texts, wanted.tokens):
             print(line)
-    except UserError as error:
-        print(f"error: {error.line()}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from gptlab.config import ModelConfig, TrainConfig, flatten
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import load_tokenizer
+from gptlab.endings import of_the_machine
 from gptlab.errors import UserError
 from gptlab.files import say
 from gptlab.model import checkpoint
@@ -178,8 +179,6 @@ def restoring(resumed: Resumed | None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        from gptlab.launcher import of_the_machine
-
         frames = traceback.extract_tb(error.__traceback__)
         within = [f.name for f in frames if f.filename.endswith("checkpoint_connector.py")]
         restored = any("restore" in name for name in within)

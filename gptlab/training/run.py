@@ -21,10 +21,10 @@ from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData
 from gptlab.device import keep_freed_memory
+from gptlab.endings import is_gpu_memory
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import bytes_of_tokens
 from gptlab.files import say
-from gptlab.launcher import is_gpu_memory
 from gptlab.model.checkpoint import Loaded
 from gptlab.model.gpt import GPT
 from gptlab.model.lora import add_lora, freeze
