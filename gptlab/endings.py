@@ -12,7 +12,7 @@ from gptlab.errors import UserError
 
 @contextlib.contextmanager
 def endings(name: str) -> Iterator[None]:
-    """Around all of a command: a user's mistake, a full disk or memory make one line and exit code 2;
+    """Around all of a command: a user's mistake, a full disk or memory: one line, exit code 2;
     where it is stopped, or its reader has left, it ends quietly."""
     try:
         yield
