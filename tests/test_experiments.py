@@ -17,6 +17,7 @@ from gptlab.data.windows import IGNORED
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.report import cards, records
+from gptlab.report.metrics import Point
 from gptlab.report.records import compose
 from gptlab.training.plan import Plan, make_plan
 from tests.conftest import ROOT, TINY
@@ -249,7 +250,7 @@ def test_two_kinds_of_runs_have_two_names() -> None:
 
 
 def test_curves_are_thinned_to_means() -> None:
-    points = [[step, float(step)] for step in range(1, 1001)]
+    points = [Point(step, 0, 0.0, float(step)) for step in range(1, 1001)]
     thinned = records.thin(points)
     assert len(thinned) == records.POINTS
     assert thinned[0] == [5, 3.0] and thinned[-1] == [1000, 998.0]
