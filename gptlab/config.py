@@ -287,7 +287,26 @@ class PrepareConfig:
     data: DataConfig = field(default_factory=DataConfig)
 
 
+@dataclass
+class AppConfig:
+    """conf/app.yaml"""
+
+    run: str = "latest"  # shown first: latest, a run folder, a checkpoint, or an exported model
+    run_root: str = "runs"  # the runs that can be chosen on the page
+    host: str = "127.0.0.1"  # an address that other machines can reach takes a token
+    port: int = 8642  # 0: any that is free
+    token: str | None = None  # the page and the API are for those who know it; 16 letters or more
+    max_new_tokens: int = 1000  # at most so many tokens of a sample, whatever is asked for
+    waiting: int = 8  # requests that may wait for their turn; further ones are told to come back
+    models: int = 3  # kept in memory; the one that was not used for longest makes room
+    weights: str = "float32"  # float32 | bfloat16 | int8: less to read for each token, less exact
+    accelerator: str = "auto"
+    open_browser: bool = True  # where there is a screen
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)  # what the page begins with
+
+
 SCHEMAS = {
+    "app": AppConfig,
     "train": TrainConfig,
     "generate": GenerateConfig,
     "prepare": PrepareConfig,

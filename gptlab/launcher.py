@@ -31,7 +31,7 @@ FREE_TEXT = {
     *("prompt", "prompt_file", "run", "resume", "init_from", "name", "run_root", "corpus_root"),
     *("stop", "save"),
     *("data.path", "data.valid_path", "data.hub", "data.prompt", "hellaswag.path"),
-    *("model.pretrained", "text", "judge.url", "to", "input"),
+    *("model.pretrained", "text", "judge.url", "to", "input", "token", "host"),
 }
 LISTS = {"data.path", "data.valid_path", "stop"}
 

@@ -4,10 +4,12 @@ What depends on the data or the machine is checked where these are known
 (gptlab/training/plan.py, gptlab/training/checks.py).
 """
 
+import ipaddress
 import math
+import re
 from typing import Any
 
-from gptlab.config import TrainConfig, flatten
+from gptlab.config import AppConfig, TrainConfig, flatten
 from gptlab.errors import UserError
 
 # (key, lowest, highest); None is open. A value outside is refused before anything is built.
@@ -75,6 +77,9 @@ BOUNDS: list[tuple[str, float | None, float | None]] = [
     ("best_of", 1, None),
     ("max_new_tokens", 1, None),
     ("seed", 0, 2**63 - 1),
+    ("port", 0, 65535),
+    ("waiting", 0, 1000),
+    ("models", 1, 100),
 ]
 
 # Names that no table of code holds (those are looked up where the table is).
@@ -114,6 +119,8 @@ def check(config: Any) -> None:
             raise UserError(f"{key}={flat[key]}: must be one of {', '.join(names)}")
     if isinstance(config, TrainConfig):
         check_training(config)
+    if isinstance(config, AppConfig):
+        check_app(config)
 
 
 def check_training(config: TrainConfig) -> None:
@@ -148,6 +155,25 @@ def check_training(config: TrainConfig) -> None:
             f"trainer.tokens_per_step={trainer.tokens_per_step} decides the accumulation; leave "
             f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} out"
         )
+
+
+def check_app(config: AppConfig) -> None:
+    """Raises UserError for a page that others could reach, without a token they would need."""
+    if config.token is not None and not re.fullmatch(r"[\w.~-]{16,200}", config.token, re.ASCII):
+        raise UserError("token: must be 16 to 200 letters, digits or any of _ . ~ -")
+    if config.token is None and not is_loopback(config.host):
+        raise UserError(
+            f"host={config.host}: other machines could reach the page; give it a token of 16 "
+            "letters or more, token=…, or leave host out"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this names the machine itself, and nothing that others can reach."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_row_length(row_length: int | None, context_length: int) -> None:

@@ -54,6 +54,7 @@ def generate(
     *,
     stop: Sequence[str] = (),
     scored: bool = False,
+    likeliest: int = 0,
     cached: bool = True,
 ) -> Iterator[list[Sample]]:
     """Yields the n samples after each token that they have grown by.
@@ -61,7 +62,8 @@ def generate(
     A sample ends at end-of-text, which is not written, or where its text holds one of `stop`. Each
     draws from a generator of its own, so sample i is the same text in whatever company it is
     written. `scored` keeps each token's log-probability under the model, before any sampling
-    setting. Context says what the model sees of a long text.
+    setting, and beside it those of so many of the `likeliest` tokens there. Context says what the
+    model sees of a long text.
 
     Raises UserError for a model that diverged.
     """
@@ -80,7 +82,7 @@ def generate(
             columns = draw(probabilities_BxC, [draws[i] for i in going])
             tokens = [int(ids_BxC[row, column]) for row, column in enumerate(columns)]
             if scored:
-                keep_logprobs([samples[i] for i in going], logits_BxV, tokens)
+                keep_logprobs([samples[i] for i in going], logits_BxV, tokens, likeliest)
             last = number == max_new_tokens - 1
             for i, token in zip(going, tokens, strict=True):
                 grow(samples[i], token, tokenizer.eot, last)
@@ -105,11 +107,19 @@ def writing(net: GPT) -> Iterator[None]:
         net.train(was_training)
 
 
-def keep_logprobs(samples: list[Sample], logits_BxV: Tensor, tokens: list[int]) -> None:
+def keep_logprobs(
+    samples: list[Sample], logits_BxV: Tensor, tokens: list[int], likeliest: int
+) -> None:
     logits_BxV = logits_BxV.float()
     of_all_B = logits_BxV.logsumexp(dim=-1)
     for row, (sample, token) in enumerate(zip(samples, tokens, strict=True)):
         sample.logprobs.append(float(logits_BxV[row, token] - of_all_B[row]))
+    if not likeliest:
+        return
+    top = logits_BxV.topk(min(likeliest, logits_BxV.shape[-1]))
+    logprobs_BxK = (top.values - of_all_B[:, None]).tolist()
+    for sample, ids, logprobs in zip(samples, top.indices.tolist(), logprobs_BxK, strict=True):
+        sample.likeliest.append(list(zip(ids, logprobs, strict=True)))
 
 
 def grow(sample: Sample, token: int, eot: int, last: bool) -> None:

@@ -38,6 +38,8 @@ class Sample:
     text: str = ""
     held: str = ""
     logprobs: list[float] = field(default_factory=list)  # of the tokens written, where asked for
+    likeliest: list[list[tuple[int, float]]] = field(default_factory=list)  # likewise: the ids that
+    # were likeliest where each token stands, with their log-probabilities
     found: float = 0.0  # in a beam search, the log-probability after penalties
     ended: str | None = None  # end_of_text | stop | length | interrupted
 

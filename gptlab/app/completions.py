@@ -1,0 +1,199 @@
+"""`/v1/completions` as OpenAI's clients ask it, so that they work with a model of yours."""
+
+import json
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gptlab.app.writing import Piece, pieces, ready, word
+from gptlab.config import GenerateConfig, SamplingConfig
+from gptlab.errors import UserError
+from gptlab.generation.engine import prompt_ids
+from gptlab.model.checkpoint import Loaded
+
+FINISH = {"end_of_text": "stop", "stop": "stop", "length": "length", None: None}
+Ids = list[int]
+
+
+class Completion(BaseModel):
+    """OpenAI's fields, those that mean something here, and the sampling settings of our own."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: str = Field(max_length=400, description="A run, or RUN:CHECKPOINT, or `gptlab`.")
+    prompt: str | list[str] | Ids | list[Ids] = Field("", description="Texts, or their tokens.")
+    max_tokens: int = Field(16, ge=1, description="More than the server allows is taken for that.")
+    n: int = Field(1, ge=1, le=8)
+    best_of: int | None = Field(None, ge=1, le=8)
+    temperature: float = Field(1.0, ge=0, le=100)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stop: str | list[str] | None = None
+    seed: int | None = Field(None, ge=0, le=2**53)
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool = False
+    stream: bool = False
+    stream_options: dict[str, Any] | None = None
+    user: str | None = None
+    suffix: None = None
+    presence_penalty: float = Field(0, ge=0, le=0, description="Not here: repetition_penalty.")
+    frequency_penalty: float = Field(0, ge=0, le=0, description="Not here: repetition_penalty.")
+    logit_bias: dict[str, float] | None = Field(None, max_length=0)
+    top_k: int | None = Field(None, ge=1, description="Ours, as in /api/write.")
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, ge=0.001, le=100)
+    no_repeat_ngram: int | None = Field(None, ge=1, le=1000)
+
+    def prompts(self) -> list[str | Ids]:
+        """One or several; raises UserError for none, or more than eight."""
+        several = isinstance(self.prompt, list) and not all(
+            isinstance(each, int) for each in self.prompt
+        )
+        found = self.prompt if several else [self.prompt]
+        if not 1 <= len(found) <= 8:
+            raise UserError("prompt: give one, or up to eight")
+        return found
+
+    def stops(self) -> list[str]:
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [text for text in given if text][:8]
+
+    def as_config(self, most: int, seed: int) -> GenerateConfig:
+        """As generate.py's configuration; raises UserError for a `best_of` that cannot be."""
+        samples = self.best_of or self.n
+        if samples < self.n or (self.stream and samples > self.n):
+            raise UserError("best_of: must be at least n, and cannot be streamed")
+        sampling = SamplingConfig(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram=self.no_repeat_ngram,
+        )
+        length = min(self.max_tokens, most)
+        stop = self.stops()
+        return GenerateConfig(
+            n=samples, max_new_tokens=length, stop=stop, seed=seed, sampling=sampling
+        )
+
+
+def as_ids(model: Loaded, prompt: str | Ids) -> Ids:
+    """A prompt's tokens; raises UserError for a number that is no token."""
+    if isinstance(prompt, str):
+        return prompt_ids(model.tokenizer, prompt, model.eot_first)
+    if not prompt or not all(0 <= id < model.tokenizer.vocab_size for id in prompt):
+        raise UserError(f"prompt: tokens are numbers from 0 to {model.tokenizer.vocab_size - 1:,}")
+    return prompt
+
+
+class Talk:
+    """One request on its way to a model: chunks as they come, or the whole of them."""
+
+    def __init__(self, asked: Completion, name: str, most: int):
+        self.asked = asked
+        seed = random.randrange(2**31) if asked.seed is None else asked.seed
+        self.config = asked.as_config(most, seed)
+        self.prompts = asked.prompts()
+        self.read = self.written = 0  # tokens
+        created = {"created": int(time.time()), "model": name}
+        self.head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", **created}
+
+    def work(
+        self, open_model: Callable[[], Loaded], stop: threading.Event
+    ) -> Generator[tuple[Piece | str, dict[str, Any]], None, None]:
+        """Each token as (piece, choice); an echoed prompt as (its text, choice)."""
+        model = ready(open_model())
+        all_ids = [as_ids(model, prompt) for prompt in self.prompts]
+        for number, ids in enumerate(all_ids):
+            self.read += len(ids)
+            base, offsets = number * self.config.n, [0] * self.config.n
+            if self.asked.echo:
+                text = "".join(word(model.tokenizer, id) for id in ids if id != model.tokenizer.eot)
+                offsets = [len(text)] * self.config.n
+                for i in range(self.config.n):
+                    yield text, choice(base + i, text, None, None)
+            for piece in pieces(model, ids, self.config, self.asked.logprobs or 0, stop):
+                self.written += 1
+                told = None
+                if self.asked.logprobs is not None:
+                    told = logprobs(model, piece, offsets[piece.sample])
+                offsets[piece.sample] += len(piece.text)
+                why = FINISH[piece.ended]
+                yield piece, choice(base + piece.sample, piece.text, told, why)
+
+    def usage(self) -> dict[str, int]:
+        total = self.read + self.written
+        counts = {"prompt_tokens": self.read, "completion_tokens": self.written}
+        return counts | {"total_tokens": total}
+
+    def whole(self, events: list[tuple[Piece | str, dict[str, Any]]]) -> dict[str, Any]:
+        """The answer where nothing is streamed."""
+        choices: dict[int, dict[str, Any]] = {}
+        scores: dict[int, list[float]] = {}
+        for piece, part in events:
+            index = part["index"]
+            if isinstance(piece, Piece):
+                scores.setdefault(index, []).append(piece.logprob)
+            choices[index] = joined(choices[index], part) if index in choices else part
+        best: list[dict[str, Any]] = []
+        for number in range(len(self.prompts)):
+            mine = [choices[number * self.config.n + i] for i in range(self.config.n)]
+            if self.config.n > self.asked.n:
+                mine.sort(key=lambda each: -mean(scores[each["index"]]))
+            best += mine[: self.asked.n]
+        numbered = [each | {"index": index} for index, each in enumerate(best)]
+        return self.head | {"choices": numbered, "usage": self.usage()}
+
+    def chunks(self, events: list[tuple[Piece | str, dict[str, Any]]]) -> bytes:
+        """Server-sent events, a chunk each; an error is a chunk too."""
+        parts = [e if isinstance(e, dict) else self.head | {"choices": [e[1]]} for e in events]
+        return b"".join(sent(part) for part in parts)
+
+    def last(self) -> bytes:
+        """What ends a stream."""
+        wanted = (self.asked.stream_options or {}).get("include_usage")
+        usage = sent(self.head | {"choices": [], "usage": self.usage()}) if wanted else b""
+        return usage + b"data: [DONE]\n\n"
+
+
+def sent(content: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
+
+
+def choice(index: int, text: str, told: dict[str, Any] | None, why: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": told, "finish_reason": why}
+
+
+def logprobs(model: Loaded, piece: Piece, offset: int) -> dict[str, Any]:
+    """Of one token, under the model alone, before any sampling setting."""
+    beside = {word(model.tokenizer, id): logprob for id, logprob in piece.likeliest}
+    return {
+        "tokens": [word(model.tokenizer, piece.token)],
+        "token_logprobs": [piece.logprob],
+        "top_logprobs": [beside],
+        "text_offset": [offset],
+    }
+
+
+def joined(one: dict[str, Any], next: dict[str, Any]) -> dict[str, Any]:
+    """Two parts of a choice as one."""
+    told = one["logprobs"] or next["logprobs"]
+    if one["logprobs"] and next["logprobs"]:
+        told = {name: one["logprobs"][name] + next["logprobs"][name] for name in told}
+    return next | {"text": one["text"] + next["text"], "logprobs": told}
+
+
+def mean(numbers: list[float]) -> float:
+    return sum(numbers) / max(1, len(numbers))
+
+
+def as_error(status: int, why: str) -> dict[str, Any]:
+    """As OpenAI's clients expect it."""
+    kinds = {429: "rate_limit_error", 404: "not_found_error", 400: "invalid_request_error"}
+    kind = kinds.get(status, "server_error")
+    return {"error": {"message": why, "type": kind, "param": None, "code": None}}

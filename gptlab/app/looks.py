@@ -1,0 +1,96 @@
+"""Looks inside a model as it reads a text: answers of plain values for the page to draw."""
+
+import math
+from typing import Any
+
+import torch
+
+from gptlab.app.writing import ready, word
+from gptlab.data.tokenizer import Vocabulary
+from gptlab.errors import UserError
+from gptlab.evaluation.attention import attention
+from gptlab.evaluation.classification import probabilities
+from gptlab.evaluation.inside import expectations, logit_lens
+from gptlab.generation.engine import prompt_ids
+from gptlab.model.checkpoint import Loaded
+
+SHOWN = 96  # tokens: more cannot be read
+
+
+def tokens_of(model: Loaded, text: str, unknown: str) -> list[int]:
+    """The beginning of the text, as many tokens as are shown and the model sees.
+
+    Raises UserError for a text without any.
+    """
+    ready(model, unknown)
+    ids = prompt_ids(model.tokenizer, text, model.eot_first)
+    return ids[: min(SHOWN, model.net.config.window)]
+
+
+def words(model: Loaded, ids: list[int]) -> list[str]:
+    return [word(model.tokenizer, id) for id in ids]
+
+
+def heads(model: Loaded, text: str, unknown: str, layer: int) -> dict[str, Any]:
+    """Where the heads of a layer look: for each a T × T table of percent, row by row: what each
+    token takes from those before it. Raises UserError for a layer that there is not."""
+    layers = len(model.net.blocks)
+    if layer >= layers:
+        raise UserError(f"layer {layer}: the model has {layers}, counted from 0")
+    ids = tokens_of(model, text, unknown)
+    weights_HxTxT = attention(model.net, ids)[layer]
+    percent = (100 * weights_HxTxT).round().to(torch.uint8).flatten(1).tolist()
+    return {"tokens": words(model, ids), "layer": layer, "layers": layers, "heads": percent}
+
+
+def lens(model: Loaded, text: str, unknown: str) -> dict[str, Any]:
+    """What the model would say next after each layer, for each token of the text."""
+    ids = tokens_of(model, text, unknown)
+    found = logit_lens(model.net, ids, model.tokenizer.vocab_size)
+    layers = [
+        {"words": words(model, row), "probabilities": [round(p, 4) for p in chances], "nats": nats}
+        for row, chances, nats in zip(found.tokens, found.probabilities, found.nats, strict=True)
+    ]
+    return {"tokens": words(model, ids), "layers": layers}
+
+
+def surprises(model: Loaded, text: str, unknown: str) -> dict[str, Any]:
+    """Each token of a text but the first with what the model expected there."""
+    ids = tokens_of(model, text, unknown)
+    found = expectations(model.net, ids, model.tokenizer.vocab_size) if len(ids) > 1 else []
+    expected = [
+        {
+            "token": word(model.tokenizer, each.token),
+            "probability": float(f"{each.probability:.4g}"),
+            "rank": each.rank,
+            "entropy": round(each.entropy, 4),
+            "likeliest": [
+                [word(model.tokenizer, id), float(f"{p:.4g}")] for id, p in each.likeliest
+            ],
+        }
+        for each in found
+    ]
+    return {"first": word(model.tokenizer, ids[0]), "tokens": expected}
+
+
+def classes(model: Loaded, text: str, unknown: str) -> dict[str, Any]:
+    """How likely each class is, the likeliest first; raises UserError for a model without any."""
+    names = model.facts.get("classes")
+    if not model.net.config.n_classes or not isinstance(names, list):
+        raise UserError("this model writes and tells no classes apart; ask /api/write")
+    if isinstance(model.tokenizer, Vocabulary):
+        model.tokenizer.unknown = unknown
+    text = text.strip()  # as the messages were that it was trained on
+    if not text:
+        raise UserError("text: is empty; give a message")
+    length, window = len(model.tokenizer.encode(text)), model.net.config.window
+    found = probabilities(model.net, model.tokenizer, text, model.eot_first)
+    if not all(map(math.isfinite, found)):
+        raise UserError("the model's logits are not finite: its training diverged")
+    told = sorted(zip(found, map(str, names), strict=True), reverse=True)
+    return {
+        "classes": [{"name": name, "probability": round(p, 6)} for p, name in told],
+        "tokens": length,
+        "read": min(length, window),
+        "step": model.step,
+    }

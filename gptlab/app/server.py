@@ -1,0 +1,180 @@
+"""The JSON API and the page: which address answers what. FastAPI describes it in /openapi.json."""
+
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from gptlab.app import completions, history, looks, writing
+from gptlab.app.answers import Streamed, Whole, explain
+from gptlab.app.asked import Attention, Text, Which, Write, as_config, settings
+from gptlab.app.guard import Guard
+from gptlab.app.models import Missing, Shelf
+from gptlab.app.queue import Queue
+from gptlab.config import AppConfig
+from gptlab.errors import UserError
+from gptlab.model.checkpoint import Loaded
+
+PAGE = Path(__file__).parent / "page"
+KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+def make_app(config: AppConfig, port: int, shelf: Shelf, queue: Queue) -> FastAPI:
+    """Everything that is served; no address of it names a file."""
+    app = FastAPI(
+        title="gptlab",
+        description="Write with models, watch them learn, look inside.",
+        docs_url=None,  # FastAPI's own pages fetch scripts from elsewhere: /docs is ours
+        redoc_url=None,
+    )
+    add_page(app)
+    add_runs(app, config, shelf)
+    add_writing(app, config, shelf, queue)
+    add_looks(app, shelf, queue)
+    add_completions(app, config, shelf, queue)
+    add_errors(app)
+    app.add_middleware(Guard, host=config.host, port=port, token=config.token)
+    return app
+
+
+def add_page(app: FastAPI) -> None:
+    """The page's files, each at an address of its own, read once."""
+    for path in sorted(PAGE.iterdir()):
+        if path.suffix not in KINDS:
+            continue
+        content, kind = path.read_bytes(), KINDS[path.suffix]
+        address = {"index.html": "/", "docs.html": "/docs"}.get(path.name, f"/{path.name}")
+
+        def give(_: Request, content: bytes = content, kind: str = kind) -> Response:
+            return Response(content, media_type=kind)
+
+        app.add_route(address, give, methods=["GET"])
+
+
+def add_runs(app: FastAPI, config: AppConfig, shelf: Shelf) -> None:
+    @app.get("/api/settings")
+    def read_settings() -> dict[str, Any]:
+        """What the page begins with, and the range of every sampling setting."""
+        run, checkpoint = shelf.first
+        numbers = settings(config.sampling, config.max_new_tokens)
+        return {"run": run, "checkpoint": checkpoint, "settings": numbers}
+
+    @app.get("/api/runs")
+    def list_runs() -> list[dict[str, Any]]:
+        """All runs, the latest first."""
+        return history.overview(shelf)
+
+    @app.get("/api/run")
+    def read_run(name: str) -> dict[str, Any]:
+        """One run: configuration, curves, samples, and its checkpoints in the order of steps."""
+        return history.details(shelf, name)
+
+
+def add_writing(app: FastAPI, config: AppConfig, shelf: Shelf, queue: Queue) -> None:
+    @app.post("/api/write", response_class=Streamed)
+    async def write(asked: Write) -> Response:
+        """Writes, and streams JSON, an event a line: `begin`, each `token` with its probability
+        and the likeliest beside it, `end`. Close the connection to stop."""
+        which = shelf.find(asked.run, asked.checkpoint)
+        wanted = as_config(asked, config.max_new_tokens)
+
+        def work(stop: threading.Event) -> Generator[dict[str, Any], None, None]:
+            yield from writing.events(shelf.open(*which), wanted, asked.likeliest, stop)
+
+        return Streamed(queue, work)
+
+
+def add_looks(app: FastAPI, shelf: Shelf, queue: Queue) -> None:
+    def look(asked: Which, see: Callable[[Loaded], dict[str, Any]]) -> Response:
+        which = shelf.find(asked.run, asked.checkpoint)
+
+        def work(stop: threading.Event) -> Generator[dict[str, Any], None, None]:
+            yield see(shelf.open(*which))
+
+        return Whole(queue, work)
+
+    @app.post("/api/attention")
+    async def attention(asked: Attention) -> Response:
+        """Where each head of a layer looks as the model reads the text, in percent."""
+        return look(asked, lambda m: looks.heads(m, asked.text, asked.unknown, asked.layer))
+
+    @app.post("/api/lens")
+    async def lens(asked: Text) -> Response:
+        """The next token as each layer has it."""
+        return look(asked, lambda m: looks.lens(m, asked.text, asked.unknown))
+
+    @app.post("/api/surprise")
+    async def surprise(asked: Text) -> Response:
+        """How likely the model holds each token of the text, and what it expected instead."""
+        return look(asked, lambda m: looks.surprises(m, asked.text, asked.unknown))
+
+    @app.post("/api/classify")
+    async def classify(asked: Text) -> Response:
+        """Of a run that tells classes apart: how likely each is for the text."""
+        return look(asked, lambda m: looks.classes(m, asked.text, asked.unknown))
+
+
+def add_completions(app: FastAPI, config: AppConfig, shelf: Shelf, queue: Queue) -> None:
+    @app.get("/v1/models")
+    def list_models() -> dict[str, Any]:
+        """The runs as OpenAI's clients list models."""
+        names = [*shelf.given, *shelf.runs()]
+        data = [{"id": n, "object": "model", "created": 0, "owned_by": "gptlab"} for n in names]
+        return {"object": "list", "data": data}
+
+    @app.post("/v1/completions")
+    async def complete(asked: completions.Completion) -> Response:
+        """OpenAI's completions: `model` is a run, RUN:CHECKPOINT, or `gptlab` for the first."""
+        run, _, checkpoint = asked.model.partition(":")
+        which = shelf.find(None if run == "gptlab" else run, checkpoint or None)
+        talk = completions.Talk(asked, asked.model, config.max_new_tokens)
+
+        def work(stop: threading.Event) -> Generator[Any, None, None]:
+            yield from talk.work(lambda: shelf.open(*which), stop)
+
+        if not asked.stream:
+            return Whole(queue, work, talk.whole, as_error=completions.as_error)
+        return Streamed(
+            queue, work, talk.chunks, completions.as_error, "text/event-stream", talk.last
+        )
+
+
+def add_errors(app: FastAPI) -> None:
+    def told(request: Request, status: int, why: str) -> JSONResponse:
+        openai = request.url.path.startswith("/v1/")
+        content = completions.as_error(status, why) if openai else {"error": why}
+        return JSONResponse(content, status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return told(request, 422, "; ".join(map(plain, error.errors()[:3])))
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        return told(request, error.status_code, str(error.detail))
+
+    @app.exception_handler(UserError)
+    @app.exception_handler(Missing)
+    async def mistaken(request: Request, error: UserError) -> JSONResponse:
+        return told(request, *explain(error))
+
+
+def plain(error: dict[str, Any]) -> str:
+    """`sampling.temperature: must be less than or equal to 100`."""
+    if error["type"] == "json_invalid":
+        return "the request is not JSON"
+    name = ".".join(map(str, error["loc"][1:]))
+    why = {"extra_forbidden": "there is no such field", "missing": "is missing"}.get(
+        error["type"], error["msg"].replace("Input should", "must").lower()
+    )
+    return f"{name}: {why}" if name else why

@@ -1,0 +1,170 @@
+"""A text as events: first what is read, then each token as it is written, then how it ended."""
+
+import math
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gptlab.config import GenerateConfig
+from gptlab.data.tokenizer import Tokenizer, Vocabulary, decode
+from gptlab.errors import UserError
+from gptlab.evaluation.inside import expectations
+from gptlab.generation.beam import beam_search
+from gptlab.generation.engine import generate, prompt_ids
+from gptlab.generation.text import Sample, TextStream
+from gptlab.generation.write import framed, stop_texts
+from gptlab.model.checkpoint import Loaded
+
+
+class Stopped(Exception):
+    """Nobody waits for this any more."""
+
+
+@dataclass
+class Piece:
+    """What a sample has grown by: a token, and the text that became certain with it."""
+
+    sample: int
+    token: int
+    text: str
+    logprob: float
+    likeliest: list[tuple[int, float]]  # ids and their log-probabilities
+    ended: str | None  # end_of_text | stop | length
+
+
+def ready(model: Loaded, unknown: str = "error") -> Loaded:
+    """The model, if it writes; raises UserError."""
+    if model.net.config.n_classes:
+        raise UserError("this model tells classes apart and cannot write; ask /api/classify")
+    if isinstance(model.tokenizer, Vocabulary):
+        model.tokenizer.unknown = unknown
+    return model
+
+
+def pieces(
+    model: Loaded, prompt: list[int], config: GenerateConfig, likeliest: int, stop: threading.Event
+) -> Iterator[Piece]:
+    """The tokens of all samples in the order in which they are written."""
+    wanted = (model.net, model.tokenizer, prompt, config.sampling, config.n, config.max_new_tokens)
+    if config.sampling.beams > 1:
+        yield from found_pieces(model, wanted, config, likeliest, stop)
+        return
+    shown, told = [0] * config.n, [0] * config.n
+    how = {"stop": stop_texts(config), "scored": True, "likeliest": likeliest}
+    for samples in generate(*wanted, config.seed, **how):
+        for i, sample in enumerate(samples):
+            if len(sample.logprobs) > told[i]:
+                text = sample.text[shown[i] :]
+                shown[i], told[i] = len(sample.text), len(sample.logprobs)
+                token = last_token(sample, model.tokenizer)
+                others = sample.likeliest[-1] if likeliest else []
+                yield Piece(i, token, text, sample.logprobs[-1], others, sample.ended)
+
+
+def last_token(sample: Sample, tokenizer: Tokenizer) -> int:
+    return tokenizer.eot if sample.ended == "end_of_text" else sample.tokens[-1]
+
+
+def found_pieces(
+    model: Loaded, wanted: tuple, config: GenerateConfig, likeliest: int, stop: threading.Event
+) -> Iterator[Piece]:
+    """Those of a beam search, which has nothing to show before its end."""
+    with stoppable(model.net, stop):
+        samples = beam_search(*wanted, stop=stop_texts(config))
+    for i, sample in enumerate(samples):
+        written = sample.written + [model.tokenizer.eot] * (sample.ended == "end_of_text")
+        others = beside(model, sample, len(written), likeliest)
+        again = Sample(TextStream(model.tokenizer), [], 0, sample.stop)
+        for number, token in enumerate(written):
+            before, last = len(again.text), number == len(written) - 1
+            if token != model.tokenizer.eot:
+                again.add(token)
+            if last and again.ended is None:
+                again.end(sample.ended or "length")
+            ended = sample.ended if last else None
+            text = again.text[before:]
+            yield Piece(i, token, text, sample.logprobs[number], others[number], ended)
+
+
+def beside(model: Loaded, sample: Sample, count: int, most: int) -> list[list[tuple[int, float]]]:
+    """The likeliest tokens at each place; of texts longer than the window, none."""
+    ids = sample.tokens + [model.tokenizer.eot] * (sample.ended == "end_of_text")
+    if not most or len(ids) - 1 > model.net.config.window:
+        return [[]] * count
+    found = expectations(model.net, ids, model.tokenizer.vocab_size, most)[-count:]
+    return [[(token, math.log(max(p, 1e-30))) for token, p in each.likeliest] for each in found]
+
+
+@contextmanager
+def stoppable(net: nn.Module, stop: threading.Event) -> Iterator[None]:
+    """Within, a net whose work nobody waits for raises Stopped instead of reading on."""
+
+    def check(*_: Any) -> None:
+        if stop.is_set():
+            raise Stopped
+
+    hook = net.blocks[0].register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def events(
+    model: Loaded, config: GenerateConfig, likeliest: int, stop: threading.Event
+) -> Generator[dict[str, Any], None, None]:
+    """As the page reads them: `begin`, then `token` after `token`, then `end`."""
+    began = time.perf_counter()
+    ready(model, config.unknown)
+    prompt = prompt_ids(model.tokenizer, framed(config, model, config.prompt), model.eot_first)
+    window = model.net.config.window
+    yield {
+        "event": "begin",
+        "step": model.step,
+        "prompt_tokens": len(prompt),
+        "window": window,
+        "max_new_tokens": config.max_new_tokens,
+    }
+    count, ended, nats = 0, [None] * config.n, [[] for _ in range(config.n)]
+    for piece in pieces(model, prompt, config, likeliest, stop):
+        count += 1
+        ended[piece.sample] = piece.ended
+        nats[piece.sample].append(-piece.logprob)
+        yield shown(piece, model.tokenizer)
+    seconds = time.perf_counter() - began
+    yield {
+        "event": "end",
+        "ended": ended,
+        "nats_per_token": [sum(each) / max(1, len(each)) for each in nats],
+        "tokens": count,
+        "seconds": seconds,
+        "tokens_per_second": count / max(seconds, 1e-9),
+    }
+
+
+def shown(piece: Piece, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A token with its probability under the model, before any setting, and those it beat."""
+    return {
+        "event": "token",
+        "sample": piece.sample,
+        "text": piece.text,
+        "token": word(tokenizer, piece.token),
+        "probability": rounded(piece.logprob),
+        "likeliest": [[word(tokenizer, id), rounded(logprob)] for id, logprob in piece.likeliest],
+        "ended": piece.ended,
+    }
+
+
+def word(tokenizer: Tokenizer, token: int) -> str:
+    """A token as text; end-of-text has a name."""
+    return "<|endoftext|>" if token == tokenizer.eot else decode(tokenizer, [token])
+
+
+def rounded(logprob: float) -> float:
+    """The probability, to four digits."""
+    return float(f"{math.exp(logprob):.4g}")
