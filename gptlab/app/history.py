@@ -23,12 +23,12 @@ CURVES = {
     "accuracy": "valid/accuracy",
 }
 SAMPLES = 20  # the latest so many files
-LARGEST = 2**16  # characters of a file of samples
+LARGEST = 10_000  # characters of a file of samples
 
 
 def overview(shelf: Shelf) -> list[dict[str, Any]]:
     """All runs with the little that tells them apart, the latest first."""
-    given = [{"name": name, "kind": None, "given": True} for name in shelf.given]
+    given = [{"name": name, "kind": shelf.kinds.get(name), "given": True} for name in shelf.given]
     return given + [summary(name, folder) for name, folder in shelf.runs().items()]
 
 
@@ -61,7 +61,8 @@ def details(shelf: Shelf, run: str) -> dict[str, Any]:
     checkpoints.sort(key=lambda each: (each["step"] is None, each["step"] or 0, each["name"]))
     if run in shelf.given:
         nothing = {"config": {}, "samples": [], "curves": {name: [] for name in CURVES}}
-        return {"name": run, "kind": None, "training": False, "checkpoints": checkpoints} | nothing
+        what = {"name": run, "kind": shelf.kinds.get(run), "training": False}
+        return what | {"checkpoints": checkpoints} | nothing
     folder = shelf.folder(run)
     more = {"curves": curves(folder), "samples": samples(folder), "config": read_config(folder)}
     return summary(run, folder) | {"checkpoints": checkpoints} | more

@@ -32,15 +32,15 @@ def words(model: Loaded, ids: list[int]) -> list[str]:
 
 
 def heads(model: Loaded, text: str, unknown: str, layer: int) -> dict[str, Any]:
-    """Where the heads of a layer look: for each a T × T table of percent, row by row: what each
-    token takes from those before it. Raises UserError for a layer that there is not."""
+    """Where the heads of a layer look: for each a T × T table of thousandths, row by row: what
+    each token takes from those before it. Raises UserError for a layer that there is not."""
     layers = len(model.net.blocks)
     if layer >= layers:
         raise UserError(f"layer {layer}: the model has {layers}, counted from 0")
     ids = tokens_of(model, text, unknown)
     weights_HxTxT = attention(model.net, ids)[layer]
-    percent = (100 * weights_HxTxT).round().to(torch.uint8).flatten(1).tolist()
-    return {"tokens": words(model, ids), "layer": layer, "layers": layers, "heads": percent}
+    thousandths = (1000 * weights_HxTxT).round().to(torch.int16).flatten(1).tolist()
+    return {"tokens": words(model, ids), "layer": layer, "layers": layers, "heads": thousandths}
 
 
 def lens(model: Loaded, text: str, unknown: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Shelf:
         self.given: dict[str, dict[str, Path]] = {}  # models without a run folder
         self.outside: dict[str, Path] = {}  # runs elsewhere
         self.first = self.add(first)
+        self.kinds: dict[str, str] = {}  # of those without a folder, as soon as they were opened
         self.loaded: OrderedDict[tuple[Path, int, int], Loaded] = OrderedDict()
         self.steps: dict[Path, tuple[int, int]] = {}  # when the file was written, and its step
         self.reading = threading.Lock()
@@ -111,6 +112,8 @@ class Shelf:
             model = open_model(path)
             as_wanted(model.net.to(self.accelerator), self.weights)
             self.loaded[key] = model
+            if run in self.given:
+                self.kinds[run] = kind(model)
         self.loaded.move_to_end(key)
         return self.loaded[key]
 
@@ -126,3 +129,10 @@ class Shelf:
                 self.steps[path] = (written, step)
             return self.steps[path][1]
         return None
+
+
+def kind(model: Loaded) -> str:
+    """What it does: text, classification or instructions."""
+    if model.net.config.n_classes:
+        return "classification"
+    return str(model.config["data"].get("task", "text"))

@@ -105,7 +105,7 @@ def add_looks(app: FastAPI, shelf: Shelf, queue: Queue) -> None:
 
     @app.post("/api/attention")
     async def attention(asked: Attention) -> Response:
-        """Where each head of a layer looks as the model reads the text, in percent."""
+        """Where each head of a layer looks as the model reads the text, in thousandths."""
         return look(asked, lambda m: looks.heads(m, asked.text, asked.unknown, asked.layer))
 
     @app.post("/api/lens")
