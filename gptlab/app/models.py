@@ -66,7 +66,7 @@ class Shelf:
         found = self.runs()
         if run not in found:
             near = did_you_mean(run, found)
-            raise Missing(f"run {run:.200}: there is no such run in {self.root}{near}")
+            raise Missing(f"run {run:.200}: there is no such run{near}")
         return found[run]
 
     def checkpoints(self, run: str) -> dict[str, Path]:

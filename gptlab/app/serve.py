@@ -80,7 +80,12 @@ def make_server(app: Any, queue: "Queue") -> "uvicorn.Server":
             queue.close()
             super().handle_exit(number, frame)
 
-    settings = {"log_level": "error", "access_log": False, "server_header": False}
+    settings = {
+        "log_level": "error",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+    }
     limits = {"limit_concurrency": 200, "timeout_graceful_shutdown": 2, "timeout_keep_alive": 5}
     return Server(uvicorn.Config(app, **settings, **limits, ws="none"))
 

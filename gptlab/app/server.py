@@ -81,7 +81,7 @@ def add_runs(app: FastAPI, config: AppConfig, shelf: Shelf) -> None:
 
 
 def add_writing(app: FastAPI, config: AppConfig, shelf: Shelf, queue: Queue) -> None:
-    @app.post("/api/write", response_class=Streamed)
+    @app.post("/api/write", responses={200: {"content": {"application/x-ndjson": {}}}})
     async def write(asked: Write) -> Response:
         """Writes, and streams JSON, an event a line: `begin`, each `token` with its probability
         and the likeliest beside it, `end`. Close the connection to stop."""
@@ -161,7 +161,14 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return told(request, error.status_code, str(error.detail))
+        why = {404: "there is nothing at this address; /docs tells what there is"}
+        return told(request, error.status_code, why.get(error.status_code, str(error.detail)))
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        return told(
+            request, 500, "something went wrong here; the terminal of the server shows what"
+        )
 
     @app.exception_handler(UserError)
     @app.exception_handler(Missing)

@@ -8,17 +8,19 @@ import { settings } from "./settings.js";
 import { state, words } from "./state.js";
 
 const kept = new Map(); // what was written before: the same again costs nothing
-let running = null, playing = null, chosen = null;
+let running = null, playing = null, chosen = null, asked = null;
 
 export function begin() {
-  $("learn-prompt").value = $("prompt").value;
   $("learn-seed").value = $("seed").value;
   $("step").addEventListener("input", () => { pause(); choose(Number($("step").value)); });
   $("learn-form").addEventListener("submit", (event) => { event.preventDefault(); write(); });
   $("play").addEventListener("click", () => (playing ? pause() : play()));
   addEventListener("keydown", (event) => { if (event.key === "Escape") { pause(); running?.abort(); } });
   addEventListener("resize", () => { if (!$("learn").hidden) paint(); });
-  state.addEventListener("change", () => { chosen = null; if (!$("learn").hidden) show(); });
+  state.addEventListener("change", () => {
+    chosen = asked = null;
+    if (!$("learn").hidden) show();
+  });
   state.addEventListener("news", () => { if (!$("learn").hidden) follow(); });
 }
 
@@ -30,8 +32,12 @@ function stops() {
 }
 
 export function show() {
-  $("learn-form").querySelector("label").textContent =
-    state.kind === "classification" ? "The same message, each time" : "The same beginning, each time";
+  const classifies = state.kind === "classification";
+  const what = { classification: "message", instructions: "instruction" }[state.kind] ?? "beginning";
+  $("learn-form").querySelector("label").textContent = `The same ${what}, each time`;
+  $("learn-form").querySelector("button").textContent = classifies ? "Classify" : "Write";
+  for (const part of ["learn-seed", "learn-seed-label"]) $(part).hidden = classifies;
+  asked = asked ?? ($("learn-prompt").value = $(classifies ? "message" : "prompt").value);
   const all = stops();
   $("step").max = Math.max(0, all.length - 1);
   $("step").disabled = $("play").disabled = all.length < 2;

@@ -12,6 +12,7 @@ const inputs = {};
 
 export function makeSettings() {
   const rows = Object.fromEntries(state.settings.map((each) => [each.name, row(each)]));
+  $("settings-fold").open = matchMedia("(min-width: 56rem)").matches;
   const first = FIRST.map((name) => rows[name]);
   const rest = Object.keys(rows).filter((name) => !FIRST.includes(name)).map((name) => rows[name]);
   $("settings").replaceChildren(...first, seed(),

@@ -2,6 +2,7 @@
 // beat.
 import { $, make, percent, visible } from "./dom.js";
 
+const END = "<|endoftext|>";
 const LEVELS = [0.5, 1, 2, 3.5, 5]; // nats; a token that was certain has none
 
 export class TokenText {
@@ -21,7 +22,7 @@ export class TokenText {
     const spans = tokens.flatMap((token) => {
       const level = LEVELS.filter((nats) => -Math.log(token.probability) > nats).length;
       const [, space, word] = /^( ?)([^]*)$/.exec(token.text);
-      const span = make("span", { className: `token s${level}` }, word || space);
+      const span = make("span", { className: `token s${level}${word === END ? " end" : ""}` }, word || space);
       span.dataset.at = this.tokens.push(token) - 1;
       return word ? [space, span] : [span]; // the space before a word may end a line: no colour
     });

@@ -27,7 +27,6 @@ function fit() {
   const instructs = state.kind === "instructions";
   $("prompt-label").textContent = instructs ? "An instruction" : "How the text begins";
   $("input-part").hidden = !instructs;
-  $("to-write").textContent = instructs ? "Instruct" : "Write";
   if (instructs && $("prompt").value === "Once upon a time") $("prompt").value = "Swap the two words.";
   if (!instructs && $("prompt").value === "Swap the two words.") $("prompt").value = "Once upon a time";
 }
@@ -45,7 +44,7 @@ async function write(prompt, plain = false) {
   const input = instructs ? $("input").value : "";
   const buttons = [["Continue", goOn], ["Edit", edit], ["Copy", copy]];
   cards = Array.from({ length: asked.n ?? 1 }, (_, i) =>
-    new Card(asked.n > 1 ? `Sample ${i + 1}` : "Sample", instructs ? "" : prompt, instructs ? [buttons[2]] : buttons));
+    new Card(asked.n > 1 ? `Sample ${i + 1}` : instructs ? "Response" : "Sample", instructs ? "" : prompt, instructs ? [buttons[2]] : buttons));
   $("samples").classList.toggle("several", cards.length > 1);
   $("samples").replaceChildren(...cards.map((card) => card.element));
   busy(true);

@@ -1,0 +1,96 @@
+"""A server of the page in a process of its own, for tests."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT
+
+
+class Server:
+    """`python -m gptlab.app …` in a folder, on a free port."""
+
+    def __init__(self, folder: Path, *arguments: str):
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gptlab.app", "port=0", "open_browser=false", *arguments],
+            cwd=folder, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+        )  # fmt: skip
+        self.said: list[str] = []
+        for line in self.process.stderr:
+            self.said.append(line)
+            if found := re.match(r"http://([^/]*):(\d+)/", line):
+                break
+        else:
+            raise AssertionError("".join(self.said))
+        self.host, self.port = found[1], int(found[2])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.listener = threading.Thread(target=self.listen)
+        self.listener.start()
+
+    def listen(self) -> None:
+        self.said += self.process.stderr
+
+    def end(self) -> int:
+        """Ctrl-C; the exit code."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            code = self.process.wait(20)
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.listener.join()
+        return code
+
+    def ask(
+        self, path: str, content: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """Status and content, as JSON where it is."""
+        data = content if isinstance(content, bytes | None) else json.dumps(content).encode()
+        kind = {"content-type": "application/json"}
+        request = urllib.request.Request(self.url + path, data, kind | (headers or {}))
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                status, body = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, body = error.code, error.read()
+        try:
+            return status, json.loads(body)
+        except ValueError:
+            return status, body.decode()
+
+    def write(self, **asked: Any) -> list[dict[str, Any]]:
+        """The events of /api/write."""
+        status, body = self.ask("/api/write", asked)
+        assert status == 200, body
+        return [json.loads(line) for line in body.splitlines()] if isinstance(body, str) else [body]
+
+    @contextmanager
+    def streaming(self, **asked: Any) -> Iterator[Any]:
+        """The answer of /api/write, unread; its connection is closed in the end."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        kind = {"content-type": "application/json"}
+        connection.request("POST", "/api/write", json.dumps(asked), kind)
+        answer = connection.getresponse()
+        try:
+            yield answer
+        finally:
+            answer.close()
+            connection.close()
+
+    def resident(self) -> int:
+        """Bytes that the server holds."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")
