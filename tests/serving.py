@@ -94,3 +94,12 @@ class Server:
         """Bytes that the server holds."""
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
+def train(folder: Path, *arguments: str) -> Path:
+    """A run of a few steps; its folder."""
+    small = ["model.n_layer=2", "model.n_head=2", "model.d_model=16", "model.d_ff=32"]
+    settings = [*small, "profile=smoke", "data.max_samples=60", "data.final_tokens=400"]
+    command = [sys.executable, str(ROOT / "train.py"), *settings, *arguments]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)

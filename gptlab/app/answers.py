@@ -56,7 +56,7 @@ class Streamed(Response):
         encode: Callable[[list[Any]], bytes] = lines,
         as_error: Callable[[int, str], Any] = lambda status, why: {"error": why},
         media_type: str | None = None,
-        last: bytes = b"",
+        last: Callable[[], bytes] = bytes,
     ):
         super().__init__(media_type=media_type)
         self.queue = queue
@@ -97,7 +97,7 @@ class Streamed(Response):
             await body(send, self.encode([failure]), more=True)
         if not begun:
             await self.begin(send, 200, self.media_type)
-        await body(send, self.last, more=False)
+        await body(send, self.last(), more=False)
 
     async def begin(self, send: Any, status: int, kind: str | None) -> None:
         headers = [(b"content-type", (kind or "").encode())]

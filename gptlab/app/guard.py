@@ -68,7 +68,7 @@ class Guard:
             if self.token and not self.knows_token(headers):
                 await self.let_in(scope, send_guarded)
                 return
-            body = await asyncio.wait_for(read(receive, headers), PATIENCE)
+            body = await asyncio.wait_for(read(receive), PATIENCE)
         except TimeoutError:
             await answer(send_guarded, 408, "the request did not arrive in time")
         except Refused as why:
@@ -123,21 +123,23 @@ def check_origin(headers: dict[str, str]) -> None:
         raise Refused(403, "requests from another site's page are refused")
 
 
-async def read(receive: Receive, headers: dict[str, str]) -> bytes:
-    """The whole body, in UTF-8; raises Refused."""
-    length = headers.get("content-length", "0")
-    if length.isdecimal() and int(length[:20]) > LARGEST:
-        raise Refused(413, f"the request is larger than {LARGEST:,} bytes")
-    body = b""
-    while True:
+async def read(receive: Receive) -> bytes:
+    """The whole body, in UTF-8; raises Refused.
+
+    One that is too large is read on for a while, unkept: a client hears an answer only when it has
+    sent all.
+    """
+    body, size, more = b"", 0, True
+    while more and size <= 16 * LARGEST:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Refused(400, "the request broke off")
-        body += message.get("body", b"")
-        if len(body) > LARGEST:
-            raise Refused(413, f"the request is larger than {LARGEST:,} bytes")
-        if not message.get("more_body"):
-            break
+        part, more = message.get("body", b""), message.get("more_body", False)
+        size += len(part)
+        if size <= LARGEST:
+            body += part
+    if size > LARGEST:
+        raise Refused(413, f"the request is larger than {LARGEST:,} bytes")
     try:
         body.decode()
     except UnicodeDecodeError:
