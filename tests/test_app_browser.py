@@ -94,7 +94,7 @@ def test_by_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Backspace")
     page.keyboard.press("Enter")
     expect(page.locator("#status")).to_contain_text("Writing")
-    page.wait_for_function("document.querySelectorAll('.token').length > 40")
+    page.wait_for_selector(".token >> nth=40")
     page.keyboard.press("Escape")
     expect(page.locator("#status")).to_contain_text("Stopped after")
     count = page.locator(".token").count()
@@ -148,15 +148,11 @@ def test_again_continue_and_edit(page: Page) -> None:
     page.wait_for_selector(".sample.ended")
     first, seed = page.inner_text(".sample .text"), page.input_value("#seed")
     page.click("#again")
-    page.wait_for_function(
-        "t => document.querySelector('.sample.ended .text')?.innerText != t", arg=first
-    )
+    expect(page.locator(".sample.ended .text")).not_to_have_text(first)
     assert int(page.input_value("#seed")) == int(seed) + 1
     page.fill("#seed", seed)
     page.press("#prompt", "Enter")
-    page.wait_for_function(
-        "t => document.querySelector('.sample.ended .text')?.innerText == t", arg=first
-    )
+    expect(page.locator(".sample.ended .text")).to_have_text(first)
     page.click("text=Edit")
     assert page.input_value("#prompt") == first
     page.fill("#prompt", "Once upon a time, there was a")
@@ -165,7 +161,7 @@ def test_again_continue_and_edit(page: Page) -> None:
     page.wait_for_selector(".sample.ended")
     set_number(page, "n", 3)
     page.press("#prompt", "Enter")
-    page.wait_for_function("document.querySelectorAll('.sample.ended').length == 3")
+    expect(page.locator(".sample.ended")).to_have_count(3)
     tops = [page.locator(".sample").nth(i).bounding_box()["y"] for i in range(2)]
     assert tops[0] == tops[1]  # side by side
 
@@ -221,15 +217,17 @@ def test_inside_compare_and_runs(page: Page) -> None:
     page.wait_for_selector("#looks:visible")
     assert page.locator("#heads canvas").count() == 2
     assert page.locator("#lens tr").count() == 4  # two layers, the embedding, and the text
-    page.select_option("#layer", "1")
+    with page.expect_response("**/api/attention"):
+        page.select_option("#layer", "1")
+    page.wait_for_timeout(300)
     page.focus("#heads button >> nth=0")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#heads button >> nth=1")).to_have_attribute("aria-checked", "true")
     view(page, "compare")
-    page.wait_for_function("document.querySelectorAll('.side select').length == 4")
+    expect(page.locator(".side select")).to_have_count(4)
     expect(page.locator(".side >> nth=1")).to_contain_text("step 2")
     page.click("text=Write both")
-    page.wait_for_function("document.querySelectorAll('.side .sample.ended').length == 2")
+    expect(page.locator(".side .sample.ended")).to_have_count(2)
     texts = page.locator(".side .text").all_inner_texts()
     assert texts[0] != texts[1]
     view(page, "runs")

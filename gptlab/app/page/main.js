@@ -34,7 +34,7 @@ function turn() {
 
 function fit() {
   const classifies = state.kind === "classification";
-  $("to-write").hash = classifies ? "#classify" : "#write";
+  $("to-write").setAttribute("href", classifies ? "#classify" : "#write");
   $("to-write").textContent = { classification: "Classify", instructions: "Instruct" }[state.kind] ?? "Write";
   $("to-inside").hidden = $("to-compare").hidden = classifies;
   if ($(wanted()).hidden) turn();
