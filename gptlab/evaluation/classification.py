@@ -2,23 +2,20 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-)
 
 from gptlab.data.loader import Batch
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.windows import IGNORED
 from gptlab.device import autocast
 from gptlab.model.gpt import GPT
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 @dataclass
@@ -35,7 +32,15 @@ class Verdicts:
         return sum(map(sum, self.confusion))
 
 
-def make_metrics(classes: int) -> MetricCollection:
+def make_metrics(classes: int) -> "MetricCollection":
+    from torchmetrics import MetricCollection  # takes seconds, and whoever only asks needs none
+    from torchmetrics.classification import (
+        BinaryF1Score,
+        MulticlassAccuracy,
+        MulticlassConfusionMatrix,
+        MulticlassF1Score,
+    )
+
     two = classes == 2
     return MetricCollection(
         {

@@ -1,0 +1,91 @@
+"""The page beside the engine alone: `python -m gptlab.bench.page RUN`.
+
+Starts the server on a run, asks as a browser does, and prints: seconds until the page is served,
+milliseconds to the first token, and tokens a second, beside those of generate.py's loop.
+"""
+
+import argparse
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from gptlab import runs
+from gptlab.config import SamplingConfig
+from gptlab.generation.engine import generate, prompt_ids
+from gptlab.model.gpt import count_parameters
+from gptlab.model.pretrained import open_model
+
+ASKED = {"prompt": "Once upon a time", "max_new_tokens": 200, "unknown": "skip"}
+
+
+def served(run: str, root: str) -> tuple[subprocess.Popen[str], int, float]:
+    """The server, its port, and the seconds until it answered."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "gptlab.app", f"run={run}", f"run_root={root}", "port=0"]
+    server = subprocess.Popen([*command, "open_browser=false"], stderr=subprocess.PIPE, text=True)
+    for line in server.stderr:
+        if line.startswith("http://"):
+            port = int(line.split(":")[2].split("/")[0])
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            connection.request("GET", "/")
+            connection.getresponse().read()
+            return server, port, time.perf_counter() - began
+        print(line, end="", file=sys.stderr)
+    raise SystemExit(server.wait())
+
+
+def texts(port: int, rounds: int) -> Iterator[tuple[float, float]]:
+    """Of each text: seconds to its first token, and tokens a second, as a client sees them."""
+    for seed in range(rounds):
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        began = time.perf_counter()
+        content = json.dumps(ASKED | {"seed": seed})
+        kind = {"Content-Type": "application/json"}
+        connection.request("POST", "/api/write", content, kind)
+        answer = connection.getresponse()
+        count, first = 0, 0.0
+        for line in answer:
+            if json.loads(line)["event"] == "token":
+                first = first or time.perf_counter() - began
+                count += 1
+        yield first, count / (time.perf_counter() - began)
+        connection.close()
+
+
+def alone(run: str, root: str, rounds: int) -> Iterator[float]:
+    """Tokens a second of the engine, without a page."""
+    model = open_model(runs.find_checkpoint(run, root))
+    print(f"{model.path}: {count_parameters(model.net):,} parameters")
+    ids = prompt_ids(model.tokenizer, ASKED["prompt"], model.eot_first)
+    for seed in range(rounds):
+        began = time.perf_counter()
+        wanted = (model.net, model.tokenizer, ids, SamplingConfig(), 1, ASKED["max_new_tokens"])
+        *_, (sample,) = generate(*wanted, seed)
+        yield len(sample.written) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", nargs="?", default="latest")
+    parser.add_argument("--root", default="runs")
+    parser.add_argument("--rounds", type=int, default=9)
+    given = parser.parse_args()
+    engine = statistics.median(alone(given.run, given.root, given.rounds))
+    server, port, ready = served(given.run, given.root)
+    try:
+        firsts, rates = zip(*texts(port, given.rounds), strict=True)
+    finally:
+        server.terminate()
+        server.wait()
+    print(f"{ready:.1f} s until the page is served")
+    first, usual = 1000 * firsts[0], 1000 * statistics.median(firsts)
+    print(f"{first:.0f} ms to the very first token, {usual:.0f} ms in the median")
+    print(f"{statistics.median(rates):.0f} tokens/s; the engine alone {engine:.0f}")
+
+
+if __name__ == "__main__":
+    main()
