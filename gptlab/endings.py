@@ -53,6 +53,7 @@ LESS_MEMORY = {
     "evaluate": "take a smaller batch_size or n",
     "train": "take a smaller data.batch_size (with trainer.tokens_per_step), context or model",
     "generate": "take a smaller n or model, or weights=bfloat16",
+    "app": "take a smaller model, or weights=bfloat16",
 }
 
 
