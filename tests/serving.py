@@ -1,8 +1,10 @@
 """A server of the page in a process of its own, for tests."""
 
+import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +12,13 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.conftest import ROOT
 
@@ -96,10 +101,33 @@ class Server:
         return int(pages) * os.sysconf("SC_PAGESIZE")
 
 
-def train(folder: Path, *arguments: str) -> Path:
-    """A run of a few steps; its folder."""
+def train(folder: Path, *arguments: str) -> None:
+    """A run of a few steps."""
     small = ["model.n_layer=2", "model.n_head=2", "model.d_model=16", "model.d_ff=32"]
     settings = [*small, "profile=smoke", "data.max_samples=60", "data.final_tokens=400"]
     command = [sys.executable, str(ROOT / "train.py"), *settings, *arguments]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def runs_of_all_kinds(factory: pytest.TempPathFactory) -> Path:
+    """A folder of the caller's own with runs `spam`, `told` and, the latest, `story`.
+
+    They are trained once, whichever of pytest's processes comes first.
+    """
+    base = factory.getbasetemp()
+    common = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    common.mkdir(exist_ok=True)
+    with (common / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (common / "done").exists():
+            with ThreadPoolExecutor(2) as pool:
+                first = [["data=toy_spam", "name=spam"], ["data=toy_instructions", "name=told"]]
+                list(pool.map(lambda wanted: train(common, *wanted), first))
+            train(common, "name=story", *KEEP)
+            (common / "done").touch()
+    folder = factory.mktemp("page")
+    shutil.copytree(common / "runs", folder / "runs")
+    return folder
+
+
+KEEP = ["trainer.keep_steps=true", "trainer.checkpoint_every=2", "trainer.max_steps=6"]

@@ -1,10 +1,13 @@
 """The page's server: what it answers, whom it refuses, and that nothing makes it hang."""
 
+import asyncio
 import importlib.util
+import itertools
 import json
 import math
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,9 @@ from typing import Any
 import openai
 import pytest
 
+from gptlab.app import answers, guard
+from gptlab.app.answers import Streamed
+from gptlab.app.queue import Queue
 from gptlab.app.server import PAGE
 from gptlab.config import GenerateConfig, SamplingConfig
 from gptlab.evaluation.attention import attention
@@ -24,21 +30,16 @@ from gptlab.generation.engine import generate, prompt_ids
 from gptlab.generation.write import framed
 from gptlab.model.checkpoint import Loaded
 from gptlab.model.pretrained import open_model
-from tests.serving import Server, train
+from tests.serving import Server, runs_of_all_kinds
 
 PROMPT = "Once upon a time"
-KEEP = ["trainer.keep_steps=true", "trainer.checkpoint_every=2", "trainer.max_steps=4"]
 ENDLESS = {"sampling": {"temperature": 0}, "max_new_tokens": 1_000_000}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of all three kinds; the one that writes is the latest."""
-    folder = tmp_path_factory.mktemp("app")
-    train(folder, "data=toy_spam", "name=spam", "trainer.max_steps=2")
-    train(folder, "data=toy_instructions", "name=told", "trainer.max_steps=2")
-    train(folder, *KEEP, "name=story")
-    return folder
+    return runs_of_all_kinds(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +300,7 @@ def test_a_checkpoint_that_is_removed_or_written_anew(own: Any, tmp_path: Path) 
     assert status == 400 and "not a checkpoint" in told["error"]
     shutil.rmtree(place.parent)
     assert server.ask("/api/write", {"prompt": PROMPT})[0] == 404
-    assert [run["name"][18:] for run in server.ask("/api/runs")[1]] == ["told", "spam"]
+    assert {run["name"][18:] for run in server.ask("/api/runs")[1]} == {"told", "spam"}
 
 
 def test_a_runs_history(own: Any, tmp_path: Path) -> None:
@@ -309,7 +310,7 @@ def test_a_runs_history(own: Any, tmp_path: Path) -> None:
     status, told = server.ask(f"/api/run?name={run.name}")
     assert status == 200 and told["kind"] == "text" and not told["training"]
     steps = [(each["name"], each["step"]) for each in told["checkpoints"]]
-    assert steps[0] == ("step_2", 2) and steps[-1] == ("step_4", 4) and len(steps) == 4
+    assert steps[0] == ("step_2", 2) and steps[-1] == ("step_6", 6) and len(steps) == 5
     assert 9999 not in [step for step, _ in told["curves"]["train"]]
     assert told["loss"] == min(loss for _, loss in told["curves"]["valid"])
     assert told["config"]["model"]["d_model"] == 16
@@ -369,6 +370,50 @@ def test_ctrl_c_ends_it_in_the_middle_of_a_text(own: Any) -> None:
         assert server.end() == 0
     assert time.monotonic() - began < 5
     assert server.said[-1] == "stopped\n" and "Traceback" not in "".join(server.said)
+
+
+def test_a_client_that_reads_nothing_gives_its_turn_away(monkeypatch) -> None:
+    monkeypatch.setattr(answers, "PATIENCE", 0.1)
+
+    async def silent() -> dict[str, Any]:
+        return await asyncio.Event().wait()
+
+    async def full(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def scene() -> list[int]:
+        queue, counted = Queue(0), []
+
+        def work(stop: threading.Event) -> Iterator[int]:
+            for number in itertools.count():
+                counted.append(number)
+                yield number
+
+        await asyncio.wait_for(Streamed(queue, work)({}, silent, full), 5)
+        assert queue.inside == 0
+        return [x async for batch in queue.run(lambda stop: iter_of(3)) for x in batch]
+
+    assert asyncio.run(scene()) == [0, 1, 2]
+
+
+def iter_of(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
+def test_a_request_that_never_arrives_is_not_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(guard, "PATIENCE", 0.1)
+    sent: list[dict[str, Any]] = []
+
+    async def stalled() -> dict[str, Any]:
+        return await asyncio.Event().wait()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/api/write", "headers": [(b"host", b"localhost")]}
+    asyncio.run(guard.Guard(None, "127.0.0.1", 1, None)(scope, stalled, send))
+    assert sent[0]["status"] == 408 and b"in time" in sent[1]["body"]
 
 
 @pytest.fixture

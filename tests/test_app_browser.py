@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.serving import Server, train
+from tests.serving import Server, runs_of_all_kinds
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -24,11 +24,7 @@ LONG = 100_000  # tokens: longer than any test waits
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("page")
-    train(folder, "data=toy_spam", "name=spam", "trainer.max_steps=2")
-    steps = ["trainer.keep_steps=true", "trainer.checkpoint_every=2", "trainer.max_steps=6"]
-    train(folder, "name=story", *steps)
-    return folder
+    return runs_of_all_kinds(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +227,7 @@ def test_inside_compare_and_runs(page: Page) -> None:
     texts = page.locator(".side .text").all_inner_texts()
     assert texts[0] != texts[1]
     view(page, "runs")
-    expect(page.locator("#list tbody tr")).to_have_count(2)
+    expect(page.locator("#list tbody tr")).to_have_count(3)
     page.click("#about summary >> text=model")
     expect(page.locator("#about")).to_contain_text("d_model: 16")
 
@@ -247,6 +243,18 @@ def test_a_classifiers_page_is_another(page: Page) -> None:
     expect(page.locator("#classes")).to_contain_text("%")
     view(page, "learn")
     expect(page.locator("#learned")).to_contain_text("spam")
+
+
+def test_a_model_of_instructions_is_instructed(page: Page, folder: Path) -> None:
+    (run,) = (folder / "runs").glob("*_told")
+    page.select_option("#run", run.name)
+    expect(page.locator("#to-write")).to_have_text("Instruct")
+    page.fill("#prompt", "Swap the two words.")
+    page.fill("#input", "cat and king")
+    with page.expect_request("**/api/write") as asked:
+        page.press("#input", "Enter")
+    assert asked.value.post_data_json["input"] == "cat and king"
+    expect(page.locator(".sample.ended .top")).to_contain_text("Response")
 
 
 def test_a_phone_scrolls_in_one_direction(phone: Page) -> None:

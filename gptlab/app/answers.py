@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from gptlab.app.models import Missing
 from gptlab.app.queue import Busy, Queue
-from gptlab.errors import UserError
 from gptlab.endings import is_memory
+from gptlab.errors import UserError
 
 PATIENCE = 20.0  # seconds that a client may let what was sent lie, before it is taken for gone
 Work = Callable[[threading.Event], Generator[Any, None, None]]

@@ -35,7 +35,8 @@ export class Card {
 export async function writeInto(cards, request, signal, say) {
   const began = performance.now();
   let count = 0;
-  say("Waiting for the first token …");
+  say(request.sampling?.beams > 1 ? "Searching: the text is shown when it is found …"
+    : "Waiting for the first token …");
   try {
     await stream("/api/write", request, signal, (events) => {
       for (const event of events) if (event.event === "begin") cards.forEach((c) => { c.begin = event; });
