@@ -66,13 +66,13 @@ export class TokenText {
   }
 }
 
-// Rows of a word, a bar and a percentage; `mine` is set apart.
-export function bars(pairs, mine) {
+// Rows of a word, a bar and a percentage; `mine` is set apart; a bar of `most` is whole.
+export function bars(pairs, mine, most = 1) {
   const rows = make("div", { className: "rows" });
   for (const [word, p] of pairs) {
     const own = word === mine ? "mine" : "";
     const bar = make("i", { className: own });
-    bar.style.width = `${Math.max(1, 100 * p)}%`;
+    bar.style.width = `${Math.max(1, 100 * p / most)}%`;
     rows.append(make("span", { className: own }, visible(word)), bar,
       make("span", { className: "number" }, percent(p)));
   }
@@ -83,12 +83,12 @@ function showTip(token, span) {
   const tip = $("tip");
   const own = token.token ?? token.text;
   const rank = token.likeliest.findIndex(([word]) => word === own);
-  const place = rank < 0 ? "not among the likeliest" : rank === 0 ? "the likeliest"
+  const place = rank < 0 ? "not among the ten" : rank === 0 ? "the likeliest"
     : `the likeliest but ${rank}`;
   const sentence = make("p", { role: "status" },
     make("b", {}, visible(own)), ` had ${percent(token.probability)}, ${place}`);
   const others = rank < 0 ? [...token.likeliest, [own, token.probability]] : token.likeliest;
-  tip.replaceChildren(sentence, bars(others, own));
+  tip.replaceChildren(sentence, bars(others, own, Math.max(...others.map(([, p]) => p))));
   tip.hidden = false;
   const box = span.getClientRects()[0] ?? span.getBoundingClientRect();
   const { width, height } = tip.getBoundingClientRect();
