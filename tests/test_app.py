@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import math
+import shlex
 import shutil
 import socket
 import threading
@@ -31,6 +32,7 @@ from gptlab.generation.write import framed
 from gptlab.model.checkpoint import Loaded
 from gptlab.model.pretrained import open_model
 from tests.serving import Server, runs_of_all_kinds
+from tests.test_commands import COMMANDS
 
 PROMPT = "Once upon a time"
 ENDLESS = {"sampling": {"temperature": 0}, "max_new_tokens": 1_000_000}
@@ -83,6 +85,12 @@ def by_hand(model: Loaded, **more: Any) -> list[Any]:
     ids = prompt_ids(model.tokenizer, PROMPT, model.eot_first)
     *_, samples = generate(model.net, model.tokenizer, ids, SamplingConfig(top_p=0.9), **settings)
     return samples
+
+
+def test_the_command_of_the_readme_opens_the_page(own: Any) -> None:
+    (line,) = (command for command in COMMANDS if "gptlab.app" in command)
+    status, page = own(*shlex.split(line)[3:]).ask("/")
+    assert status == 200 and "<title>gptlab</title>" in page
 
 
 def test_a_text_streams_as_the_engine_writes_it(folder: Path, server: Server) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
-TOGETHER = 0.02  # seconds: events that come faster are sent together
+TOGETHER = 0.04  # seconds: events that come faster are sent together
 
 
 class Busy(Exception):
@@ -32,7 +32,7 @@ class Queue:
     async def run(
         self, work: Callable[[threading.Event], Generator[T, None, None]]
     ) -> AsyncIterator[list[T]]:
-        """What the work yields, the first event at once, then those of a moment together.
+        """What the work yields, at first each event at once, then those of a moment together.
 
         The work is given an event that is set as soon as it is to stop. Raises Busy instead of
         waiting behind too many, and what the work raises.
@@ -61,7 +61,7 @@ class Queue:
                 if not events:
                     return
                 yield events
-                together = TOGETHER
+                together = min(together + TOGETHER / 8, TOGETHER)
         finally:
             stop.set()
             # After the event that is being computed, and before the next one's turn: there is but

@@ -1,12 +1,15 @@
 """The page beside the engine alone: `python -m gptlab.bench.page RUN`.
 
 Starts the server on a run, asks as a browser does, and prints: seconds until the page is served,
-milliseconds to the first token, and tokens a second, beside those of generate.py's loop.
+milliseconds to the first token, and tokens a second, beside those of generate.py's loop; and, where
+there is Chromium, milliseconds from the key to the first token drawn.
 """
 
 import argparse
 import http.client
+import importlib.util
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -56,6 +59,37 @@ def texts(port: int, rounds: int) -> Iterator[tuple[float, float]]:
         connection.close()
 
 
+NOTE_FIRST = """() => {
+  window.first = null;
+  document.getElementById("samples").replaceChildren();
+  const press = () => { window.pressed = performance.now(); };
+  addEventListener("keydown", press, { once: true, capture: true });
+  new MutationObserver((_, observer) => {
+    if (!document.querySelector(".token")) return;
+    observer.disconnect();
+    requestAnimationFrame(() => { window.first = performance.now() - window.pressed; });
+  }).observe(document.getElementById("samples"), { childList: true, subtree: true });
+}"""
+
+
+def seen(port: int, chromium: str, rounds: int) -> Iterator[tuple[float, str]]:
+    """In a browser: seconds from the key to the first token drawn, and the page's own figures."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("html[data-ready]")
+        for seed in range(rounds):
+            page.fill("#seed", str(seed))
+            page.evaluate(NOTE_FIRST)
+            page.press("#prompt", "Enter")
+            page.wait_for_selector(".sample.ended", timeout=120_000)
+            yield page.evaluate("window.first") / 1000, page.inner_text("#status")
+        browser.close()
+
+
 def alone(run: str, root: str, rounds: int) -> Iterator[float]:
     """Tokens a second of the engine, without a page."""
     model = open_model(runs.find_checkpoint(run, root))
@@ -78,6 +112,8 @@ def main() -> None:
     server, port, ready = served(given.run, given.root)
     try:
         firsts, rates = zip(*texts(port, given.rounds), strict=True)
+        chromium = shutil.which("chromium") if importlib.util.find_spec("playwright") else None
+        drawn = list(seen(port, chromium, given.rounds)) if chromium else []
     finally:
         server.terminate()
         server.wait()
@@ -85,6 +121,9 @@ def main() -> None:
     first, usual = 1000 * firsts[0], 1000 * statistics.median(firsts)
     print(f"{first:.0f} ms to the very first token, {usual:.0f} ms in the median")
     print(f"{statistics.median(rates):.0f} tokens/s; the engine alone {engine:.0f}")
+    if drawn:
+        usual = 1000 * statistics.median(seconds for seconds, _ in drawn)
+        print(f"{usual:.0f} ms from the key to the first token drawn, in Chromium; {drawn[-1][1]}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ export class TokenText {
   constructor(given = "", label = "Text") {
     this.tokens = [];
     this.at = -1;
+    this.scrolls = false; // whether its end is kept in sight; to measure that costs a layout
     this.element = make("div", { className: "text", tabIndex: 0, role: "group", "aria-label": label });
     if (given) this.element.append(make("span", { className: "given" }, given));
     this.element.addEventListener("pointerover", (event) => this.point(event.target));
@@ -26,9 +27,8 @@ export class TokenText {
       span.dataset.at = this.tokens.push(token) - 1;
       return word ? [space, span] : [span]; // the space before a word may end a line: no colour
     });
-    const follows = this.element.scrollHeight - this.element.scrollTop - this.element.clientHeight < 40;
     this.element.append(...spans);
-    if (follows) this.element.scrollTop = this.element.scrollHeight;
+    if (this.scrolls) this.element.scrollTop = this.element.scrollHeight;
   }
 
   get text() {

@@ -46,6 +46,7 @@ async function write(prompt, plain = false) {
   cards = Array.from({ length: asked.n ?? 1 }, (_, i) =>
     new Card(asked.n > 1 ? `Sample ${i + 1}` : instructs ? "Response" : "Sample", instructs ? "" : prompt, instructs ? [buttons[2]] : buttons));
   $("samples").classList.toggle("several", cards.length > 1);
+  cards.forEach((card) => { card.tokens.scrolls = cards.length > 1; });
   $("samples").replaceChildren(...cards.map((card) => card.element));
   busy(true);
   trouble();
