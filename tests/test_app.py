@@ -198,6 +198,15 @@ def test_only_this_machine_and_this_page_may_ask(server: Server) -> None:
         assert allowed or (status == 403 and told["error"])
 
 
+def test_on_another_address_names_are_checked_too() -> None:
+    watch = guard.Guard(None, "0.0.0.0", 1, "a-long-secret-of-ours")
+    for named in ("192.168.0.7:1", "[fe80::1]:1", "localhost"):  # cannot be pointed elsewhere
+        watch.check_host(named)
+    for named in ("evil.example", "", "192.168.0.7.evil.example", "a b", "[::1"):
+        with pytest.raises(guard.Refused):
+            watch.check_host(named)
+
+
 def test_no_address_is_a_file(server: Server) -> None:
     names = ["../server.py", "%2e%2e/server.py", "page/index.html", "etc/passwd", "server.py"]
     for path in [*names, "index.html/", "docs/", "static/style.css"]:

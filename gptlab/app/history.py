@@ -5,6 +5,7 @@ A run that trains writes these files while they are read.
 
 import contextlib
 import csv
+import functools
 import json
 import math
 from pathlib import Path
@@ -35,7 +36,7 @@ def overview(shelf: Shelf) -> list[dict[str, Any]]:
 def summary(name: str, folder: Path) -> dict[str, Any]:
     config, told = read_config(folder), read_json(folder / "summary.json")
     model = config.get("model") or {}
-    losses = [loss for _, loss in curves(folder)["valid"]]
+    losses = [loss for _, loss in read_curves(folder)["valid"]]
     return {
         "name": name,
         "kind": kind(config),
@@ -74,6 +75,11 @@ def kind(config: dict[str, Any]) -> str:
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """As many points of each as can be seen."""
+    return {name: thinned(points) for name, points in read_curves(folder).items()}
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Each as (step, value), of metrics.csv; a line that is being written is left out."""
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in CURVES}
     with contextlib.suppress(OSError, csv.Error), (folder / "metrics.csv").open(newline="") as file:
@@ -83,7 +89,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
                     value = float(row[column])
                     if math.isfinite(value):
                         found[name].append((int(row["step"]), value))
-    return {name: thinned(points) for name, points in found.items()}
+    return found
 
 
 def thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -107,8 +113,15 @@ def samples(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError):
+        return parsed(folder / "config.yaml", (folder / "config.yaml").stat().st_mtime_ns)
+    return {}
+
+
+@functools.lru_cache(1000)  # of many runs this would take seconds each time
+def parsed(path: Path, _written: int) -> dict[str, Any]:
+    with contextlib.suppress(OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
     return {}
 

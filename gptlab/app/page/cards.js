@@ -44,7 +44,7 @@ export async function writeInto(cards, request, signal, say) {
       count += tokens.length;
       cards.forEach((card, i) => card.tokens.add(tokens.filter((token) => token.sample === i)));
       const seconds = (performance.now() - began) / 1000;
-      say(`Writing: ${count} tokens, ${Math.round(count / seconds)} a second`);
+      say(`Writing: ${count} tokens, ${Math.round(count / seconds)} a second`, true);
       for (const event of events) if (event.event === "end") end(cards, event, say);
     });
     return true;

@@ -1,6 +1,6 @@
 // Compare: two runs or checkpoints, one beginning.
 import { get } from "./api.js";
-import { $, enterSends, make, trouble, whole } from "./dom.js";
+import { $, enterSends, make, tell, trouble, whole } from "./dom.js";
 import { Card, writeInto } from "./cards.js";
 import { settings } from "./settings.js";
 import { fill, state, words } from "./state.js";
@@ -73,7 +73,9 @@ async function write() {
   });
   try {
     for (const [i, side] of sides.entries()) { // one after the other: each has the machine to itself
-      const say = (told) => { if (running === mine) $("compare-status").textContent = `${i ? "Right" : "Left"}: ${told}`; };
+      const say = (told, going) => {
+        if (running === mine) tell($("compare-status"), `${i ? "Right" : "Left"}: ${told}`, going);
+      };
       if (!await writeInto([cards[i]], { ...settings(), ...side.which, prompt, n: 1 }, mine.signal, say)) break;
     }
   } catch (error) {

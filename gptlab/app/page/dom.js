@@ -21,6 +21,12 @@ export const percent = (p) => p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0
 
 export const whole = (number) => number?.toLocaleString("en") ?? "–";
 
+// Words of how it goes. Read out are those that will stay, not each count on the way (`going`).
+export function tell(place, words, going = false) {
+  place.setAttribute("aria-live", going ? "off" : "polite");
+  place.textContent = words;
+}
+
 let timer;
 // An error in plain words, for a while; nothing takes it away.
 export function trouble(words) {

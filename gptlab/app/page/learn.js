@@ -1,5 +1,5 @@
 // Watch it learn: the same beginning and seed at each checkpoint, the loss above.
-import { $, trouble } from "./dom.js";
+import { $, tell, trouble } from "./dom.js";
 import { stopped } from "./api.js";
 import { Card, writeInto } from "./cards.js";
 import { draw, near } from "./chart.js";
@@ -104,7 +104,7 @@ async function text(which, checkpoint, prompt, mine) {
   const seed = Math.max(0, Math.floor(Number($("learn-seed").value) || 0));
   const request = { ...settings(), ...which, prompt, seed, n: 1 };
   const key = JSON.stringify([request, checkpoint.written]);
-  const say = (words) => { if (running === mine) $("learn-status").textContent = words; };
+  const say = (words, going) => { if (running === mine) tell($("learn-status"), words, going); };
   let card = kept.get(key);
   if (card) {
     $("learned").replaceChildren(card.element);

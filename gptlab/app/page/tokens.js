@@ -86,7 +86,7 @@ function showTip(token, span) {
   const place = rank < 0 ? "not among the ten" : rank === 0 ? "the likeliest"
     : `the likeliest but ${rank}`;
   const sentence = make("p", { role: "status" },
-    make("b", {}, visible(own)), ` had ${percent(token.probability)}, ${place}`);
+    make("b", {}, own.trim() || visible(own)), ` had ${percent(token.probability)}, ${place}`);
   const others = rank < 0 ? [...token.likeliest, [own, token.probability]] : token.likeliest;
   tip.replaceChildren(sentence, bars(others, own, Math.max(...others.map(([, p]) => p))));
   tip.hidden = false;

@@ -1,5 +1,5 @@
 // Write: a beginning, and what the model makes of it. Of a model that follows instructions: instruct.
-import { $, enterSends, trouble } from "./dom.js";
+import { $, enterSends, tell, trouble } from "./dom.js";
 import { Card, writeInto } from "./cards.js";
 import { seedNow, settings } from "./settings.js";
 import { state } from "./state.js";
@@ -63,7 +63,7 @@ async function write(prompt, plain = false) {
 }
 
 // The status line is that of the latest request.
-const say = (mine) => (words) => { if (running === mine) $("status").textContent = words; };
+const say = (mine) => (words, going) => { if (running === mine) tell($("status"), words, going); };
 
 function busy(yes) {
   $("stop").disabled = !yes;
@@ -85,5 +85,5 @@ function edit(card) {
 
 async function copy(card) {
   await navigator.clipboard.writeText(card.text).catch((error) => trouble(error.message));
-  $("status").textContent = "Copied.";
+  tell($("status"), "Copied.");
 }
