@@ -30,7 +30,7 @@ function row({ name, low, high, step, value, optional, help }) {
     : make("label", { htmlFor: id }, NAMES[name]);
   if (optional) number.setAttribute("aria-label", NAMES[name]);
   const element = make("div", { className: "setting" }, title, number, range,
-    make("p", { className: "hint", id: `${id}-help` }, help));
+    make("p", { className: "hint", id: `${id}-help` }, `${help} (${low} to ${high})`));
   const shade = () => element.classList.toggle("off", use !== null && !use.checked);
   const touched = () => { if (use) use.checked = true; shade(); };
   range.addEventListener("input", () => { number.value = range.value; touched(); });
