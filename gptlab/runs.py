@@ -146,8 +146,11 @@ def latest(root: Path) -> Path:
 
 
 def began(folder: Path) -> float:
-    """When a run began: its configuration is the first thing written."""
-    return beginning(folder).stat().st_mtime
+    """When a run or sweep began, by the first thing written; raises OSError where there is none."""
+    for name in ("config.yaml", "sweep.json"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return (folder / name).stat().st_mtime
+    raise FileNotFoundError(folder)
 
 
 def unfinished(run: str, run_root: str) -> Path | None:
@@ -168,14 +171,12 @@ def unfinished(run: str, run_root: str) -> Path | None:
 
 def newest_first(folders: list[Path]) -> list[Path]:
     """Of these, those that hold a run or a sweep, the latest begun first."""
-    found = [folder for folder in folders if beginning(folder) and folder.name[0] != "."]
-    return sorted(found, key=lambda path: (began(path), path.name), reverse=True)
-
-
-def beginning(folder: Path) -> Path | None:
-    """The first file of a run or a sweep, written when it began."""
-    files = (folder / "config.yaml", folder / "sweep.json")
-    return next((file for file in files if file.is_file()), None)
+    found = []
+    for folder in folders:
+        with contextlib.suppress(OSError):  # one that is being removed
+            if folder.name[0] != ".":
+                found.append((began(folder), folder.name, folder))
+    return [folder for *_, folder in sorted(found, reverse=True)]
 
 
 def finished(folder: Path) -> bool:

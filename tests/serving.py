@@ -20,7 +20,14 @@ from typing import Any
 
 import pytest
 
+from gptlab.config import SamplingConfig
+from gptlab.generation.engine import generate, prompt_ids
+from gptlab.model.checkpoint import Loaded
+from gptlab.model.pretrained import open_model
 from tests.conftest import ROOT
+
+PROMPT = "Once upon a time"
+ENDLESS = {"sampling": {"temperature": 0}, "max_new_tokens": 1_000_000}
 
 
 class Server:
@@ -131,3 +138,52 @@ def runs_of_all_kinds(factory: pytest.TempPathFactory) -> Path:
 
 
 KEEP = ["trainer.keep_steps=true", "trainer.checkpoint_every=2", "trainer.max_steps=6"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of all three kinds; the one that writes is the latest."""
+    return runs_of_all_kinds(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    server = Server(folder, "max_new_tokens=1000000", "waiting=4")
+    yield server
+    assert server.end() == 0
+
+
+@pytest.fixture
+def own(folder: Path, tmp_path: Path) -> Iterator[Any]:
+    """`own("key=value")`: a server of the test's own, with runs of its own."""
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    servers = []
+
+    def start(*arguments: str) -> Server:
+        servers.append(Server(tmp_path, *arguments))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.end()
+
+
+def run_of(folder: Path, name: str) -> Path:
+    (found,) = (folder / "runs").glob(f"*_{name}")
+    return found
+
+
+def model_of(folder: Path, name: str = "story", checkpoint: str = "best") -> Loaded:
+    return open_model(run_of(folder, name) / "checkpoints" / f"{checkpoint}.ckpt")
+
+
+def texts(events: list[dict[str, Any]], n: int = 1) -> list[str]:
+    tokens = [event for event in events if event["event"] == "token"]
+    return ["".join(t["text"] for t in tokens if t["sample"] == i) for i in range(n)]
+
+
+def by_hand(model: Loaded, **more: Any) -> list[Any]:
+    settings = {"n": 2, "max_new_tokens": 12, "seed": 5, "scored": True} | more
+    ids = prompt_ids(model.tokenizer, PROMPT, model.eot_first)
+    *_, samples = generate(model.net, model.tokenizer, ids, SamplingConfig(top_p=0.9), **settings)
+    return samples

@@ -1,90 +1,26 @@
-"""The page's server: what it answers, whom it refuses, and that nothing makes it hang."""
+"""The page's server: what it answers."""
 
-import asyncio
-import importlib.util
-import itertools
-import json
 import math
 import shlex
-import shutil
 import socket
-import threading
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
-from gptlab.app import answers, guard
-from gptlab.app.answers import Streamed
-from gptlab.app.queue import Queue
 from gptlab.app.server import PAGE
 from gptlab.config import GenerateConfig, SamplingConfig
+from gptlab.data.tokenizer import decode
 from gptlab.evaluation.attention import attention
 from gptlab.evaluation.classification import probabilities
-from gptlab.evaluation.inside import expectations, logit_lens
+from gptlab.evaluation.inside import expectations, logit_lens, neighbours
 from gptlab.generation.beam import beam_search
-from gptlab.generation.engine import generate, prompt_ids
+from gptlab.generation.engine import prompt_ids
 from gptlab.generation.write import framed
-from gptlab.model.checkpoint import Loaded
-from gptlab.model.pretrained import open_model
-from tests.serving import Server, runs_of_all_kinds
+from tests.serving import PROMPT, Server, by_hand, model_of, run_of, texts
 from tests.test_commands import COMMANDS
 
-PROMPT = "Once upon a time"
-ENDLESS = {"sampling": {"temperature": 0}, "max_new_tokens": 1_000_000}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of all three kinds; the one that writes is the latest."""
-    return runs_of_all_kinds(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
-    server = Server(folder, "max_new_tokens=1000000", "waiting=4")
-    yield server
-    assert server.end() == 0
-
-
-@pytest.fixture
-def own(folder: Path, tmp_path: Path) -> Iterator[Any]:
-    """`own("key=value")`: a server of the test's own, with runs of its own."""
-    shutil.copytree(folder / "runs", tmp_path / "runs")
-    servers = []
-
-    def start(*arguments: str) -> Server:
-        servers.append(Server(tmp_path, *arguments))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.end()
-
-
-def run_of(folder: Path, name: str) -> Path:
-    (found,) = (folder / "runs").glob(f"*_{name}")
-    return found
-
-
-def model_of(folder: Path, name: str = "story", checkpoint: str = "best") -> Loaded:
-    return open_model(run_of(folder, name) / "checkpoints" / f"{checkpoint}.ckpt")
-
-
-def texts(events: list[dict[str, Any]], n: int = 1) -> list[str]:
-    tokens = [event for event in events if event["event"] == "token"]
-    return ["".join(t["text"] for t in tokens if t["sample"] == i) for i in range(n)]
-
-
-def by_hand(model: Loaded, **more: Any) -> list[Any]:
-    settings = {"n": 2, "max_new_tokens": 12, "seed": 5, "scored": True} | more
-    ids = prompt_ids(model.tokenizer, PROMPT, model.eot_first)
-    *_, samples = generate(model.net, model.tokenizer, ids, SamplingConfig(top_p=0.9), **settings)
-    return samples
+pytest_plugins = ["tests.serving"]
 
 
 def test_the_command_of_the_readme_opens_the_page(own: Any) -> None:
@@ -179,147 +115,6 @@ def test_bad_input_is_told_in_a_sentence(server: Server, name: str) -> None:
     assert words in told["error"] and list(told) == ["error"]
 
 
-def test_only_this_machine_and_this_page_may_ask(server: Server) -> None:
-    own = f"http://127.0.0.1:{server.port}"
-    for headers, allowed in [
-        ({"Host": "evil.example"}, False),
-        ({"Host": f"127.0.0.1.evil.example:{server.port}"}, False),
-        ({"Host": "192.168.0.7"}, False),
-        ({"Host": f"localhost:{server.port}"}, True),
-        ({"Origin": "http://evil.example"}, False),
-        ({"Origin": "null"}, False),
-        ({"Origin": "http://127.0.0.1:1"}, False),
-        ({"Origin": own}, True),
-        ({"Sec-Fetch-Site": "cross-site"}, False),
-        ({"Sec-Fetch-Site": "same-origin"}, True),
-    ]:
-        status, told = server.ask("/api/runs", headers=headers)
-        assert (status == 200) is allowed, (headers, told)
-        assert allowed or (status == 403 and told["error"])
-
-
-def test_on_another_address_names_are_checked_too() -> None:
-    watch = guard.Guard(None, "0.0.0.0", 1, "a-long-secret-of-ours")
-    for named in ("192.168.0.7:1", "[fe80::1]:1", "localhost"):  # cannot be pointed elsewhere
-        watch.check_host(named)
-    for named in ("evil.example", "", "192.168.0.7.evil.example", "a b", "[::1"):
-        with pytest.raises(guard.Refused):
-            watch.check_host(named)
-
-
-def test_no_address_is_a_file(server: Server) -> None:
-    names = ["../server.py", "%2e%2e/server.py", "page/index.html", "etc/passwd", "server.py"]
-    for path in [*names, "index.html/", "docs/", "static/style.css"]:
-        connection = socket.create_connection(("127.0.0.1", server.port))
-        with connection:
-            connection.sendall(
-                f"GET /{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-            )
-            answer = b"".join(iter(lambda c=connection: c.recv(4096), b""))
-        assert not answer.startswith(b"HTTP/1.1 200"), path
-        assert b"fastapi" not in answer
-
-
-def test_a_token_is_needed_where_there_is_one(own: Any) -> None:
-    token = "a-long-secret-of-ours"
-    server = own(f"token={token}")
-    assert server.ask("/")[0] == 401
-    assert server.ask("/api/runs")[0] == 401
-    assert server.ask("/api/runs", headers={"Authorization": "Bearer wrong"})[0] == 401
-    assert server.ask("/?token=wrong")[0] == 401
-    assert server.ask("/api/runs", headers={"Authorization": f"Bearer {token}"})[0] == 200
-    cookie = f"gptlab_{server.port}={token}"
-    assert server.ask("/api/runs", headers={"Cookie": cookie})[0] == 200
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(f"GET /?token={token} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        answer = connection.recv(4096).decode().lower()
-    assert answer.startswith("http/1.1 303") and "httponly; samesite=strict" in answer
-
-
-def test_other_machines_only_with_a_token(command) -> None:
-    result = command("gptlab.app.__main__", "host=0.0.0.0")
-    assert result.code == 2 and "give it a token" in result.err and result.err.count("\n") == 1
-    result = command("gptlab.app.__main__", "token=short")
-    assert result.code == 2 and "16 to 200" in result.err
-
-
-def test_a_port_in_use_and_a_missing_extra_are_one_line(command, server, folder, monkeypatch):
-    named = ["open_browser=false", f"run_root={folder / 'runs'}", f"port={server.port}"]
-    result = command("gptlab.app.__main__", *named)
-    assert result.code == 2 and "in use" in result.err and result.err.count("\n") == 1
-    find = importlib.util.find_spec
-    hidden = lambda name, *more: None if name == "uvicorn" else find(name, *more)  # noqa: E731
-    monkeypatch.setattr(importlib.util, "find_spec", hidden)
-    result = command("gptlab.app.__main__", *named)
-    assert result.code == 2 and "pip install -e '.[app]'" in result.err
-
-
-def test_who_leaves_stops_the_computing(own: Any) -> None:
-    server = own("max_new_tokens=1000000", "waiting=0")
-    with server.streaming(prompt=PROMPT, **ENDLESS) as answer:
-        answer.readline()
-        status, told = server.ask("/api/write", {"prompt": PROMPT, "max_new_tokens": 1})
-        assert status == 429 and "try again" in told["error"]
-    ends = time.monotonic() + 5
-    while server.ask("/api/write", {"prompt": PROMPT, "max_new_tokens": 1})[0] == 429:
-        assert time.monotonic() < ends
-    # A search with beams shows nothing before its end, and is stopped as well.
-    asked = {"prompt": PROMPT, "max_new_tokens": 20_000, "sampling": {"beams": 16}}
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        content = json.dumps(asked)
-        head = "POST /api/write HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
-        connection.sendall(f"{head}\r\nContent-Length: {len(content)}\r\n\r\n{content}".encode())
-        time.sleep(1)
-    ends = time.monotonic() + 5
-    while server.ask("/api/write", {"prompt": PROMPT, "max_new_tokens": 1})[0] == 429:
-        assert time.monotonic() < ends
-
-
-def test_those_who_wait_have_their_turn(own: Any) -> None:
-    server = own("max_new_tokens=1000000", "waiting=1")
-    with ThreadPoolExecutor(2) as pool:
-        with server.streaming(prompt=PROMPT, **ENDLESS) as answer:
-            answer.readline()
-            waits = pool.submit(server.write, prompt=PROMPT, max_new_tokens=2)
-            time.sleep(0.5)
-            assert not waits.done()
-            assert server.ask("/api/write", {"prompt": PROMPT})[0] == 429
-        assert waits.result(20)[-1]["event"] == "end"
-
-
-def test_fifty_at_once_are_answered_and_memory_stays(server: Server) -> None:
-    def ask(number: int) -> int:
-        return server.ask("/api/write", {"prompt": PROMPT, "max_new_tokens": 20, "seed": number})[0]
-
-    held = []
-    with ThreadPoolExecutor(50) as pool:
-        for _ in range(4):
-            found = list(pool.map(ask, range(50)))
-            assert set(found) <= {200, 429} and found.count(200) >= 5
-            held.append(server.resident())
-    assert held[-1] - held[0] < 30e6
-    assert server.write(prompt=PROMPT, max_new_tokens=1)
-
-
-def test_a_checkpoint_that_is_removed_or_written_anew(own: Any, tmp_path: Path) -> None:
-    server = own("max_new_tokens=1000000")
-    place = run_of(tmp_path, "story") / "checkpoints"
-    with server.streaming(prompt=PROMPT, checkpoint="step_2", **ENDLESS) as answer:
-        assert json.loads(answer.readline())["step"] == 2
-        (place / "step_2.ckpt").unlink()
-        assert all(json.loads(answer.readline())["event"] == "token" for _ in range(20))
-    status, told = server.ask("/api/write", {"prompt": PROMPT, "checkpoint": "step_2"})
-    assert status == 404 and "there is no checkpoint step_2" in told["error"]
-    shutil.copy(place / "step_4.ckpt", place / "step_2.ckpt")
-    assert server.write(prompt=PROMPT, checkpoint="step_2", max_new_tokens=1)[0]["step"] == 4
-    (place / "step_4.ckpt").write_bytes(b"damaged")
-    status, told = server.ask("/api/write", {"prompt": PROMPT, "checkpoint": "step_4"})
-    assert status == 400 and "not a checkpoint" in told["error"]
-    shutil.rmtree(place.parent)
-    assert server.ask("/api/write", {"prompt": PROMPT})[0] == 404
-    assert {run["name"][18:] for run in server.ask("/api/runs")[1]} == {"told", "spam"}
-
-
 def test_a_runs_history(own: Any, tmp_path: Path) -> None:
     server, run = own(), run_of(tmp_path, "story")
     with (run / "metrics.csv").open("a") as file:
@@ -351,6 +146,15 @@ def test_looks_inside_are_those_of_the_framework(folder: Path, server: Server) -
     found = expectations(model.net, ids, model.tokenizer.vocab_size)
     assert [token["rank"] for token in told["tokens"]] == [each.rank for each in found]
     assert server.ask("/api/attention", {"text": text, "layer": 9})[0] == 400
+    _, alike = server.ask("/api/neighbours", {"text": text})
+    by_word = {decode(model.tokenizer, [id]): id for id in ids}
+    for each in alike["tokens"]:
+        near = neighbours(model.net, by_word[each["token"]], model.tokenizer.vocab_size, most=8)
+        assert [word for word, _ in each["neighbours"]] == [
+            decode(model.tokenizer, [id]) or "<|endoftext|>" for id, _ in near
+        ]
+    lengths = [len(each["token"]) for each in alike["tokens"]]
+    assert lengths == sorted(lengths, reverse=True) and len(lengths) >= 3
 
 
 def test_a_classifier_tells_classes_and_refuses_to_write(folder: Path, server: Server) -> None:
@@ -377,113 +181,6 @@ def test_an_instruction_stands_in_its_template(folder: Path, server: Server) -> 
     model.tokenizer.unknown = "skip"
     read = framed(GenerateConfig(input=asked["input"]), model, asked["prompt"])
     assert events[0]["prompt_tokens"] == len(model.tokenizer.encode(read)) + model.eot_first
-
-
-def test_ctrl_c_ends_it_in_the_middle_of_a_text(own: Any) -> None:
-    server = own("max_new_tokens=1000000")
-    with server.streaming(prompt=PROMPT, **ENDLESS) as answer:
-        answer.readline()
-        began = time.monotonic()
-        assert server.end() == 0
-    assert time.monotonic() - began < 5
-    assert server.said[-1] == "stopped\n" and "Traceback" not in "".join(server.said)
-
-
-def test_a_client_that_reads_nothing_gives_its_turn_away(monkeypatch) -> None:
-    monkeypatch.setattr(answers, "PATIENCE", 0.1)
-
-    async def silent() -> dict[str, Any]:
-        return await asyncio.Event().wait()
-
-    async def full(message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.body":
-            await asyncio.Event().wait()
-
-    async def scene() -> list[int]:
-        queue, counted = Queue(0), []
-
-        def work(stop: threading.Event) -> Iterator[int]:
-            for number in itertools.count():
-                counted.append(number)
-                yield number
-
-        await asyncio.wait_for(Streamed(queue, work)({}, silent, full), 5)
-        assert queue.inside == 0
-        return [x async for batch in queue.run(lambda stop: iter_of(3)) for x in batch]
-
-    assert asyncio.run(scene()) == [0, 1, 2]
-
-
-def iter_of(count: int) -> Iterator[int]:
-    yield from range(count)
-
-
-def test_a_request_that_never_arrives_is_not_waited_for(monkeypatch) -> None:
-    monkeypatch.setattr(guard, "PATIENCE", 0.1)
-    sent: list[dict[str, Any]] = []
-
-    async def stalled() -> dict[str, Any]:
-        return await asyncio.Event().wait()
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "path": "/api/write", "headers": [(b"host", b"localhost")]}
-    asyncio.run(guard.Guard(None, "127.0.0.1", 1, None)(scope, stalled, send))
-    assert sent[0]["status"] == 408 and b"in time" in sent[1]["body"]
-
-
-@pytest.fixture
-def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-
-
-def test_openais_client_completes(folder: Path, client: openai.OpenAI) -> None:
-    settings = {"model": "gptlab", "prompt": PROMPT, "max_tokens": 12, "seed": 5, "top_p": 0.9}
-    samples = by_hand(model_of(folder))
-    whole = client.completions.create(**settings, n=2, logprobs=3)
-    assert [choice.text for choice in whole.choices] == [sample.text for sample in samples]
-    told = whole.choices[0].logprobs
-    assert told.token_logprobs == pytest.approx(samples[0].logprobs)
-    assert all(len(each) == 3 for each in told.top_logprobs)
-    assert whole.usage.completion_tokens == sum(len(sample.logprobs) for sample in samples)
-    ways = {"stream": True, "stream_options": {"include_usage": True}}
-    chunks = list(client.completions.create(**settings, n=2, **ways))
-    for i, sample in enumerate(samples):
-        parts = [c.choices[0] for c in chunks if c.choices and c.choices[0].index == i]
-        assert "".join(part.text for part in parts) == sample.text
-        assert [part.finish_reason for part in parts][-1] in ("stop", "length")
-    assert chunks[-1].usage == whole.usage
-
-
-def test_openais_client_has_its_other_fields(folder: Path, client: openai.OpenAI) -> None:
-    run = run_of(folder, "story").name
-    assert run in [model.id for model in client.models.list().data]
-    settings = {"model": f"{run}:step_4", "max_tokens": 8, "temperature": 0}
-    text = client.completions.create(**settings, prompt=PROMPT).choices[0].text
-    echoed = client.completions.create(**settings, prompt=PROMPT, echo=True).choices[0].text
-    assert echoed == PROMPT + text
-    stop = text[3:5]
-    cut = client.completions.create(**settings, prompt=PROMPT, stop=stop).choices[0]
-    assert cut.text == text[: text.find(stop)] and cut.finish_reason == "stop"
-    tokens = model_of(folder).tokenizer.encode(PROMPT)
-    both = client.completions.create(**settings, prompt=[PROMPT, "One day"])
-    assert both.choices[0].text == text and both.choices[1].index == 1
-    if not model_of(folder).eot_first:
-        assert client.completions.create(**settings, prompt=tokens).choices[0].text == text
-    settings = {"model": run, "prompt": PROMPT, "max_tokens": 8, "seed": 2, "logprobs": 0}
-    best = client.completions.create(**settings, best_of=4, top_p=0.9).choices
-    samples = by_hand(model_of(folder), n=4, seed=2, max_new_tokens=8)
-    assert [choice.text for choice in best] == [max(samples, key=lambda s: s.likelihood).text]
-
-
-def test_openais_client_is_told_what_is_wrong(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="there is no such run"):
-        client.completions.create(model="nope", prompt=PROMPT)
-    with pytest.raises(openai.BadRequestError, match="vocabulary lacks"):
-        client.completions.create(model="gptlab", prompt="ß", stream=True)
-    with pytest.raises(openai.UnprocessableEntityError, match="presence_penalty"):
-        client.completions.create(model="gptlab", prompt=PROMPT, presence_penalty=1.0)
 
 
 def test_the_page_needs_no_other_address(server: Server) -> None:

@@ -9,7 +9,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.serving import Server, runs_of_all_kinds
+from tests.serving import Server
+
+pytest_plugins = ["tests.serving"]
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -20,11 +22,6 @@ pytestmark = [
 ]
 VIEWS = ["write", "learn", "inside", "compare", "runs"]
 LONG = 100_000  # tokens: longer than any test waits
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs_of_all_kinds(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +209,7 @@ def test_inside_compare_and_runs(page: Page) -> None:
     view(page, "inside")
     page.wait_for_selector("#looks:visible")
     assert page.locator("#heads canvas").count() == 2
+    assert page.locator("#neighbours tr").count() >= 3
     assert page.locator("#lens tr").count() == 4  # two layers, the embedding, and the text
     with page.expect_response("**/api/attention"):
         page.select_option("#layer", "1")

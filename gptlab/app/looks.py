@@ -11,10 +11,12 @@ from gptlab.errors import UserError
 from gptlab.evaluation.attention import attention
 from gptlab.evaluation.classification import probabilities
 from gptlab.evaluation.inside import expectations, logit_lens
+from gptlab.evaluation.inside import neighbours as alike
 from gptlab.generation.engine import prompt_ids
 from gptlab.model.checkpoint import Loaded
 
 SHOWN = 96  # tokens: more cannot be read
+NAMED = 8  # tokens whose neighbours are told
 
 
 def tokens_of(model: Loaded, text: str, unknown: str) -> list[int]:
@@ -71,6 +73,19 @@ def surprises(model: Loaded, text: str, unknown: str) -> dict[str, Any]:
         for each in found
     ]
     return {"first": word(model.tokenizer, ids[0]), "tokens": expected}
+
+
+def neighbours(model: Loaded, text: str, unknown: str) -> dict[str, Any]:
+    """Of the longest words of a text: the tokens whose embeddings point the same way, each with the
+    cosine of the angle between them."""
+    ids = tokens_of(model, text, unknown)
+    longest = sorted(dict.fromkeys(ids), key=lambda id: -len(word(model.tokenizer, id)))
+    told = []
+    for id in [id for id in longest if id != model.tokenizer.eot][:NAMED]:
+        near = alike(model.net, id, model.tokenizer.vocab_size, most=8)
+        named = [[word(model.tokenizer, other), round(cosine, 4)] for other, cosine in near]
+        told.append({"token": word(model.tokenizer, id), "neighbours": named})
+    return {"tokens": told}
 
 
 def classes(model: Loaded, text: str, unknown: str) -> dict[str, Any]:

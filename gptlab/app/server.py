@@ -113,6 +113,11 @@ def add_looks(app: FastAPI, shelf: Shelf, queue: Queue) -> None:
         """The next token as each layer has it."""
         return look(asked, lambda m: looks.lens(m, asked.text, asked.unknown))
 
+    @app.post("/api/neighbours")
+    async def neighbours(asked: Text) -> Response:
+        """Tokens that the model holds alike: those nearest to the longest words of the text."""
+        return look(asked, lambda m: looks.neighbours(m, asked.text, asked.unknown))
+
     @app.post("/api/surprise")
     async def surprise(asked: Text) -> Response:
         """How likely the model holds each token of the text, and what it expected instead."""

@@ -34,10 +34,12 @@ async function look() {
   $("look-status").textContent = "Looking …";
   trouble();
   try {
-    const [expected, layers] = await Promise.all([post("/api/surprise", request()), post("/api/lens", request())]);
+    const looks = ["surprise", "lens", "neighbours"].map((name) => post(`/api/${name}`, request()));
+    const [expected, layers, alike] = await Promise.all(looks);
     surprise(expected);
     lens(layers);
-    fill($("layer"), layers.layers.slice(1).map((_, i) => String(i)), undefined, (n) => `${Number(n) + 1}`);
+    neighbours(alike);
+    fill($("layer"), layers.layers.slice(1).map((_, i) => String(i)), undefined);
     await attention();
     $("looks").hidden = false;
     stale = false;
@@ -57,7 +59,7 @@ function surprise({ first, tokens }) {
 
 function lens({ tokens, layers }) {
   const rows = layers.map((layer, number) => {
-    const name = number ? `layer ${number}` : "embedding";
+    const name = number ? `layer ${number - 1}` : "embedding";
     const cells = layer.words.map((word, at) => {
       const cell = make("td", { title: `${visible(word)} ${percent(layer.probabilities[at])}` }, visible(word));
       cell.style.setProperty("--much", layer.probabilities[at]);
@@ -68,6 +70,13 @@ function lens({ tokens, layers }) {
   const head = make("tr", {}, make("th", { scope: "col" }, "reads"),
     ...tokens.map((token) => make("th", { scope: "col" }, visible(token))));
   $("lens").replaceChildren(make("table", {}, make("tbody", {}, ...rows.reverse(), head)));
+}
+
+function neighbours({ tokens }) {
+  const rows = tokens.map(({ token, neighbours }) => make("tr", {},
+    make("th", { scope: "row" }, visible(token)),
+    make("td", {}, neighbours.map(([word, cosine]) => `${visible(word)} ${cosine.toFixed(2)}`).join(", "))));
+  $("neighbours").replaceChildren(make("table", {}, make("tbody", {}, ...rows)));
 }
 
 async function attention() {
@@ -87,8 +96,8 @@ function thumbnail(table, number) {
     image.data.set([r, g, b, 255 * (weight / 1000) ** 0.4], 4 * at); // so that weak ones show
   });
   context.putImageData(image, 0, 0);
-  return make("button", { type: "button", role: "radio", "aria-label": `Head ${number + 1}`,
-    title: `Head ${number + 1}`, onclick: () => chooseHead(number), onkeydown: moveHead }, canvas);
+  return make("button", { type: "button", role: "radio", "aria-label": `Head ${number}`,
+    title: `Head ${number}`, onclick: () => chooseHead(number), onkeydown: moveHead }, canvas);
 }
 
 function moveHead(event) {
