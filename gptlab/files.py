@@ -66,3 +66,16 @@ def alive(process: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    """All of these files, or none."""
+    temporary = {folder / name: folder / f".{name}.tmp" for name in files}
+    try:
+        for aside, content in zip(temporary.values(), files.values(), strict=True):
+            aside.write_bytes(content)
+        for place, aside in temporary.items():
+            aside.replace(place)
+    finally:
+        for aside in temporary.values():
+            aside.unlink(missing_ok=True)

@@ -96,6 +96,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.decay": ("matrices", "all"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"),
 }
 

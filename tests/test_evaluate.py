@@ -16,7 +16,7 @@ from gptlab.data.corpus import Corpus
 from gptlab.data.loader import ValidationBatches
 from gptlab.data.windows import make_windows
 from gptlab.evaluation.overlap import compare
-from gptlab.evaluation.perplexity import score_documents
+from gptlab.evaluation.perplexity import read_documents, score_documents
 from gptlab.evaluation.stories import look_at, words_of
 from gptlab.model.checkpoint import load
 
@@ -159,11 +159,42 @@ def test_overlap_has_a_floor_and_real_endings_beside() -> None:
         (["suite=[perplexty]"], "did you mean 'perplexity'"),
         ([], "suite: name some of perplexity"),
         (["suite=[hellaswag]", "hellaswag.path=none"], "hellaswag.path=none"),
-        (["suite=[perplexity]", "stride=5"], "stride: is of windows"),
+        (["suite=[perplexity]", "stride=5"], "stride: is for windows"),
         (["suite=[perplexity]", "data=text", "data.path=none.txt"], "no such file"),
+        (["suite=[perplexity]", "precision=fp8"], "precision=fp8: must be one of"),
+        (["suite=[overlap]", "n=1"], "n: must be at least 2"),
+        (["suite=[stories]", "prompt=Xyloph§"], "unknown=skip"),
     ],
 )
 def test_mistakes_are_one_line(command, trained: Path, typed: list[str], words: str) -> None:
     result = command("gptlab.evaluate", *typed)
     assert result.code == 2 and words in result.err, result.err
     assert not (trained / "evaluation.json").exists()
+
+
+def test_what_was_measured_is_kept_when_a_later_suite_fails(command, trained: Path) -> None:
+    result = command("gptlab.evaluate", "suite=[perplexity,stories]", "prompt=Xyloph§", *QUICK)
+    assert result.code == 2 and "unknown=skip" in result.err
+    assert set(kept(trained)) == {"checkpoint", "step", "corpus", "perplexity"}
+    result = command(
+        "gptlab.evaluate", "suite=[stories]", "prompt=One§ day", "unknown=skip", *QUICK
+    )
+    assert result.code == 0, result.err
+    assert {"perplexity", "stories"} <= set(kept(trained))
+
+
+def test_another_checkpoint_takes_the_place_of_what_was_kept(command, trained: Path) -> None:
+    assert command("gptlab.evaluate", "suite=[perplexity]", "batch_size=1", *QUICK).code == 0
+    how, documents = read_documents(trained / "evaluation.npz")
+    assert '"most_tokens": 500' in how and '"stride": null' in how
+    figures = kept(trained)["perplexity"]["valid"]
+    assert documents["valid"].loss == pytest.approx(figures["loss"])
+    means = figures["perplexity_of_batch_means"]
+    assert means == pytest.approx(np.exp(documents["valid"].batch_means)) != figures["perplexity"]
+    last = f"run={trained / 'checkpoints' / 'last.ckpt'}"
+    assert command("gptlab.evaluate", "suite=[stories]", last, *QUICK).code == 0
+    assert "perplexity" not in kept(trained) and kept(trained)["checkpoint"] == "last.ckpt"
+    assert not (trained / "evaluation.npz").exists()
+    tags = EventAccumulator(str(trained)).Reload().Tags()["scalars"]
+    assert not [tag for tag in tags if tag.startswith("evaluation/perplexity")]
+    assert [path.name for path in trained.glob(".evaluation*")] == []

@@ -2,17 +2,20 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gptlab.evaluation.perplexity import Documents, difference, read_documents, save_documents
+from gptlab.evaluation.perplexity import Documents, difference, pack_documents, read_documents
+from gptlab.report.compare import against_the_best
 from gptlab.report.fit import fit_power_law, student
-from gptlab.report.gather import gather
+from gptlab.report.gather import Run, gather, labelled, read_samples
 from gptlab.report.markup import Html, element
-from gptlab.report.metrics import read_metrics
+from gptlab.report.metrics import Point, read_metrics
+from gptlab.report.page import scaling_plots
 from gptlab.report.plots import curves_over, on_axes
 from tests.conftest import TINY
 
@@ -77,7 +80,7 @@ def test_a_sweep_on_one_page(command, sweep: Path) -> None:
     assert pictures >= {"curves_by_steps.png", "curves_by_tokens.png", "curves_by_time.png"}
     assert pictures >= {"scaling_parameters.png", "scaling_compute.png"}
     assert len(pictures) == 6 and "validation loss by model.d_model and model.n_layer" in page.text
-    assert "interval of the exponent's size" in page.text
+    assert "interval of the exponent" in page.text
     assert "lowest: " in page.text  # of the two that were evaluated
     assert not list(Path("report").glob(".*"))
 
@@ -96,7 +99,7 @@ def test_an_unfinished_run_and_a_classifier_are_reported_too(command, trained: P
     result = command("train", *TINY, *spam)
     assert result.code == 0, result.err
     page = report(command, "runs")
-    assert "(not finished)" in page.text and "tells classes apart" in page.text
+    assert "(not finished)" in page.text and "of those that write" in page.text
     assert "valid/accuracy" in page.text
 
 
@@ -105,7 +108,7 @@ def test_an_unfinished_run_and_a_classifier_are_reported_too(command, trained: P
     [
         (["nothing"], "there is no such run"),
         (["empty"], "holds no run"),
-        (["damaged"], "config.yaml: cannot be read"),
+        (["damaged"], "config.yaml: is damaged"),
         (["runs", "--to", "mine"], "no report of gptlab's"),
         (["runs", "--to", "file"], "no report of gptlab's"),
         (["latest", "--prompt", "Xylophone§"], "Xylophone"),
@@ -194,25 +197,163 @@ def test_students_t_is_that_of_the_tables() -> None:
         assert student(freedom) == pytest.approx(quantile, abs=6e-4)
 
 
-def test_two_models_differ_or_do_not(tmp_path: Path) -> None:
-    random = np.random.default_rng(1)
-    tokens = random.integers(50, 150, size=400)
-    hard = random.normal(3, 1, size=400) * tokens  # documents differ far more than models
-    worse = Documents(hard + 0.05 * tokens + random.normal(0, 5, 400), tokens, tokens, 3.0)
-    better, same = (
-        Documents(hard + random.normal(0, 5, 400), tokens, tokens, 3.0) for _ in range(2)
-    )
+def documents(count: int, worse: float = 0, seed: int = 1) -> Documents:
+    """Of which some are far harder than others, for every model alike."""
+    random, own = np.random.default_rng(1), np.random.default_rng(seed)
+    tokens = random.integers(50, 150, size=count)
+    nats = (random.normal(3, 1, size=count) + worse) * tokens + own.normal(0, 5, count)
+    return Documents(nats, tokens, tokens, 3.0)
+
+
+def test_two_models_differ_or_do_not() -> None:
+    better, same, worse = documents(400), documents(400, seed=2), documents(400, 0.05, seed=3)
     more, low, high = difference(worse, better)
     assert 0 < low < more < high and more == pytest.approx(0.05, abs=0.02)
     assert worse.standard_error() > 0.04  # unpaired, it could not be told
     more, low, high = difference(same, better)
     assert low < 0 < high
-    save_documents(tmp_path / "evaluation.npz", {"valid": worse, "test": same})
-    read = read_documents(tmp_path / "evaluation.npz")
-    assert set(read) == {"valid", "test"} and read["valid"].loss == worse.loss
-    (tmp_path / "evaluation.npz").write_bytes(b"PK\x03\x04 damaged")
-    assert read_documents(tmp_path / "evaluation.npz") == {}
-    assert read_documents(tmp_path / "none.npz") == {}
+    assert difference(worse, better, confidence=0.9999)[1] < difference(worse, better)[1]
+
+
+def told(tmp_path: Path, *measured: tuple[str, Documents]) -> list[list[str]]:
+    """The rows of runs whose documents were scored in these ways."""
+    found = []
+    for number, (how, each) in enumerate(measured):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "evaluation.npz").write_bytes(pack_documents({"valid": each}, how))
+        assert read_documents(folder / "evaluation.npz")[0] == how
+        found.append(Run(folder, {}, {}, {}, {}, label=f"run {number}"))
+    return against_the_best(found)
+
+
+def test_runs_are_compared_where_they_were_scored_alike(tmp_path: Path) -> None:
+    alike = [("a", documents(400, 0.05, seed=3)), ("a", documents(400)), ("b", documents(400))]
+    first, second = told(tmp_path, *alike)
+    assert first[0] == "run 1, valid" and second[0] == "run 0, valid"
+    assert second[-1] == "differs"
+
+
+def test_chance_is_no_difference(tmp_path: Path) -> None:
+    few = [("a", documents(19, seed=seed)) for seed in range(2)]
+    assert "too few documents" in told(tmp_path, *few)[1][-1]
+    wrong = 0
+    for trial in range(20):  # of ten equal models, is any said to be another?
+        place = tmp_path / f"trial {trial}"
+        place.mkdir()
+        equal = [("a", documents(60, seed=10 * trial + seed)) for seed in range(10)]
+        wrong += any(row[-1] == "differs" for row in told(place, *equal))
+    assert wrong <= 3  # 5 % are allowed
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"no archive"])
+def test_damaged_documents_are_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "evaluation.npz").write_bytes(content)
+    assert read_documents(tmp_path / "evaluation.npz") == ("", {})
+    assert read_documents(tmp_path / "none.npz") == ("", {})
+
+
+def run(label: str = "a", **summary) -> Run:
+    config = {"model.tied_head": False, "model.vocab_size": 10, "model.d_model": 4}
+    config |= {"model.position": "learned", "model.context_length": 8}
+    facts = {
+        "parameters": 1000,
+        "tokens": 50,
+        "after": {"valid/loss": 2.0},
+        "corpus": {"name": "c"},
+    }
+    return Run(Path(label), config, {}, facts | summary, {}, label=label)
+
+
+def test_compute_is_six_operations_a_weight_that_is_multiplied() -> None:
+    assert run().compute == 6 * (1000 - 10 * 4 - 8 * 4) * 50
+    tied = run()
+    tied.config |= {"model.tied_head": True, "model.position": "rotary"}
+    assert tied.compute == 6 * 1000 * 50
+
+
+def test_scaling_is_of_one_text_above_its_best_possible() -> None:
+    pictures: dict[str, bytes] = {}
+    some = [
+        run(
+            name,
+            parameters=size,
+            after={"valid/loss": 1 + 100 / size, "valid/best_possible": 1.0},
+        )
+        for name, size in (("a", 1000), ("b", 2000), ("c", 4000))
+    ]
+    other = run("d", parameters=3000, corpus={"name": "another"})
+    page = scaling_plots([*some, other], pictures)
+    assert "The line: 100 · parameters<sup>−1.000</sup>" in page
+    assert "left out: 1 on another text" in page and set(pictures) == {
+        "scaling_parameters",
+        "scaling_compute",
+    }
+
+
+def test_labels_say_what_a_sweep_has_set_and_no_formula_is_drawn() -> None:
+    several = [run("x"), run("y")]
+    several[0].swept = ["optim.lr=0.001", "data.path=a/b.txt"]
+    several[1].config["name"] = "_$x_$^{"
+    labels = [each.label for each in labelled(several)]
+    assert labels == ["lr=0.001, path=a/b.txt", "_$x_$^{"]
+    for each in several:
+        each.metrics = {"valid/loss": [Point(1, 1, 1.0, 2.0), Point(2, 2, 2.0, 1e7)]}
+    shown = []
+
+    def keep(axes, colours) -> None:
+        curves_over("steps", several)(axes, colours)
+        shown.extend(text.get_text() for text in axes.get_legend().get_texts())
+        assert axes.get_ylim()[1] < 10  # one that diverged presses nothing together
+
+    on_axes(keep)
+    assert [text.strip("\u200b").replace("\\", "") for text in shown[:2]] == labels
+
+
+def test_samples_follow_each_other_by_their_numbers(tmp_path: Path) -> None:
+    for number in (80, 9, 1000, *range(100, 120)):
+        (tmp_path / f"step_{number}.txt").write_text(str(number))
+    found = [int(sample.text) for sample in read_samples(tmp_path)]
+    assert found == sorted(found) and (found[0], found[-1], len(found)) == (9, 1000, 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", '{"after": null}'),
+        ("summary.json", "[" * 100_000),
+        (
+            "summary.json",
+            '{"parameters": "many", "tokens": 1, "after": {}, "corpus": {"name": "c"}}',
+        ),
+        ("metrics.csv", "step,tokens,valid/loss\n1,,2.5\n"),
+        ("evaluation.json", "[1]"),
+        ("config.yaml", "[1"),
+    ],
+)
+def test_a_damaged_run_is_left_out_of_many_and_refused_alone(
+    command, trained: Path, name: str, content: str
+) -> None:
+    whole = trained.with_name("whole")
+    shutil.copytree(trained, whole)
+    (trained / name).write_text(content)
+    result = command("gptlab.report.__main__", "runs", "--no-inside")
+    assert result.code == 0 and f"left out: {trained}" in result.err, result.err
+    result = command("gptlab.report.__main__", str(trained))
+    assert result.code == 2 and name in result.err and result.err.count("\n") == 1
+
+
+def test_values_that_are_no_numbers_are_no_points(command, trained: Path) -> None:
+    summary = json.loads((trained / "summary.json").read_text())
+    summary["after"]["valid/loss"] = float("nan")
+    (trained / "summary.json").write_text(json.dumps(summary))
+    lines = (trained / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("valid/loss")
+    row = lines[-1].split(",")
+    row[column] = "inf"
+    (trained / "metrics.csv").write_text("\n".join([*lines, ",".join(row)]) + "\n")
+    report(command, "latest", "--no-inside")
+    assert gather(["latest"])[0].loss is None
 
 
 def test_text_is_never_taken_for_html() -> None:

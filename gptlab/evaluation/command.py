@@ -1,13 +1,9 @@
 """What `python -m gptlab.evaluate` does."""
 
-import contextlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from gptlab import runs
@@ -17,14 +13,12 @@ from gptlab.device import resolve_accelerator
 from gptlab.errors import UserError, look_up
 from gptlab.evaluation import judge
 from gptlab.evaluation.classification import probabilities
-from gptlab.evaluation.perplexity import DOCUMENTS, Documents, save_documents
+from gptlab.evaluation.figures import shown
+from gptlab.evaluation.kept import NAME, as_json, home_of, keep
 from gptlab.evaluation.subject import open_subject
-from gptlab.evaluation.suites import SUITES, WITHOUT_TEXT
-from gptlab.files import say
-from gptlab.model.checkpoint import Loaded
+from gptlab.evaluation.suites import SUITES, WITHOUT_TEXT, check_suites
+from gptlab.files import say, write
 from gptlab.model.pretrained import open_model
-
-Splits = dict[str, Documents]
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -51,15 +45,15 @@ def run_suites(config: EvaluateConfig) -> None:
         raise UserError(f"run={config.run}: {path} tells classes apart; its figures are its run's")
     typed = list(HydraConfig.get().overrides.task)
     subject = open_subject(config, model, typed, needs_text=bool(set(chosen) - WITHOUT_TEXT))
-    of = subject.corpus.folder.name if subject.text else None
-    say(f"{model.path}, step {model.step:,}" + (f"; {of}" if of else ""))
-    figures: dict[str, Any] = {}
+    check_suites(subject, chosen)
+    of = f"; {subject.corpus.folder.name}" if subject.text else ""
+    say(f"{model.path}, step {model.step:,}{of}")
+    folder, figures = home_of(path), {}
     for name, suite in chosen.items():
         figures[name] = suite(subject)
         print("\n".join(table(name, figures[name])), flush=True)
-    folder = home_of(path)
-    keep(folder, model, of, figures, subject.scored)
-    print(f"kept in {folder / 'evaluation.json'}")
+        keep(folder, subject, figures)  # a suite that fails takes nothing with it
+    print(f"kept in {folder / NAME}")
 
 
 def table(name: str, figures: dict[str, Any]) -> list[str]:
@@ -75,53 +69,6 @@ def table(name: str, figures: dict[str, Any]) -> list[str]:
             cells = (shown(figures[column].get(key)) for column in columns)
             lines.append(f"  {key:<26}" + "".join(f"{cell:<14}" for cell in cells).rstrip())
     return lines
-
-
-def shown(value: float | int | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-
-
-def home_of(path: Path) -> Path:
-    """The folder that a model's evaluation belongs into: its run's, or its own."""
-    if path.is_dir():
-        return path
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
-
-
-def keep(
-    folder: Path, model: Loaded, corpus: str | None, figures: dict[str, Any], scored: Splits
-) -> None:
-    """Adds to the suites that were run before on the same checkpoint and text."""
-    place = folder / "evaluation.json"
-    before: dict[str, Any] = {"corpus": corpus}
-    facts = {"checkpoint": model.path.name, "step": model.step}
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        kept = json.loads(place.read_text(encoding="utf-8"))
-        same_text = corpus is None or kept.get("corpus") in (corpus, None)
-        if same_text and {name: kept.get(name) for name in facts} == facts:
-            before = kept | {"corpus": corpus or kept.get("corpus")}
-    told = before | facts | figures
-    try:
-        if scored:
-            save_documents(folder / DOCUMENTS, scored)
-        elif "perplexity" not in told:  # they are of another checkpoint
-            (folder / DOCUMENTS).unlink(missing_ok=True)
-        write(place, told)
-        with SummaryWriter(folder, filename_suffix=".evaluation") as board:
-            for name, value in flat(figures):
-                board.add_scalar(f"evaluation/{name}", value, model.step)
-    except OSError as error:
-        raise UserError(f"{place}: {error.strerror}; the figures are above") from None
-
-
-def flat(figures: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in figures.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}/")
-        elif value is not None:
-            yield f"{prefix}{key}", value
 
 
 def tell_class(config: EvaluateConfig, text: str) -> None:
@@ -168,7 +115,7 @@ def judge_responses(config: EvaluateConfig) -> None:
     todo = [record for record in records if "points" not in record]
     for record in tqdm(todo, desc="judge", disable=None, leave=False):
         record["points"] = judge.ask(record, config.judge)
-        write(path, records)
+        write(path.parent, {path.name: as_json(records)})
     points = [record["points"] for record in records]
     print(f"{path}: {sum(points) / len(points):.1f} of 100 points on average, {len(points)} judged")
 
@@ -177,9 +124,3 @@ def is_response(record: Any) -> bool:
     """Whether this is a record as a run writes it, and perhaps a judge has read it."""
     texts = (record.get(name) for name in ("instruction", "input", "output", "response"))
     return all(isinstance(t, str) for t in texts) and isinstance(record.get("points", 0), int)
-
-
-def write(path: Path, content: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    temporary.replace(path)

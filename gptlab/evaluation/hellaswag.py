@@ -131,8 +131,8 @@ def read(config: HellaswagConfig, folder: Path, style: type[Question] = Question
 
 def official(folder: Path) -> Path:
     otherwise = (
-        "name a copy with hellaswag.path=FILE, or leave hellaswag out: 'before=[]' "
-        "'after=[perplexity]'"
+        "name a copy with hellaswag.path=FILE, or leave hellaswag out (of train.py: 'before=[]' "
+        "'after=[perplexity]')"
     )
     try:
         return fetch(URL, SHA256, folder / "hellaswag_val.jsonl", otherwise)

@@ -1,8 +1,10 @@
 """How well a model predicts a split: one deterministic pass, weighted by tokens."""
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 from zipfile import BadZipFile
 
@@ -109,43 +111,50 @@ def bootstrap(sums: np.ndarray, tokens: np.ndarray, seed: int, draws: int) -> np
     return means
 
 
-def difference(a: Documents, b: Documents, seed: int = 0) -> tuple[float, float, float]:
-    """By how many nats a token `a` is worse than `b`, on the same documents, and its 95 % interval.
+def difference(
+    a: Documents, b: Documents, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """By how many nats a token `a` is worse than `b`, on the same documents, and its interval.
 
-    Paired: what makes a document hard is hard for both, and drops out.
+    Paired: what makes a document hard is hard for both, and drops out. The interval is the
+    difference and so many of its standard errors, by a bootstrap, as the confidence takes of a
+    normal distribution.
     """
     more = a.nats - b.nats
-    low, high = np.quantile(bootstrap(more, a.tokens, seed, 2000), (0.025, 0.975))
-    return float(more.sum() / a.tokens.sum()), float(low), float(high)
+    mean = float(more.sum() / a.tokens.sum())
+    error = float(np.std(bootstrap(more, a.tokens, seed, 1000), ddof=1))
+    margin = NormalDist().inv_cdf((1 + confidence) / 2) * error
+    return mean, mean - margin, mean + margin
 
 
 DOCUMENTS = "evaluation.npz"  # in a run's folder: each split's documents, as they were scored
 
 
-def save_documents(path: Path, splits: dict[str, Documents]) -> None:
-    arrays = {
-        f"{split} {name}": getattr(documents, name)
-        for split, documents in splits.items()
-        for name in ("nats", "tokens", "bytes", "batch_means")
-    }
-    temporary = path.with_name(f".{path.name}")  # numpy would add .npz to another ending
-    np.savez_compressed(temporary, **arrays)
-    temporary.replace(path)
+def pack_documents(splits: dict[str, Documents], how: str) -> bytes:
+    """A file of them; `how` they were scored must be alike for two to be compared."""
+    arrays: dict[str, Any] = {"how": np.array(how)}
+    for split, documents in splits.items():
+        arrays |= {f"{split} {name}": value for name, value in vars(documents).items()}
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
 
 
-def read_documents(path: Path) -> dict[str, Documents]:
-    """The splits of such a file; none where there is no file, or a damaged one."""
+def read_documents(path: Path) -> tuple[str, dict[str, Documents]]:
+    """How they were scored, and the splits; none where there is no file, or a damaged one."""
     found: dict[str, dict[str, Any]] = {}
     try:
         with np.load(path) as arrays:
+            how = str(arrays["how"])
             for key in arrays.files:
-                split, name = key.split(" ")
-                found.setdefault(split, {})[name] = arrays[key]
-        return {
-            s: Documents(**a | {"batch_means": float(a["batch_means"])}) for s, a in found.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile):
-        return {}
+                if key != "how":
+                    split, name = key.split(" ")
+                    found.setdefault(split, {})[name] = arrays[key]
+        for each in found.values():
+            each["batch_means"] = float(each["batch_means"])
+        return how, {split: Documents(**each) for split, each in found.items()}
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile):
+        return "", {}
 
 
 @torch.inference_mode()

@@ -41,7 +41,10 @@ class Subject:
         config = self.config
         windows = make_windows(self.corpus, split, self.context, self.data, config.seed)
         if config.stride and isinstance(windows, Rows):
-            raise UserError("stride: is of windows of a stream, data.batching=sliding")
+            raise UserError(
+                "stride: is for windows of a stream; in this text each document is a row of its "
+                "own (data.batching=rows), and each token sees all before it already"
+            )
         return ValidationBatches(windows, config.batch_size, config.most_tokens, config.stride)
 
     @property
@@ -65,6 +68,8 @@ def open_subject(
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
     precision = resolve_precision(config.precision, accelerator)
     model.net.to(accelerator)
+    if isinstance(model.tokenizer, Vocabulary) and config.unknown == "skip":
+        model.tokenizer.unknown = "skip"
     root = Path(str(config.corpus_root or model.config.get("corpus_root") or "corpora"))
     subject = Subject(config, model, root.expanduser(), precision, None)
     given = any(name.split("=")[0].split(".")[0] == "data" for name in typed)
@@ -86,8 +91,8 @@ def vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def of_text(subject: Subject) -> tuple[DataConfig, Corpus]:
     config, tokenizer = subject.config, subject.model.tokenizer
-    if isinstance(tokenizer, Vocabulary):
-        tokenizer.unknown = config.tokenizer.unknown
+    if isinstance(tokenizer, Vocabulary) and config.tokenizer.unknown == "skip":
+        tokenizer.unknown = "skip"
     corpus = open_corpus(
         *(config.data, config.tokenizer, config.seed, str(subject.root)), given=tokenizer
     )

@@ -1,9 +1,8 @@
 """The suites of `python -m gptlab.evaluate`: each a function of a Subject, in a table."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 from tqdm import tqdm
 
@@ -11,6 +10,7 @@ from gptlab.data import toy_stories
 from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError
 from gptlab.evaluation import hellaswag as questions_of
+from gptlab.evaluation.figures import Figures
 from gptlab.evaluation.hellaswag import HarnessQuestion, Question
 from gptlab.evaluation.memorisation import copied
 from gptlab.evaluation.overlap import compare
@@ -22,7 +22,6 @@ from gptlab.generation.engine import prompt_ids
 from gptlab.generation.text import Sample
 from gptlab.model.loss import perplexity as exp_perplexity
 
-Figures = dict[str, Any]  # nested at most once
 BLOCK = 1 << 20  # tokens decoded at once
 
 
@@ -64,9 +63,7 @@ def hellaswag(subject: Subject, style: type[Question] = Question) -> Figures:
 def continued(subject: Subject) -> tuple[list[list[int]], list[Sample]]:
     """Held-out documents, and what the model makes of the first half of each."""
     config, model = subject.config, subject.model
-    documents = [d for d in subject.documents("valid", 4 * config.n) if len(d) >= 8][: config.n]
-    if len(documents) < 2:
-        raise UserError("suite: too few held-out documents of eight tokens and more")
+    documents = begun(subject)
     first = [model.tokenizer.eot] if model.eot_first else []
     samples = []
     told = tqdm(documents, desc="writing", unit=" texts", disable=None, leave=False)
@@ -149,3 +146,31 @@ SUITES: dict[str, Callable[[Subject], Figures]] = {
     "stories": stories,
 }
 WITHOUT_TEXT = {"hellaswag", "hellaswag_harness"}  # these need no corpus
+CONTINUING = {"overlap", "memorisation"}
+
+
+def check_suites(subject: Subject, chosen: Container[str]) -> None:
+    """Raises UserError for what would stop a suite, before any is begun."""
+    config = subject.config
+    for name, style in (("hellaswag", Question), ("hellaswag_harness", HarnessQuestion)):
+        if name in chosen:
+            questions = questions_of.read(config.hellaswag, subject.root / "raw", style)
+            try:
+                questions_of.sequences(questions, subject.model.tokenizer, 1)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
+    if any(name in chosen for name in CONTINUING):
+        if config.n < 2:
+            raise UserError("n: must be at least 2, as texts are compared with each other's")
+        begun(subject)
+    if "perplexity" in chosen:
+        subject.batches("valid")
+
+
+def begun(subject: Subject) -> list[list[int]]:
+    """Held-out documents to go on from; raises UserError if there are too few."""
+    most = subject.config.n
+    found = [d for d in subject.documents("valid", 4 * most) if len(d) >= 8][:most]
+    if len(found) < 2:
+        raise UserError("suite: too few held-out documents of eight tokens and more")
+    return found

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from gptlab.endings import endings
 from gptlab.errors import UserError
+from gptlab.files import write
 from gptlab.report.gather import gather
 from gptlab.report.page import write_page
 
 PAGE = "index.html"
+KINDS = ("curves_", "classifiers_", "heat_map_", "scaling_")  # of pictures
 OURS = '<meta name="generator" content="gptlab">'
 
 
@@ -25,7 +27,10 @@ def main() -> None:
     parser.add_argument("--no-inside", action="store_true", help="do not open the models")
     wanted = parser.parse_args()
     with endings("report"):
-        place = Path(wanted.to).expanduser()
+        try:
+            place = Path(wanted.to).expanduser()
+        except RuntimeError as error:
+            raise UserError(f"--to={wanted.to}: {error}") from None
         check(place)
         page, pictures = write_page(
             gather(wanted.runs), wanted.by, wanted.prompt, not wanted.no_inside
@@ -35,23 +40,25 @@ def main() -> None:
 
 
 def check(place: Path) -> None:
-    """Raises UserError where the page would take the place of what is not ours."""
+    """Raises UserError for a folder that holds what is not ours."""
     try:
-        old = (place / PAGE).read_text(encoding="utf-8") if (place / PAGE).exists() else OURS
+        old = (place / PAGE).read_text(encoding="utf-8") if (place / PAGE).exists() else ""
+        free = not place.exists() or (place.is_dir() and not any(place.iterdir()))
     except (OSError, ValueError):
-        old = ""
-    if OURS not in old or (place.exists() and not place.is_dir()):
+        old, free = "", False
+    if not free and OURS not in old:
         raise UserError(f"--to={place}: is there, and no report of gptlab's; name another folder")
 
 
 def save(place: Path, page: str, pictures: dict[str, bytes]) -> None:
+    """All of the report in place of the one before, or nothing of it; raises UserError."""
+    files = {f"{name}.png": content for name, content in pictures.items()}
     try:
         place.mkdir(parents=True, exist_ok=True)
-        for name, content in pictures.items():
-            (place / f"{name}.png").write_bytes(content)
-        temporary = place / f".{PAGE}"
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(place / PAGE)
+        write(place, files | {PAGE: page.encode()})
+        for old in place.glob("*.png"):
+            if old.name not in files and old.stem.startswith(KINDS):
+                old.unlink()
     except OSError as error:
         raise UserError(f"--to={place}: {error.strerror}") from None
 

@@ -3,8 +3,8 @@
 A folder given may be a run, a sweep, or one that holds runs.
 """
 
-import csv
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,10 @@ import yaml
 
 from gptlab import runs, sweeps
 from gptlab.errors import UserError
+from gptlab.evaluation.figures import flat
+from gptlab.files import say
 from gptlab.report.metrics import Point, flatten_stored, read_metrics
+from gptlab.report.sweep import settings
 
 SAMPLES = 12  # of a run, at most: evenly over its steps
 
@@ -33,6 +36,7 @@ class Run:
     summary: dict[str, Any]  # empty while the run is not finished
     evaluation: dict[str, Any]  # empty where there is none
     samples: list[Sample] = field(default_factory=list)
+    swept: list[str] = field(default_factory=list)  # of a sweep's job, what differs
     label: str = ""  # its own among the runs of a report
 
     @property
@@ -53,17 +57,21 @@ class Run:
             weights -= config["model.vocab_size"] * config["model.d_model"]
         if config["model.position"] == "learned":
             weights -= config["model.context_length"] * config["model.d_model"]
-        return 6.0 * weights * self.summary["tokens"]
+        return 6.0 * weights * self.summary["tokens"]  # 0 where no step was made
 
     @property
     def loss(self) -> float | None:
-        """Validation loss, nats a token: that of the end, or the lowest so far."""
-        if (told := self.summary.get("after", {}).get("valid/loss")) is not None:
-            return told
-        return min((point.value for point in self.metrics.get("valid/loss", [])), default=None)
+        """Validation loss, nats a token: that of the end, or the lowest so far; None if none is
+        finite."""
+        told = self.summary.get("after", {}).get("valid/loss")
+        values = [p.value for p in self.metrics.get("valid/loss", [])] if told is None else [told]
+        return min((float(value) for value in values if math.isfinite(value)), default=None)
 
     @property
     def best_possible(self) -> float | None:
+        """Of the same documents as the loss."""
+        if (told := self.summary.get("after", {}).get("valid/best_possible")) is not None:
+            return told
         return next((p.value for p in reversed(self.metrics.get("valid/best_possible", []))), None)
 
     @property
@@ -72,47 +80,56 @@ class Run:
         return self.summary.get("corpus", {}).get("name")
 
     @property
+    def classifies(self) -> bool:
+        """Whether its loss is a message's, and not a token's."""
+        return self.config.get("data.task") == "classification"
+
+    @property
     def figures(self) -> dict[str, float]:
-        """Everything measured, by name: at the end of training, and by suites since."""
-        found = {**self.summary.get("before", {}), **self.summary.get("after", {})}
-        for name, value in self.summary.get("before", {}).items():
-            found[f"before training: {name}"] = value
-            if name not in self.summary["after"]:
-                del found[name]
-        return found | dict(flat(self.evaluation))
-
-
-def flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """Nested figures as `suite/part/name`; facts that are no numbers are left out."""
-    found: list[tuple[str, float]] = []
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            found += flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and prefix:
-            found.append((prefix + name, value))
-    return found
+        """Everything measured, by name: before and after training, and by suites since."""
+        before = self.summary.get("before", {})
+        early = {f"before training: {name}": value for name, value in before.items()}
+        return early | self.summary.get("after", {}) | flat(self.evaluation)
 
 
 def gather(paths: list[str], run_root: str = "runs") -> list[Run]:
-    """The runs of these folders, each once, labelled; raises UserError where there is none."""
-    folders: dict[Path, None] = {}
+    """The runs of these folders, each once, labelled; raises UserError where there is none.
+
+    A damaged run that was named is refused; among others in a folder it is told, and left out.
+    """
+    found: dict[Path, Run] = {}
     for path in paths:
         place = runs.locate("report", path, run_root)
-        found = runs_below(runs.latest(place).parent.parent if path == "latest" else place)
-        if not found:
+        place = runs.latest(place).parent.parent if path == "latest" else place
+        folders = runs_below(place)
+        if not folders:
             raise UserError(f"{path}: holds no run; name a run's folder, a sweep's, or one of runs")
-        folders |= {folder.resolve(): None for folder in found}
-    return labelled([read(folder) for folder in folders])
+        for folder in folders:
+            try:
+                found[folder.resolve()] = read(folder.resolve())
+            except UserError as error:
+                if folder == place:
+                    raise
+                say(f"left out: {error.line()}")
+    if not found:
+        raise UserError(f"{', '.join(paths)}: no run here can be read")
+    return labelled(list(found.values()))
 
 
 def runs_below(folder: Path) -> list[Path]:
-    """A run's folder itself; of a sweep its jobs, of others all runs and jobs, the oldest first."""
-    if (folder / "config.yaml").is_file():
-        return [folder]
-    inner = [each for each in folder.glob("*/") if each.name[0] != "."]
-    jobs = [job for each in inner if (each / sweeps.SWEEP).is_file() for job in each.glob("*/")]
-    found = [each for each in (*inner, *jobs) if (each / "config.yaml").is_file()]
-    return sorted(found, key=lambda each: (runs.began(each), each.name))
+    """A run's folder itself; of a sweep its jobs, of others all runs and jobs, the oldest first.
+
+    Raises UserError for a folder that cannot be read.
+    """
+    try:
+        if (folder / "config.yaml").is_file():
+            return [folder]
+        inner = [each for each in folder.glob("*/") if each.name[0] != "."]
+        jobs = [job for each in inner if (each / sweeps.SWEEP).is_file() for job in each.glob("*/")]
+        found = [each for each in (*inner, *jobs) if (each / "config.yaml").is_file()]
+        return sorted(found, key=lambda each: (runs.began(each), each.name))
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
 
 
 def read(folder: Path) -> Run:
@@ -121,43 +138,61 @@ def read(folder: Path) -> Run:
     try:
         place = folder / "config.yaml"
         config = flatten_stored(yaml.safe_load(place.read_text(encoding="utf-8")))
-        config["model.tied_head"], config["model.vocab_size"], config["model.position"]
+        _ = [config[f"model.{key}"] + 0 for key in ("vocab_size", "d_model", "context_length")]
+        _ = config["model.tied_head"], config["model.position"]
         place = folder / "metrics.csv"
         metrics = read_metrics(place) if place.exists() else {}
-        summary, evaluation = {}, {}
-        if (place := folder / "summary.json").exists():
-            summary = json.loads(place.read_text(encoding="utf-8"))
-            summary["parameters"], summary["tokens"], summary["after"], summary["corpus"]["name"]
-        if (place := folder / "evaluation.json").exists():
-            evaluation = dict(json.loads(place.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error, yaml.YAMLError):
-        raise UserError(f"{place}: cannot be read; leave this run out of the report") from None
-    return Run(folder, config, metrics, summary, evaluation, read_samples(folder / "samples"))
+        place = folder / "evaluation.json"
+        evaluation = read_facts(place)
+        _ = flat(evaluation)
+        place = folder / "summary.json"
+        summary = read_facts(place)
+        run = Run(folder, config, metrics, summary, evaluation)
+        run.swept = [str(text) for text in summary.get("overrides", [])]
+        # What the page will ask for: strange content is found here, and not in the middle of it.
+        _ = run.loss, run.best_possible, run.compute, run.figures, hash(run.corpus)
+        _ = float(summary.get("seconds", 0)), int(summary.get("parameters", 0))
+        place = folder / "samples"
+        run.samples = read_samples(place)
+        return run
+    except Exception as error:  # whatever damaged or foreign files provoke
+        why = getattr(error, "strerror", None) or "is damaged"
+        raise UserError(f"{place}: {why}; leave this run out of the report") from None
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Nothing where there is no such file."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """What was written while training: at most SAMPLES, the first and the last among them."""
-    paths = sorted(folder.glob("*.txt"), key=lambda path: (path.stat().st_mtime, path.name))
+    """What was written while training, by step or epoch: at most SAMPLES, the first and the last
+    among them."""
+    paths = sorted((path for path in folder.glob("*.txt") if path.is_file()), key=number_of)
     if len(paths) > SAMPLES:
         paths = [paths[round(n * (len(paths) - 1) / (SAMPLES - 1))] for n in range(SAMPLES)]
     return [Sample(p.stem, p.read_text(encoding="utf-8", errors="replace").strip()) for p in paths]
 
 
+def number_of(path: Path) -> tuple[str, int, str]:
+    """What sorts epoch_2 before epoch_10."""
+    kind, _, number = path.stem.rpartition("_")
+    return kind, int(number) if number.isdecimal() else -1, path.name
+
+
 def labelled(found: list[Run]) -> list[Run]:
     """Each with a label of its own: what a sweep set, its name, or its folder's."""
     for run in found:
-        swept = [text.rpartition(".")[2] for text in run.summary.get("overrides", [])]
-        run.label = ", ".join(swept) or run.config.get("name") or plain(run.folder.name)
+        swept = [key.rpartition(".")[2] + "=" + v for key, v in settings(run.swept).items()]
+        run.label = ", ".join(swept) or str(run.config.get("name") or plain(run.folder.name))
     alike: dict[str, list[Run]] = {}
     for run in found:
         alike.setdefault(run.label, []).append(run)
     for several in alike.values():
-        seeds = {run.config.get("seed") for run in several}
+        seeds = {str(run.config.get("seed")) for run in several}
         for run in several if len(several) > 1 else []:
-            by_seed = len(seeds) == len(several)
-            run.label += (
-                f" (seed {run.config['seed']})" if by_seed else f" ({run.folder.name[:17]})"
-            )
+            seed, began = f"seed {run.config.get('seed')}", run.folder.name[:17]
+            run.label += f" ({seed if len(seeds) == len(several) else began})"
     if len({run.label for run in found}) < len(found):
         for number, run in enumerate(found, 1):
             run.label = f"{number}: {run.label}"

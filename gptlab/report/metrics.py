@@ -1,6 +1,7 @@
 """metrics.csv and config.yaml of a run, as reports and cards read them."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,10 @@ CURVES = ("train/loss", "valid/loss", "valid/best_possible", "train/epoch_loss")
 
 
 def read_metrics(path: Path) -> dict[str, list[Point]]:
-    """The curves of a metrics.csv; raises ValueError, KeyError or csv.Error for what is none."""
+    """The curves of a metrics.csv, as far as they are finite.
+
+    Raises ValueError, KeyError, TypeError or csv.Error for what is none.
+    """
     curves: dict[str, list[Point]] = {}
     tokens, seconds = 0, 0.0
     with path.open(newline="", encoding="utf-8") as file:
@@ -27,8 +31,9 @@ def read_metrics(path: Path) -> dict[str, list[Point]]:
                 seconds += (int(row["tokens"]) - tokens) / speed
                 tokens = int(row["tokens"])
             for name in CURVES:
-                if value := row.get(name):
-                    point = Point(int(row["step"]), int(row["tokens"]), seconds, float(value))
+                value = float(row.get(name) or "nan")
+                if math.isfinite(value):
+                    point = Point(int(row["step"]), int(row["tokens"]), seconds, value)
                     curves.setdefault(name, []).append(point)
     return curves
 

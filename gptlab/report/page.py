@@ -1,5 +1,6 @@
 """The report: one page that shows runs beside each other, complete in itself."""
 
+from collections import Counter
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from gptlab import sweeps
 from gptlab.errors import UserError
+from gptlab.evaluation.figures import shown
 from gptlab.report import sweep as ranking
 from gptlab.report.compare import against_the_best
 from gptlab.report.fit import PowerLaw, fit_power_law
@@ -32,7 +34,7 @@ def write_page(
         "Samples": samples(found),
         "Evaluation": evaluation(found),
         "Settings": settings(found),
-        "Inside": insides(found[:LOOKED_AT], len(found), prompt) if inside else Html(""),
+        "Inside": insides(found, prompt) if inside else Html(""),
     }
     sections = {name: content for name, content in sections.items() if content}
     links = [element("a", name, href=f"#{name.lower()}") for name in sections]
@@ -78,47 +80,51 @@ def facts(run: Run) -> list[Any]:
         shown(summary.get("tokens")),
         shown(run.loss),
         shown(run.best_possible),
-        shown(after.get("valid/perplexity")),
+        shown(None if run.classifies else after.get("valid/perplexity")),
         f"{summary['seconds'] / 60:.1f} min" if "seconds" in summary else "–",
     ]
 
 
-def shown(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
-    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
-
-
 def curves(found: list[Run], axis: str, pictures: Pictures) -> Html:
-    """The same curves over three axes, one shown at a time."""
-    if not any(run.metrics for run in found):
-        return Html("")
-    names = sorted(AXES, key=lambda name: name != axis)
+    """The same curves over three axes, one shown at a time; classifiers apart, whose losses are of
+    messages."""
+    parts = Html("")
+    for kind, name in ((False, "curves"), (True, "classifiers")):
+        some = [run for run in found if run.classifies == kind and run.metrics]
+        if some:
+            parts += tabs(some, axis, name, pictures)
+    return parts
+
+
+def tabs(some: list[Run], axis: str, kind: str, pictures: Pictures) -> Html:
     switches, panels = Html(""), Html("")
-    for number, name in enumerate(names):
-        forms = on_axes(curves_over(name, found))
-        pictures[f"curves_by_{name}"] = forms["png"]
-        button = {"type": "radio", "name": "axis", "id": f"by-{name}", "checked": number == 0}
-        switches += element("input", **button) + element("label", f"by {name}", for_=f"by-{name}")
+    for number, name in enumerate(sorted(AXES, key=lambda name: name != axis)):
+        forms, key = on_axes(curves_over(name, some)), f"{kind}_by_{name}"
+        pictures[key] = forms["png"]
+        button = {"type": "radio", "name": kind, "id": key, "checked": number == 0}
+        switches += element("input", **button) + element("label", f"by {name}", for_=key)
         panels += element("div", picture(forms, f"loss curves by {AXES[name][0]}"))
     return element("div", switches, panels, class_="tabs")
 
 
 def heat_maps(found: list[Run], pictures: Pictures) -> Html:
     """For each sweep over two numbers and more: the best loss at each pair of values."""
-    parts, here = Html(""), {run.folder for run in found}
+    parts = Html("")
     for folder in dict.fromkeys(run.folder.parent for run in found):
-        if not (folder / sweeps.SWEEP).is_file():
+        jobs = [
+            ranking.Job(0, run.folder, ranking.settings(run.swept), {"loss": run.loss})
+            for run in found
+            if run.folder.parent == folder and run.summary and run.loss is not None
+        ]
+        if not (folder / sweeps.SWEEP).is_file() or not jobs:
             continue
-        jobs = [job for job in ranking.read(folder) if job.folder in here and not job.reason]
-        keys = list(jobs[0].settings) if jobs else []
-        swept = [key for key in keys if ranking.numbers(jobs, key)]
+        swept = [key for key in jobs[0].settings if ranking.numbers(jobs, key)]
+        jobs = [job for job in jobs if all(key in job.settings for key in swept)]
         for down, across in list(pairwise(swept))[:1]:
             jobs.sort(key=lambda job: job.loss)
             forms = on_axes(partial(heat_map_of, jobs, down, across), (6, 4))
-            pictures[f"heat_map_{len(pictures)}"] = forms["png"]
+            number = 1 + sum(name.startswith("heat_map") for name in pictures)
+            pictures[f"heat_map_{number}"] = forms["png"]
             told = f"{folder.name}: validation loss by {down} and {across}"
             parts += element("h3", told) + picture(forms, told)
     return parts
@@ -133,9 +139,9 @@ SIZES = {"parameters": "parameters", "compute": "floating-point operations of tr
 
 def scaling_plots(found: list[Run], pictures: Pictures) -> Html:
     """Loss against parameters and against compute, of runs on one corpus."""
-    corpora = [run.corpus for run in found if run.corpus]
-    usual = max(set(corpora), key=corpora.count, default=None)
-    some = [run for run in found if run.corpus == usual and run.loss and run.parameters]
+    whole = [run for run in found if run.corpus and run.loss and run.compute]
+    usual = Counter(run.corpus for run in whole).most_common(1)
+    some = [run for run in whole if run.corpus == usual[0][0]]
     floors = {run.best_possible for run in some}
     floor = floors.pop() if len(floors) == 1 else None
     y = [run.loss - (floor or 0) for run in some]
@@ -152,7 +158,8 @@ def scaling_plots(found: list[Run], pictures: Pictures) -> Html:
         parts += element("p", *in_words(law, size, len(some)), class_="soft")
     if parts and len(some) < len(found):
         out = len(found) - len(some)
-        parts += element("p", f"Left out: {out} on another corpus, or not finished.", class_="soft")
+        told = f"Runs on {usual[0][0]}; left out: {out} on another text, or not finished."
+        parts += element("p", told, class_="soft")
     return parts
 
 
@@ -162,8 +169,8 @@ def in_words(law: PowerLaw | None, size: str, points: int) -> list[Any]:
     low, high = law.interval
     return [
         f"The line: {law.scale:.3g} · {size}",
-        element("sup", f"−{law.exponent:.3f}"),
-        f"; 95 % interval of the exponent's size {low:.3f} to {high:.3f}, ",
+        element("sup", f"{-law.exponent:.3f}".replace("-", "−")),
+        f"; 95 % interval of the exponent {-high:.3f} to {-low:.3f}, ".replace("-", "−"),
         f"from the scatter of {points} runs.",
     ]
 
@@ -192,10 +199,16 @@ def evaluation(found: list[Run]) -> Html:
         for name in names
         if not name.endswith(ERROR)
     ]
+    about = {"suites: checkpoint": "checkpoint", "suites: step": "step", "suites: text": "corpus"}
+    for name, fact in about.items():
+        if any(run.evaluation for run in found):
+            rows.append([name, *(shown(run.evaluation.get(fact)) for run in found)])
     told = table(["figure", *(run.label for run in found)], rows)
     if pairs := against_the_best(found):
-        heading = ["run", "nats a token more", "95 % interval", ""]
-        caption = "Losses against the lowest, of evaluated splits; bootstrap over documents"
+        heading = ["run", "nats a token more", "interval", ""]
+        caption = (
+            "Losses against the lowest, document by document; of all intervals together 95 % hold"
+        )
         told = table(heading, pairs, caption) + told
     return told
 
@@ -230,19 +243,22 @@ def as_typed(value: Any) -> str:
     return str(value)
 
 
-def insides(found: list[Run], of: int, prompt: str | None) -> Html:
-    """Raises UserError for a prompt that no model can spell."""
+def insides(found: list[Run], prompt: str | None) -> Html:
+    """Of the best runs that write. Raises UserError for a prompt that none of them can spell."""
+    writing = [run for run in found if not run.classifies]
+    best = sorted(writing, key=lambda run: float("inf") if run.loss is None else run.loss)
+    chosen = [run for run in writing if run in best[:LOOKED_AT]]
     parts, failed = Html(""), 0
-    for run in found:
+    for run in chosen:
         try:
             told = look(run.folder, prompt)
         except UserError as error:
             failed += 1
-            if prompt and failed == len(found):
+            if prompt and failed == len(chosen):
                 raise
             told = element("p", error.line(), class_="soft")
         parts += element("h3", run.label) + told
-    if of > len(found):
-        told = f"Of the first {len(found)} runs of {of}."
+    if len(chosen) < len(found) and chosen:
+        told = f"The {len(chosen)} best of {len(found)} runs, of those that write."
         parts = element("p", told, class_="soft") + parts
     return parts

@@ -87,27 +87,53 @@ def curves_over(axis: str, runs: list[Run]) -> Draw:
     """Loss curves over steps, tokens or time, each with its best possible line."""
 
     def draw(axes: "Axes", colours: list[str]) -> None:
-        ranked = sorted(runs, key=lambda run: float("inf") if run.loss is None else run.loss)
-        named = {run.label for run in ranked[:NAMED]}
+        named = names(runs)
         for number, run in enumerate(runs):
             look = {"color": colours[number % len(colours)]}
             look["linestyle"] = DASHES[number // len(colours) % len(DASHES)]
-            draw_curve(axes, run, axis, look, run.label if run.label in named else None)
-        for floor in {run.best_possible for run in runs} - {None}:
+            draw_curve(axes, run, axis, look, named.get(run.label))
+        for floor in apart({run.best_possible for run in runs} - {None}):
             axes.axhline(floor, color=colours[-1], linewidth=1, linestyle=(0, (1, 2)))
             words = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
             at = ("axes fraction", "data")
             axes.annotate(f"best possible {floor:.3f}", (1, floor), (0, 3), xycoords=at, **words)
-        validated = [p.value for run in runs for p in run.metrics.get("valid/loss", []) if p.step]
-        if validated:  # the first steps are far above, and would press the rest together
-            axes.set_ylim(top=max(validated) * 1.1)
+        if top := highest(runs):
+            axes.set_ylim(top=top)
         axes.set_xlabel(AXES[axis][0])
-        axes.set_ylabel("loss, nats a token (thin: training)")
+        what = "message" if runs[0].classifies else "token"
+        axes.set_ylabel(f"loss, nats a {what} (thin: training)")
         axes.grid(alpha=0.15)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
 
     return draw
+
+
+def names(runs: list[Run]) -> dict[str, str]:
+    """What a legend says of the best runs, by their labels, to the letter."""
+    ranked = sorted(runs, key=lambda run: float("inf") if run.loss is None else run.loss)
+    # A dollar would begin a formula, and a leading underscore hides a line.
+    told = {run.label: run.label.replace("$", r"\$") for run in ranked[:NAMED]}
+    return {label: f"\u200b{text}" if text[0] == "_" else text for label, text in told.items()}
+
+
+def highest(runs: list[Run]) -> float | None:
+    """Where the axis of losses ends: the first steps, and runs that diverged, are far above and
+    would press the rest together."""
+    firsts = [
+        next((p.value for p in run.metrics.get("valid/loss", []) if p.step), None) for run in runs
+    ]
+    found = sorted(value for value in firsts if value is not None)
+    return 1.3 * found[(len(found) - 1) // 2] if found else None
+
+
+def apart(floors: set[float]) -> list[float]:
+    """Of numbers that could not be told apart in a picture, one."""
+    kept: list[float] = []
+    for floor in sorted(floors):
+        if not kept or floor > 1.01 * kept[-1]:
+            kept.append(floor)
+    return kept
 
 
 def draw_curve(axes: "Axes", run: Run, axis: str, look: dict[str, str], label: str | None) -> None:
@@ -129,12 +155,13 @@ def scaling(
     """Loss against a size, each run a point, on logarithmic axes; with the fitted law."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    named = names(runs)
+
     def draw(axes: "Axes", colours: list[str]) -> None:
         for number, (run, across, up) in enumerate(zip(runs, x, y, strict=True)):
             look = {"color": colours[number % len(colours)], "linestyle": "none", "markersize": 7}
             marker = MARKERS[number // len(colours) % len(MARKERS)]
-            label = run.label if number < NAMED else None
-            axes.plot(across, up, marker=marker, label=label, **look)
+            axes.plot(across, up, marker=marker, label=named.get(run.label), **look)
         if law:
             along = np.geomspace(min(x) / 1.2, max(x) * 1.2)
             axes.plot(along, law.curve(along), color=colours[-1], linewidth=1)

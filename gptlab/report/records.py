@@ -1,5 +1,6 @@
 """What the project keeps of a measured run: a small file from its run folder, for the cards."""
 
+import csv
 import json
 import math
 import re
@@ -64,7 +65,7 @@ def extract(folder: Path) -> Record:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         metrics = read_metrics(folder / "metrics.csv")
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, csv.Error, yaml.YAMLError):
         raise UserError(f"{folder}: is no finished run (summary.json, config.yaml)") from None
     if not summary["experiment"]:
         raise UserError(f"{folder}: is the run of no experiment (experiment=NAME)")

@@ -112,7 +112,6 @@ def closing(
     config: TrainConfig,
     folder: Path,
     summary: Summary,
-    best_possible: float | None,
     stories: int,
     example: str,
 ) -> str:
@@ -120,7 +119,7 @@ def closing(
     after = summary.after
     loss, tokens = after["valid/loss"], after["valid/tokens"]
     lines = [f"done in {duration(summary.seconds)}", *figure_lines(after)]
-    if best_possible is not None:
+    if (best_possible := after.get("valid/best_possible")) is not None:
         per_story = tokens / stories
         lines.append(
             f"  best possible loss {best_possible:.4f}: this model is at "

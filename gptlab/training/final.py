@@ -63,6 +63,8 @@ def finish(trainer: Trainer, examiner: Examiner, folder: Path, resumed: Resumed 
     config, plan, data = examiner.config, examiner.plan, examiner.data
     examiner.folder = folder if trainer.is_global_zero else None
     found, after = final_figures(examiner, folder)
+    if (best_possible := data.best_possible(config.data.final_tokens)) is not None:
+        after["valid/best_possible"] = best_possible
     (before,) = (c for c in trainer.callbacks if isinstance(c, Before))
     meter, typed = before.meter, first_typed(resumed)
     summary = Summary(
@@ -89,9 +91,8 @@ def finish(trainer: Trainer, examiner: Examiner, folder: Path, resumed: Resumed 
             show_inside(loggers, found, sample_prompt(config, data.corpus), config)
         log_choices(loggers, config, typed, summary)
         summary.write(folder)
-        best_possible = data.best_possible(config.data.final_tokens)
         stories = data.validation("valid", config.data.final_tokens).rows
-        print(closing(config, folder, summary, best_possible, stories, example(data.corpus)))
+        print(closing(config, folder, summary, stories, example(data.corpus)))
     return summary
 
 
