@@ -35,7 +35,7 @@ class Sampling(Asked):
         json_schema_extra=slider(1, 100, 1),
     )  # fmt: skip
     top_p: float | None = Field(
-        None, gt=0, le=1, description="Only the likeliest that together have this probability.",
+        None, ge=1e-9, le=1, description="Only the likeliest that together have this probability.",
         json_schema_extra=slider(0.05, 1, 0.01),
     )  # fmt: skip
     min_p: float | None = Field(

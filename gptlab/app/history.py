@@ -9,7 +9,7 @@ import functools
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -25,29 +25,33 @@ CURVES = {
 }
 SAMPLES = 20  # the latest so many files
 LARGEST = 10_000  # characters of a file of samples
+MOST = 2**20  # characters that are read of a configuration or a file of samples
 
 
 def overview(shelf: Shelf) -> list[dict[str, Any]]:
-    """All runs with the little that tells them apart, the latest first."""
-    given = [{"name": name, "kind": shelf.kinds.get(name), "given": True} for name in shelf.given]
-    return given + [summary(name, folder) for name, folder in shelf.runs().items()]
+    """All runs with the little that tells them apart, the latest first; without what no one can
+    read."""
+    found = [{"name": name, "kind": shelf.kinds.get(name), "given": True} for name in shelf.given]
+    for name, folder in shelf.runs().items():
+        with contextlib.suppress(Exception):  # one strange folder must not hide the others
+            found.append(summary(name, folder))
+    return found
 
 
 def summary(name: str, folder: Path) -> dict[str, Any]:
     config, told = read_config(folder), read_json(folder / "summary.json")
-    model = config.get("model") or {}
-    losses = [loss for _, loss in read_curves(folder)["valid"]]
+    model, finished = part(config, "model"), runs.finished(folder)
     return {
         "name": name,
         "kind": kind(config),
-        "training": not runs.finished(folder) and runs.in_use(folder),
-        "finished": runs.finished(folder),
+        "training": not finished and runs.in_use(folder),
+        "finished": finished,
         "began": told.get("began"),
         "steps": told.get("steps"),
         "parameters": told.get("parameters"),
-        "loss": min(losses, default=None),
+        "loss": lowest(*state(folder / "metrics.csv")),
         "model": {key: model.get(key) for key in ("n_layer", "n_head", "d_model")},
-        "data": (config.get("data") or {}).get("source"),
+        "data": part(config, "data").get("source"),
     }
 
 
@@ -69,27 +73,57 @@ def details(shelf: Shelf, run: str) -> dict[str, Any]:
     return summary(run, folder) | {"checkpoints": checkpoints} | more
 
 
+def part(config: dict[str, Any], name: str) -> dict[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def kind(config: dict[str, Any]) -> str:
     """text, classification or instructions."""
-    return str((config.get("data") or {}).get("task") or "text")
+    return str(part(config, "data").get("task") or "text")
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """As many points of each as can be seen."""
-    return {name: thinned(points) for name, points in read_curves(folder).items()}
+    found = read_curves(*state(folder / "metrics.csv"))
+    return {name: thinned(points) for name, points in found.items()}
 
 
-def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def state(path: Path) -> tuple[Path, int, int]:
+    """A file with what changes as it is written: what was read of it can be kept till then."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return path, found.st_mtime_ns, found.st_size
+    return path, 0, 0
+
+
+@functools.lru_cache(10_000)  # of many runs reading would take seconds each time
+def lowest(path: Path, written: int, size: int) -> float | None:
+    """The best validation loss of a metrics.csv."""
+    losses = read_curves(path, written, size)["valid"]
+    return min((loss for _, loss in losses), default=None)
+
+
+@functools.lru_cache(4)
+def read_curves(path: Path, _written: int, _size: int) -> dict[str, list[tuple[int, float]]]:
     """Each as (step, value), of metrics.csv; a line that is being written is left out."""
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in CURVES}
-    with contextlib.suppress(OSError, csv.Error), (folder / "metrics.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, column in CURVES.items():
-                with contextlib.suppress(TypeError, ValueError, KeyError):
-                    value = float(row[column])
-                    if math.isfinite(value):
-                        found[name].append((int(row["step"]), value))
+    with contextlib.suppress(OSError, csv.Error, ValueError), opened(path) as file:
+        rows = csv.reader(file)
+        header = next(rows, [])
+        step, there = header.index("step"), CURVES.items()
+        places = [(found[name], header.index(of)) for name, of in there if of in header]
+        for row in rows:
+            for points, at in places:
+                if max(at, step) < len(row) and row[at]:
+                    add(points, row[step], row[at])
     return found
+
+
+def add(points: list[tuple[int, float]], step: str, value: str) -> None:
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(value)):
+            points.append((int(step), number))
 
 
 def thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -103,31 +137,65 @@ def thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def samples(folder: Path) -> list[dict[str, Any]]:
     """The latest texts that the run wrote while it trained, the last first."""
-    found = []
-    for path in (folder / "samples").glob("*.txt"):
+    paths = [path for path in (folder / "samples").glob("*.txt") if not path.is_symlink()]
+    found: list[dict[str, Any]] = []
+    for path in sorted(paths, key=number_of, reverse=True):
         with contextlib.suppress(OSError):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            found.append((path.stat().st_mtime, path.stem, text[:LARGEST]))
-    latest = sorted(found, reverse=True)[:SAMPLES]
-    return [{"name": name.replace("_", " "), "text": text} for _, name, text in latest]
+            name = path.stem.replace("_", " ")
+            found.append(plain({"name": name, "text": content(path)[:LARGEST]}))
+        if len(found) == SAMPLES:
+            break
+    return found
+
+
+def number_of(path: Path) -> tuple[int, str]:
+    """What sorts step_900 before step_1000."""
+    number = path.stem.rpartition("_")[2]
+    return int(number) if number.isdecimal() else -1, path.name
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError):
-        return parsed(folder / "config.yaml", (folder / "config.yaml").stat().st_mtime_ns)
-    return {}
+    return parsed(*state(folder / "config.yaml"))
 
 
-@functools.lru_cache(1000)  # of many runs this would take seconds each time
-def parsed(path: Path, _written: int) -> dict[str, Any]:
-    with contextlib.suppress(OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
+@functools.lru_cache(1000)
+def parsed(path: Path, _written: int, _size: int) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
+        found = plain(yaml.safe_load(content(path)))
+        return found if isinstance(found, dict) else {}
     return {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
+        found = plain(json.loads(content(path)))
+        return found if isinstance(found, dict) else {}
     return {}
+
+
+def content(path: Path) -> str:
+    """The beginning of a file, whatever it holds; raises OSError."""
+    with opened(path) as file:
+        return file.read(MOST)
+
+
+def opened(path: Path) -> TextIO:
+    """A file to be read as far as it is text; raises OSError for a pipe, which would be waited
+    for."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path.open(newline="", encoding="utf-8", errors="replace")
+
+
+def plain(value: Any) -> Any:
+    """The same in values that can be sent as JSON; what is strange becomes text."""
+    match value:
+        case dict():
+            return {plain(str(key)): plain(each) for key, each in value.items()}
+        case list():
+            return [plain(each) for each in value]
+        case None | bool() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+    return str(value).encode(errors="replace").decode()

@@ -45,11 +45,20 @@ class Shelf:
             for name, known in self.runs().items():
                 if known.resolve() == folder.resolve():
                     return name, path.stem
-            self.outside[folder.resolve().name] = folder
-            return folder.resolve().name, path.stem
-        name = path.resolve().name
+            name = self.name_of(folder)
+            self.outside[name] = folder
+            return name, path.stem
+        name = self.name_of(path)
         self.given[name] = {"model": path}
         return name, "model"
+
+    def name_of(self, path: Path) -> str:
+        """Its own, as text, and not that of a run below the root."""
+        path = path.resolve()
+        name, above = (
+            each.encode(errors="replace").decode() for each in (path.name, path.parent.name)
+        )
+        return f"{above}/{name}" if name in self.runs() else name
 
     def runs(self) -> dict[str, Path]:
         """The folders by their names, the latest begun first."""
@@ -57,9 +66,11 @@ class Shelf:
         for folder in [*self.root.glob("*"), *self.root.glob("*_sweep/*")]:
             with contextlib.suppress(OSError):  # one that is being removed
                 if folder.name[0] != "." and (folder / "checkpoints").is_dir():
-                    began = (folder / "config.yaml").stat().st_mtime
-                    found.append((began, folder.relative_to(self.root).as_posix(), folder))
-        return self.outside | {name: folder for _, name, folder in sorted(found, reverse=True)}
+                    name = folder.relative_to(self.root).as_posix()
+                    if is_text(name):
+                        found.append(((folder / "config.yaml").stat().st_mtime, name, folder))
+        below = {name: folder for _, name, folder in sorted(found, reverse=True)}
+        return self.outside | below | self.outside
 
     def folder(self, run: str) -> Path:
         """Raises Missing."""
@@ -129,6 +140,15 @@ class Shelf:
                 self.steps[path] = (written, step)
             return self.steps[path][1]
         return None
+
+
+def is_text(name: str) -> bool:
+    """Whether a name on disk is UTF-8: others cannot be sent."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def kind(model: Loaded) -> str:
