@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from gptlab.app import answers, guard
 from gptlab.app.answers import Streamed
+from gptlab.app.patient import Patient
 from gptlab.app.queue import Queue
 from tests.serving import ENDLESS, PROMPT, Server, run_of
 
@@ -49,6 +51,19 @@ def test_on_another_address_names_are_checked_too() -> None:
     for named in ("evil.example", "", "192.168.0.7.evil.example", "a b", "[::1"):
         with pytest.raises(guard.Refused):
             watch.check_host(named)
+
+
+def test_its_own_name_is_known_in_any_case(monkeypatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Studio.local")
+    for host, named in [("0.0.0.0", "studio.LOCAL:1"), ("Lab.example", "lab.example:1")]:
+        guard.Guard(None, host, 1, "a-long-secret-of-ours").check_host(named)
+
+
+def test_a_cookie_is_found_among_those_of_others() -> None:
+    token = "a-long-secret-of-ours"
+    watch = guard.Guard(None, "127.0.0.1", 7, token)
+    assert watch.knows_token({"cookie": f'prefs={{"a":1}}; gptlab_7={token}; b=[é'})
+    assert not watch.knows_token({"cookie": f"gptlab_8={token}; gptlab_7=other; {token}"})
 
 
 def test_no_address_is_a_file(server: Server) -> None:
@@ -216,3 +231,34 @@ def test_a_request_that_never_arrives_is_not_waited_for(monkeypatch) -> None:
     scope = {"type": "http", "path": "/api/write", "headers": [(b"host", b"localhost")]}
     asyncio.run(guard.Guard(None, "127.0.0.1", 1, None)(scope, stalled, send))
     assert sent[0]["status"] == 408 and b"in time" in sent[1]["body"]
+
+
+def test_a_connection_that_asks_nothing_is_closed(monkeypatch) -> None:
+    monkeypatch.setattr(guard, "PATIENCE", 0.3)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if b"slow" in scope["raw_path"]:
+            await asyncio.sleep(0.8)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"here"})
+
+    async def talk(port: int, sent: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        answer = await asyncio.wait_for(reader.read(), 4)  # less than uvicorn waits
+        writer.close()
+        return answer
+
+    async def scene() -> list[bytes]:
+        config = uvicorn.Config(app, log_level="error", lifespan="off")
+        config.load()
+        state = uvicorn.server.ServerState()
+        loop = asyncio.get_running_loop()
+        make = lambda: Patient(config=config, server_state=state, app_state={})  # noqa: E731
+        async with await loop.create_server(make, "127.0.0.1", 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            whole = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            sent = [b"", whole[:20], whole, whole.replace(b"slow", b"") + whole[:20]]
+            return await asyncio.gather(*(talk(port, each) for each in sent))
+
+    assert [b"here" in answer for answer in asyncio.run(scene())] == [False, False, True, True]

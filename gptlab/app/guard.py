@@ -11,7 +11,6 @@ import ipaddress
 import json
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -82,17 +81,17 @@ class Guard:
         if is_loopback(self.host):
             known = is_loopback(name)
         else:  # an address cannot be pointed elsewhere, a name can
-            known = is_address(name) or name in {"localhost", self.host, socket.gethostname()}
+            own = {"localhost", self.host.lower(), socket.gethostname().lower()}
+            known = is_address(name) or name in own
         if not known:
             raise Refused(403, f"this server is not {name[:100]!r}: open it by its own address")
 
     def knows_token(self, headers: dict[str, str]) -> bool:
         given = [headers.get("authorization", "").removeprefix("Bearer ")]
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-            given += [cookie.value] if cookie else []
-        except CookieError:
-            pass
+        # Not http.cookies: other programs on this host leave cookies at which it gives up.
+        for part in headers.get("cookie", "").split(";"):
+            name, _, value = part.strip().partition("=")
+            given += [value] if name == self.cookie else []
         return any(self.is_token(each) for each in given)
 
     def is_token(self, given: str) -> bool:

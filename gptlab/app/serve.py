@@ -75,6 +75,8 @@ def make_server(app: Any, queue: "Queue") -> "uvicorn.Server":
     """A server that stops what is being computed, as soon as it is told to end."""
     import uvicorn
 
+    from gptlab.app.patient import Patient
+
     class Server(uvicorn.Server):
         def handle_exit(self, number: int, frame: Any) -> None:
             queue.close()
@@ -87,7 +89,7 @@ def make_server(app: Any, queue: "Queue") -> "uvicorn.Server":
         "proxy_headers": False,
     }
     limits = {"limit_concurrency": 200, "timeout_graceful_shutdown": 2, "timeout_keep_alive": 5}
-    return Server(uvicorn.Config(app, **settings, **limits, ws="none"))
+    return Server(uvicorn.Config(app, **settings, **limits, ws="none", http=Patient))
 
 
 def address(config: AppConfig, port: int) -> str:
