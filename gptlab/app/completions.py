@@ -1,6 +1,8 @@
 """`/v1/completions` as OpenAI's clients ask it, so that they work with a model of yours."""
 
+import codecs
 import json
+import math
 import random
 import threading
 import time
@@ -8,11 +10,13 @@ import uuid
 from collections.abc import Callable, Generator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gptlab.app.writing import Piece, pieces, ready, word
 from gptlab.config import GenerateConfig, SamplingConfig
+from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError
+from gptlab.evaluation.inside import expectations
 from gptlab.generation.engine import prompt_ids
 from gptlab.model.checkpoint import Loaded
 
@@ -27,11 +31,11 @@ class Completion(BaseModel):
 
     model: str = Field(max_length=400, description="A run, or RUN:CHECKPOINT, or `gptlab`.")
     prompt: str | list[str] | Ids | list[Ids] = Field("", description="Texts, or their tokens.")
-    max_tokens: int = Field(16, ge=1, description="More than the server allows is taken for that.")
+    max_tokens: int = Field(16, ge=0, description="More than the server allows is taken for that.")
     n: int = Field(1, ge=1, le=8)
     best_of: int | None = Field(None, ge=1, le=8)
     temperature: float = Field(1.0, ge=0, le=100)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=1e-9, le=1)
     stop: str | list[str] | None = None
     seed: int | None = Field(None, ge=0, le=2**53)
     logprobs: int | None = Field(None, ge=0, le=20)
@@ -48,6 +52,13 @@ class Completion(BaseModel):
     repetition_penalty: float = Field(1.0, ge=0.001, le=100)
     no_repeat_ngram: int | None = Field(None, ge=1, le=1000)
 
+    @model_validator(mode="before")
+    @classmethod
+    def null_is_not_given(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
     def prompts(self) -> list[str | Ids]:
         """One or several; raises UserError for none, or more than eight."""
         several = isinstance(self.prompt, list) and not all(
@@ -59,11 +70,16 @@ class Completion(BaseModel):
         return found
 
     def stops(self) -> list[str]:
+        """Raises UserError for more than eight."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return [text for text in given if text][:8]
+        if len(given) > 8:
+            raise UserError("stop: give up to eight texts")
+        return [text for text in given if text]
 
     def as_config(self, most: int, seed: int) -> GenerateConfig:
-        """As generate.py's configuration; raises UserError for a `best_of` that cannot be."""
+        """As generate.py's configuration; raises UserError for what cannot be."""
+        if self.max_tokens == 0 and not self.echo:
+            raise UserError("max_tokens: 0 is for echo, which gives the prompt back")
         samples = self.best_of or self.n
         if samples < self.n or (self.stream and samples > self.n):
             raise UserError("best_of: must be at least n, and cannot be streamed")
@@ -113,10 +129,13 @@ class Talk:
             self.read += len(ids)
             base, offsets = number * self.config.n, [0] * self.config.n
             if self.asked.echo:
-                text = "".join(word(model.tokenizer, id) for id in ids if id != model.tokenizer.eot)
+                text, told = self.echoed(model, ids, isinstance(self.prompts[number], str))
                 offsets = [len(text)] * self.config.n
+                why = None if self.config.max_new_tokens else "length"
                 for i in range(self.config.n):
-                    yield text, choice(base + i, text, None, None)
+                    yield text, choice(base + i, text, told, why)
+            if not self.config.max_new_tokens:
+                continue
             for piece in pieces(model, ids, self.config, self.asked.logprobs or 0, stop):
                 self.written += 1
                 told = None
@@ -125,6 +144,17 @@ class Talk:
                 offsets[piece.sample] += len(piece.text)
                 why = FINISH[piece.ended]
                 yield piece, choice(base + piece.sample, piece.text, told, why)
+
+    def echoed(self, model: Loaded, ids: Ids, is_text: bool) -> tuple[str, dict[str, Any] | None]:
+        """The prompt, and the log-probabilities of its tokens if they are asked for."""
+        eot = model.tokenizer.eot
+        text = decode(model.tokenizer, [id for id in ids if id != eot])
+        if self.asked.logprobs is None:
+            return text, None
+        told = prompt_logprobs(model, ids, self.asked.logprobs)
+        if is_text and ids[0] == eot:  # it was put before the text, and is none of it
+            told = {name: each[1:] for name, each in told.items()}
+        return text, told
 
     def usage(self) -> dict[str, int]:
         total = self.read + self.written
@@ -144,7 +174,7 @@ class Talk:
         for number in range(len(self.prompts)):
             mine = [choices[number * self.config.n + i] for i in range(self.config.n)]
             if self.config.n > self.asked.n:
-                mine.sort(key=lambda each: -mean(scores[each["index"]]))
+                mine.sort(key=lambda each: -mean(scores.get(each["index"], [])))
             best += mine[: self.asked.n]
         numbered = [each | {"index": index} for index, each in enumerate(best)]
         return self.head | {"choices": numbered, "usage": self.usage()}
@@ -172,11 +202,39 @@ def choice(index: int, text: str, told: dict[str, Any] | None, why: str | None) 
 def logprobs(model: Loaded, piece: Piece, offset: int) -> dict[str, Any]:
     """Of one token, under the model alone, before any sampling setting."""
     beside = {word(model.tokenizer, id): logprob for id, logprob in piece.likeliest}
+    beside.setdefault(word(model.tokenizer, piece.token), piece.logprob)
     return {
         "tokens": [word(model.tokenizer, piece.token)],
         "token_logprobs": [piece.logprob],
         "top_logprobs": [beside],
         "text_offset": [offset],
+    }
+
+
+def prompt_logprobs(model: Loaded, ids: Ids, most: int) -> dict[str, Any]:
+    """Of all tokens of a prompt; nothing was expected at the first.
+
+    Raises UserError for more than the model sees at once.
+    """
+    window = model.net.config.window
+    if len(ids) > window + 1:
+        raise UserError(f"prompt: logprobs with echo are for at most {window + 1:,} tokens")
+    size, tokenizer = model.tokenizer.vocab_size, model.tokenizer
+    found = expectations(model.net, ids, size, most) if len(ids) > 1 else []
+    tops: list[dict[str, float] | None] = [None]
+    for each in found:
+        top = {word(tokenizer, id): math.log(max(p, 1e-30)) for id, p in each.likeliest}
+        top.setdefault(word(tokenizer, each.token), -each.nats)
+        tops.append(top)
+    reader, offsets, length = codecs.getincrementaldecoder("utf-8")("replace"), [], 0
+    for id in ids:
+        offsets.append(length)
+        length += 0 if id == tokenizer.eot else len(reader.decode(tokenizer.token_bytes(id)))
+    return {
+        "tokens": [word(tokenizer, id) for id in ids],
+        "token_logprobs": [None, *(-each.nats for each in found)],
+        "top_logprobs": tops,
+        "text_offset": offsets,
     }
 
 
@@ -194,6 +252,6 @@ def mean(numbers: list[float]) -> float:
 
 def as_error(status: int, why: str) -> dict[str, Any]:
     """As OpenAI's clients expect it."""
-    kinds = {429: "rate_limit_error", 404: "not_found_error", 400: "invalid_request_error"}
-    kind = kinds.get(status, "server_error")
+    usual = "invalid_request_error" if 400 <= status < 500 else "server_error"
+    kind = {429: "rate_limit_error", 404: "not_found_error"}.get(status, usual)
     return {"error": {"message": why, "type": kind, "param": None, "code": None}}
