@@ -21,7 +21,8 @@ async function answer(path, content, signal) {
   }
   if (!found.ok) {
     const told = await found.json().catch(() => ({}));
-    throw new Error(told.error ?? `The server answered ${found.status}.`);
+    const error = new Error(told.error ?? `The server answered ${found.status}.`);
+    throw Object.assign(error, { status: found.status });
   }
   return found;
 }
@@ -33,6 +34,7 @@ export async function stream(path, content, signal, take) {
   let rest = "", ended = false;
   for (;;) {
     const { done, value } = await reader.read();
+    signal?.throwIfAborted(); // what came before may have been read already
     if (done) break;
     const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
     rest = lines.pop();
@@ -44,5 +46,7 @@ export async function stream(path, content, signal, take) {
   }
   if (!ended) throw new Error("The server broke off in the middle.");
 }
+
+export const missing = (error) => error.status === 404;
 
 export const stopped = (error) => error.name === "AbortError";

@@ -12,11 +12,14 @@ import * as write from "./write.js";
 
 const VIEWS = { write, classify, learn, inside, compare, runs };
 
+let shown = null;
+
 // A classifier's page is another: it neither writes nor compares.
 function wanted() {
-  const name = location.hash.slice(1);
+  const hash = location.hash.slice(1);
+  const name = Object.hasOwn(VIEWS, hash) ? hash : hash && shown || "write"; // else no view's: stay
   const classifies = state.kind === "classification";
-  if (!(name in VIEWS)) return classifies ? "classify" : "write";
+  if (!state.run) return "runs";
   if (classifies && ["write", "inside", "compare"].includes(name)) return "classify";
   return !classifies && name === "classify" ? "write" : name;
 }
@@ -29,6 +32,8 @@ function turn() {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  if (shown && shown !== name) VIEWS[shown].hide?.();
+  shown = name;
   VIEWS[name].show?.();
 }
 
@@ -60,6 +65,10 @@ async function choose(run, checkpoint) {
 $("theme").addEventListener("click", theme);
 $("run").addEventListener("change", () => choose($("run").value));
 $("checkpoint").addEventListener("change", () => choose(state.run, $("checkpoint").value));
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // its hash is no view
+  $("main").focus();
+});
 addEventListener("hashchange", turn);
 state.addEventListener("change", fit);
 try {

@@ -22,6 +22,11 @@ function paint() {
   const names = ["Run", "For", "Layers", "Parameters", "Steps", "Best loss", ""];
   const head = make("tr", {}, ...names.map((name, i) =>
     make("th", { scope: "col", className: i > 1 && i < 6 ? "number" : "" }, name || make("span", { className: "unseen" }, "State"))));
+  if (!state.runs.length) {
+    $("list").replaceChildren();
+    $("about").replaceChildren(make("p", {}, "No run yet; ", make("code", {}, "python train.py"), " makes one."));
+    return;
+  }
   $("list").replaceChildren(make("thead", {}, head), make("tbody", {}, ...state.runs.map(row)));
   about();
 }
@@ -51,7 +56,7 @@ function about() {
     make("summary", {}, name), make("pre", {}, Object.entries(values).map(([key, value]) =>
       `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`).join("\n"))));
   const stories = samples.map(({ name, text }, i) => make("details", { className: "story", open: i === 0 },
-    make("summary", {}, name), make("pre", {}, text)));
+    make("summary", {}, name), make("pre", { dir: "auto" }, text)));
   $("about").replaceChildren(
     make("div", {}, make("h3", {}, "Configuration"), ...parts),
     make("div", {}, make("h3", {}, "Samples written while it trained"),
