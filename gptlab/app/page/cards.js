@@ -31,20 +31,27 @@ export class Card {
   }
 }
 
-// Fills the cards, one a sample; tells `say` how it goes. Returns whether it came to its end.
-export async function writeInto(cards, request, signal, say) {
-  const began = performance.now();
-  let count = 0;
-  say(request.sampling?.beams > 1 ? "Searching: the text is shown when it is found …"
-    : "Waiting for the first token …");
+// Fills the cards, one a sample, or those that `given` makes at the beginning; tells `say` how it goes. Returns whether it came to its end.
+export async function writeInto(given, request, signal, say) {
+  let cards = typeof given === "function" ? [] : given;
+  let count = 0, began;
+  const begin = (event) => {
+    began = performance.now();
+    if (typeof given === "function") cards = given();
+    cards.forEach((card) => { card.begin = event; });
+    say(request.sampling?.beams > 1 ? "Searching: the text is shown when it is found …"
+      : "Waiting for the first token …");
+  };
+  say("Waiting for its turn …");
   try {
     await stream("/api/write", request, signal, (events) => {
-      for (const event of events) if (event.event === "begin") cards.forEach((c) => { c.begin = event; });
+      for (const event of events) if (event.event === "begin") begin(event);
       const tokens = events.filter((event) => event.event === "token");
       count += tokens.length;
       cards.forEach((card, i) => card.tokens.add(tokens.filter((token) => token.sample === i)));
       const seconds = (performance.now() - began) / 1000;
-      say(`Writing: ${count} tokens, ${Math.round(count / seconds)} a second`, true);
+      const rate = seconds > 0.1 ? `, ${Math.round(count / seconds)} a second` : "";
+      if (count) say(`Writing: ${count} tokens${rate}`, true);
       for (const event of events) if (event.event === "end") end(cards, event, say);
     });
     return true;

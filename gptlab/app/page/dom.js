@@ -27,8 +27,13 @@ export function tell(place, words, going = false) {
   place.textContent = words;
 }
 
+// A button that cannot be pressed now keeps the keyboard's focus, unlike one that is disabled.
+export const off = (button, yes) => button.setAttribute("aria-disabled", yes);
+
+export const isOff = (button) => button.getAttribute("aria-disabled") === "true";
+
 let timer;
-// An error in plain words, for a while; nothing takes it away.
+// An error in plain words, for a while; Escape takes it away.
 export function trouble(words) {
   const place = $("trouble");
   place.textContent = words ?? "";
@@ -36,6 +41,7 @@ export function trouble(words) {
   clearTimeout(timer);
   if (words) timer = setTimeout(() => { place.hidden = true; }, 20000);
 }
+addEventListener("keydown", (event) => { if (event.key === "Escape") trouble(); });
 
 // Enter sends a form from a textarea; Shift+Enter begins a line.
 export function enterSends(form) {

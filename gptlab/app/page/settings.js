@@ -4,7 +4,7 @@ import { state } from "./state.js";
 
 const NAMES = {
   n: "Samples", max_new_tokens: "Tokens", temperature: "Temperature", top_k: "Top k", top_p: "Top p",
-  min_p: "Min p", repetition_penalty: "Repetition penalty", no_repeat_ngram: "No run twice",
+  min_p: "Min p", repetition_penalty: "Repetition penalty", no_repeat_ngram: "No repeats of N tokens",
   beams: "Beams", length_penalty: "Length penalty",
 };
 const FIRST = ["n", "max_new_tokens", "temperature", "top_p"];
@@ -21,6 +21,8 @@ export function makeSettings() {
 
 function row({ name, low, high, step, value, optional, help }) {
   const id = `set-${name}`;
+  // Of the others the slider has only the useful part; the server knows the whole.
+  const clamp = (value) => name === "n" ? Math.min(high, Math.max(low, value)) : value;
   const number = make("input", { id, type: "number", min: low, step: "any", value: value ?? high,
     "aria-describedby": `${id}-help` });
   const range = make("input", { type: "range", min: low, max: high, step, value: value ?? high,
@@ -35,9 +37,12 @@ function row({ name, low, high, step, value, optional, help }) {
   const touched = () => { if (use) use.checked = true; shade(); };
   range.addEventListener("input", () => { number.value = range.value; touched(); });
   number.addEventListener("input", () => { range.value = number.value; touched(); });
+  if (name === "n") number.max = high;
+  number.addEventListener("change", () => { if (number.value !== "") number.value = clamp(Number(number.value)); });
   use?.addEventListener("change", shade);
   shade();
-  inputs[name] = () => (use && !use.checked) || number.value === "" ? null : Number(number.value);
+  inputs[name] = () => (use && !use.checked) || number.value === "" ? null
+    : clamp(Number(number.value));
   return element;
 }
 

@@ -10,7 +10,7 @@ export class TokenText {
     this.tokens = [];
     this.at = -1;
     this.scrolls = false; // whether its end is kept in sight; to measure that costs a layout
-    this.element = make("div", { className: "text", tabIndex: 0, role: "group", "aria-label": label });
+    this.element = make("div", { className: "text", dir: "auto", tabIndex: 0, role: "group", "aria-label": label });
     if (given) this.element.append(make("span", { className: "given" }, given));
     this.element.addEventListener("pointerover", (event) => this.point(event.target));
     this.element.addEventListener("pointerleave", hideTip);
@@ -103,3 +103,4 @@ export function hideTip() {
 }
 
 addEventListener("scroll", hideTip, { passive: true });
+addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });

@@ -1,5 +1,5 @@
 // Write: a beginning, and what the model makes of it. Of a model that follows instructions: instruct.
-import { $, enterSends, tell, trouble } from "./dom.js";
+import { $, enterSends, isOff, off, tell, trouble } from "./dom.js";
 import { Card, writeInto } from "./cards.js";
 import { seedNow, settings } from "./settings.js";
 import { state } from "./state.js";
@@ -15,6 +15,7 @@ export function begin() {
   $("stop").addEventListener("click", () => running?.abort());
   addEventListener("keydown", (event) => { if (event.key === "Escape") running?.abort(); });
   $("again").addEventListener("click", () => {
+    if (isOff($("again"))) return;
     $("seed").value = seedNow() + 1;
     write($("prompt").value);
   });
@@ -43,16 +44,20 @@ async function write(prompt, plain = false) {
   const asked = settings();
   const input = instructs ? $("input").value : "";
   const buttons = [["Continue", goOn], ["Edit", edit], ["Copy", copy]];
-  cards = Array.from({ length: asked.n ?? 1 }, (_, i) =>
-    new Card(asked.n > 1 ? `Sample ${i + 1}` : instructs ? "Response" : "Sample", instructs ? "" : prompt, instructs ? [buttons[2]] : buttons));
-  $("samples").classList.toggle("several", cards.length > 1);
-  cards.forEach((card) => { card.tokens.scrolls = cards.length > 1; });
-  $("samples").replaceChildren(...cards.map((card) => card.element));
+  const lay = () => { // not before the text begins: a request that is refused leaves the old one
+    cards = Array.from({ length: asked.n ?? 1 }, (_, i) =>
+      new Card(asked.n > 1 ? `Sample ${i + 1}` : instructs ? "Response" : "Sample", instructs ? "" : prompt, instructs ? [buttons[2]] : buttons));
+    $("samples").classList.toggle("several", cards.length > 1);
+    cards.forEach((card) => { card.tokens.scrolls = cards.length > 1; });
+    $("samples").replaceChildren(...cards.map((card) => card.element));
+    return cards;
+  };
   busy(true);
   trouble();
+  reveal();
   try {
     const how = { ...state.which, ...asked, prompt, template: plain ? "none" : "auto" };
-    await writeInto(cards, input ? { ...how, input } : how, mine.signal, say(mine));
+    await writeInto(lay, input ? { ...how, input } : how, mine.signal, say(mine));
   } catch (error) {
     trouble(error.message);
   }
@@ -66,8 +71,14 @@ async function write(prompt, plain = false) {
 const say = (mine) => (words, going) => { if (running === mine) tell($("status"), words, going); };
 
 function busy(yes) {
-  $("stop").disabled = !yes;
-  $("again").disabled = yes;
+  off($("stop"), !yes);
+  off($("again"), yes);
+}
+
+// On a phone the text may begin below what is seen.
+function reveal() {
+  const seen = visualViewport?.height ?? innerHeight;
+  if ($("status").getBoundingClientRect().top > seen - 80) $("status").scrollIntoView({ block: "start" });
 }
 
 function goOn(card) {
@@ -84,6 +95,11 @@ function edit(card) {
 }
 
 async function copy(card) {
-  await navigator.clipboard.writeText(card.text).catch((error) => trouble(error.message));
-  tell($("status"), "Copied.");
+  try {
+    await navigator.clipboard.writeText(card.text); // there is none where the page came by plain http
+    tell($("status"), "Copied.");
+  } catch {
+    getSelection().selectAllChildren(card.tokens.element);
+    tell($("status"), "This browser does not let the page copy: the text is selected for you to.");
+  }
 }
