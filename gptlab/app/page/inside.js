@@ -5,7 +5,8 @@ import { fill, state } from "./state.js";
 import { TokenText } from "./tokens.js";
 import { lastText } from "./write.js";
 
-let found = null, head = 0, stale = true;
+let found = null, head = 0, stale = true, latest = null;
+let taken = ""; // the text last taken from Write; another in the field is the reader's own
 
 export function begin() {
   enterSends($("look-form"));
@@ -21,21 +22,22 @@ export function begin() {
 }
 
 export function show() {
-  const written = lastText();
-  if (stale || $("look-text").value === "") {
-    $("look-text").value = written;
-    look();
-  }
+  const written = lastText(), own = $("look-text").value;
+  const fresh = (own === taken || own === "") && written !== own;
+  if (fresh) $("look-text").value = taken = written;
+  if (fresh || stale) look();
 }
 
 const request = () => ({ ...state.which, text: $("look-text").value, unknown: "skip" });
 
 async function look() {
+  const mine = latest = {};
   $("look-status").textContent = "Looking …";
   trouble();
   try {
     const looks = ["surprise", "lens", "neighbours"].map((name) => post(`/api/${name}`, request()));
     const [expected, layers, alike] = await Promise.all(looks);
+    if (mine !== latest) return; // another look was asked for meanwhile
     surprise(expected);
     lens(layers);
     neighbours(alike);
