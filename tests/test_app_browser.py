@@ -2,14 +2,14 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.serving import Server
+from tests.serving import Server, run_of
 
 pytest_plugins = ["tests.serving"]
 
@@ -159,10 +159,73 @@ def test_again_continue_and_edit(page: Page) -> None:
     assert tops[0] == tops[1]  # side by side
 
 
+def test_the_skip_link_stays_in_the_view(page: Page) -> None:
+    view(page, "runs")
+    page.focus(".skip")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.evaluate("location.hash = '#main'")
+    page.wait_for_timeout(50)
+    expect(page.locator("#runs")).to_be_visible()
+
+
+def test_focus_stays_on_stop_and_again(page: Page) -> None:
+    set_number(page, "max_new_tokens", LONG)
+    set_number(page, "temperature", 0)
+    page.press("#prompt", "Enter")
+    page.wait_for_selector(".token >> nth=5")
+    page.press("#stop", "Enter")
+    page.wait_for_selector(".sample.ended")
+    assert page.evaluate("document.activeElement.id") == "stop"
+    set_number(page, "max_new_tokens", 5)
+    page.press("#again", "Enter")
+    expect(page.locator("#status")).to_contain_text("5 tokens in")
+    assert page.evaluate("document.activeElement.id") == "again"
+    page.hover(".token >> nth=1")
+    expect(page.locator("#tip")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#tip")).to_be_hidden()
+
+
+def test_a_copy_that_is_not_allowed_selects_the_text(page: Page) -> None:
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    set_number(page, "max_new_tokens", 5)
+    page.press("#prompt", "Enter")
+    page.wait_for_selector(".sample.ended")
+    page.click("text=Copy")
+    expect(page.locator("#status")).to_contain_text("selected")
+    selected = page.evaluate("getSelection().toString()").strip()
+    assert selected == page.inner_text(".sample .text").strip()
+
+
+def test_inside_takes_the_text_written_last_but_not_over_ones_own(page: Page) -> None:
+    set_number(page, "max_new_tokens", 5)
+    page.press("#prompt", "Enter")
+    page.wait_for_selector(".sample.ended")
+    view(page, "inside")
+    text = page.locator("#look-text")
+    first = text.input_value()
+    view(page, "write")
+    page.click("#again")
+    expect(page.locator("#status")).to_contain_text("5 tokens in")
+    view(page, "inside")
+    expect(text).not_to_have_value(first)
+    text.fill("One day")
+    view(page, "write")
+    view(page, "inside")
+    expect(text).to_have_value("One day")
+
+
 def test_a_mistake_is_told_in_plain_words(page: Page) -> None:
+    page.press("#prompt", "Enter")
+    page.wait_for_selector(".sample.ended")
+    before = page.inner_text(".sample .text")
+    page.fill("#set-n", "20000")
     page.fill("#prompt", "Once ß")
     page.press("#prompt", "Enter")
     expect(page.locator("#trouble")).to_contain_text("vocabulary lacks")
+    assert page.inner_text(".sample .text") == before
+    page.fill("#set-n", "1")
     page.fill("#prompt", "Once")
     page.press("#prompt", "Enter")
     page.wait_for_selector(".sample.ended")
@@ -203,6 +266,62 @@ def test_the_curve_grows_while_a_run_trains(page: Page, folder: Path) -> None:
         expect(path).not_to_have_attribute("d", before, timeout=20_000)
     finally:
         (run / "metrics.csv").write_text(kept)
+
+
+def test_news_without_a_new_checkpoint_writes_nothing_again(page: Page, folder: Path) -> None:
+    view(page, "learn")
+    page.wait_for_selector("#learned .ended")
+    written = []
+    page.on("request", lambda r: written.append(r.url) if "/api/write" in r.url else None)
+    path, metrics = page.locator("#chart .train"), run_of(folder, "story") / "metrics.csv"
+    before, kept = path.get_attribute("d"), metrics.read_text()
+    try:
+        metrics.write_text(kept + kept.splitlines()[-1].replace("6", "9", 1) + "\n")
+        page.evaluate("import('/state.js').then(({ state }) => state.renew())")
+        expect(path).not_to_have_attribute("d", before)
+        page.wait_for_timeout(300)
+        assert not written
+    finally:
+        metrics.write_text(kept)
+
+
+def test_watch_follows_the_header_and_stops_when_left(page: Page) -> None:
+    view(page, "learn")
+    page.wait_for_selector("#learned .ended")
+    page.select_option("#checkpoint", "step_2")
+    expect(page.locator("#step-words")).to_contain_text("step 2")
+    page.click("#play")
+    expect(page.locator("#play")).to_have_text("Pause")
+    view(page, "runs")
+    expect(page.locator("#play")).to_have_text("Play")
+
+
+def test_what_was_removed_is_left_for_what_is_there(
+    browser: Browser, own: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = own()
+    page = browser.new_page()
+    renew = "import('/state.js').then(({ state }) => state.renew())"
+    page.goto(server.url)
+    page.wait_for_selector("html[data-ready]")
+    page.select_option("#checkpoint", "step_2")
+    (run_of(tmp_path, "story") / "checkpoints" / "step_2.ckpt").unlink()
+    page.evaluate(renew)
+    expect(page.locator("#checkpoint")).to_have_value("best")
+    shutil.rmtree(run_of(tmp_path, "story"))
+    page.evaluate(renew)
+    expect(page.locator("#trouble")).to_contain_text("no longer there")
+    expect(page.locator("#run")).not_to_have_value("")
+    told = run_of(tmp_path, "told").name
+    page.select_option("#run", told)
+    expect(page).to_have_url(re.compile(r"\?run="))
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    expect(page.locator("#run")).to_have_value(told)
+    shutil.rmtree(tmp_path / "runs")
+    page.reload()
+    expect(page.locator("#about")).to_contain_text("No run yet; python train.py makes one")
+    page.close()
 
 
 def test_inside_compare_and_runs(page: Page) -> None:
