@@ -33,7 +33,7 @@ export const off = (button, yes) => button.setAttribute("aria-disabled", yes);
 export const isOff = (button) => button.getAttribute("aria-disabled") === "true";
 
 let timer;
-// An error in plain words, for a while; Escape takes it away.
+// An error in plain words, for a while; Escape or a click takes it away.
 export function trouble(words) {
   const place = $("trouble");
   place.textContent = words ?? "";
@@ -41,7 +41,6 @@ export function trouble(words) {
   clearTimeout(timer);
   if (words) timer = setTimeout(() => { place.hidden = true; }, 20000);
 }
-addEventListener("keydown", (event) => { if (event.key === "Escape") trouble(); });
 
 // Enter sends a form from a textarea; Shift+Enter begins a line.
 export function enterSends(form) {

@@ -47,6 +47,7 @@ async function look() {
     stale = false;
     $("look-status").textContent = `${layers.tokens.length} tokens.`;
   } catch (error) {
+    if (mine !== latest) return;
     $("look-status").textContent = "";
     trouble(error.message);
   }

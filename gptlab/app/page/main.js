@@ -69,6 +69,8 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // its hash is no view
   $("main").focus();
 });
+$("trouble").addEventListener("click", () => trouble());
+addEventListener("keydown", (event) => { if (event.key === "Escape") trouble(); });
 addEventListener("hashchange", turn);
 state.addEventListener("change", fit);
 try {
