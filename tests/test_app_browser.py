@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -296,32 +296,38 @@ def test_watch_follows_the_header_and_stops_when_left(page: Page) -> None:
     expect(page.locator("#play")).to_have_text("Play")
 
 
-def test_what_was_removed_is_left_for_what_is_there(
-    browser: Browser, own: Callable[..., Server], tmp_path: Path
-) -> None:
-    server = own()
-    page = browser.new_page()
-    renew = "import('/state.js').then(({ state }) => state.renew())"
+def test_what_was_removed_is_left_for_what_is_there(page: Page, folder: Path) -> None:
+    renew = "import('/state.js').then(({ state }) => state.list().then(() => state.renew()))"
+    doomed = folder / "runs" / "doomed"
+    shutil.copytree(run_of(folder, "told"), doomed)
+    try:
+        page.evaluate(renew)
+        page.select_option("#run", "doomed")
+        expect(page).to_have_url(re.compile(r"\?run=doomed"))
+        page.reload()
+        page.wait_for_selector("html[data-ready]")
+        expect(page.locator("#run")).to_have_value("doomed")
+        page.select_option("#checkpoint", "last")
+        (doomed / "checkpoints" / "last.ckpt").unlink()
+        page.evaluate(renew)
+        expect(page.locator("#checkpoint")).to_have_value("best")
+    finally:
+        shutil.rmtree(doomed)
+    page.evaluate("import('/state.js').then(({ state }) => state.renew())")
+    expect(page.locator("#trouble")).to_contain_text("doomed is no longer there")
+    expect(page.locator("#run")).to_have_value(run_of(folder, "story").name)
+
+
+def test_a_first_run_that_is_gone_leaves_the_others(page: Page, server: Server) -> None:
+    first = server.ask("/api/settings")[1] | {"run": "gone"}
+    page.route("**/api/settings", lambda route: route.fulfill(json=first))
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    expect(page.locator("#run")).to_have_value(re.compile("_story"))
+    page.route("**/api/runs", lambda route: route.fulfill(json=[]))
     page.goto(server.url)
     page.wait_for_selector("html[data-ready]")
-    page.select_option("#checkpoint", "step_2")
-    (run_of(tmp_path, "story") / "checkpoints" / "step_2.ckpt").unlink()
-    page.evaluate(renew)
-    expect(page.locator("#checkpoint")).to_have_value("best")
-    shutil.rmtree(run_of(tmp_path, "story"))
-    page.evaluate(renew)
-    expect(page.locator("#trouble")).to_contain_text("no longer there")
-    expect(page.locator("#run")).not_to_have_value("")
-    told = run_of(tmp_path, "told").name
-    page.select_option("#run", told)
-    expect(page).to_have_url(re.compile(r"\?run="))
-    page.reload()
-    page.wait_for_selector("html[data-ready]")
-    expect(page.locator("#run")).to_have_value(told)
-    shutil.rmtree(tmp_path / "runs")
-    page.reload()
-    expect(page.locator("#about")).to_contain_text("No run yet; python train.py makes one")
-    page.close()
+    expect(page.locator("#about")).to_have_text("No run yet; python train.py makes one.")
 
 
 def test_inside_compare_and_runs(page: Page) -> None:
