@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,10 +51,21 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[
     return run
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run of two steps was trained, its corpus beside it."""
+    place = tmp_path_factory.mktemp("trained")
+    typed = [*TINY, "profile=smoke", "trainer.max_steps=2"]
+    subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *typed], cwd=place, check=True, capture_output=True
+    )
+    return place
+
+
 @pytest.fixture
-def trained(command: Callable[..., Result], tmp_path: Path) -> Path:
-    """The folder of a run of two steps."""
-    assert command("train", *TINY, "profile=smoke", "trainer.max_steps=2").code == 0
+def trained(command: Callable[..., Result], trained_once: Path, tmp_path: Path) -> Path:
+    """The folder of a run of two steps, the test's own."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
     (folder,) = (tmp_path / "runs").iterdir()
     return folder
 
