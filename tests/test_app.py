@@ -80,6 +80,8 @@ def test_a_search_with_beams_tells_its_tokens_too(folder: Path, server: Server) 
     best = beam_search(model.net, model.tokenizer, ids, sampling, 2, 8)
     events = server.write(prompt=PROMPT, n=2, max_new_tokens=8, sampling={"beams": 3})
     assert texts(events, 2) == [sample.text for sample in best]
+    searched = [event["tokens"] for event in events if event["event"] == "searched"]
+    assert searched == list(range(1, len(searched) + 1)) and 1 <= len(searched) <= 8
     stop = best[0].text[3:5]
     events = server.write(prompt=PROMPT, max_new_tokens=8, stop=[stop], sampling={"beams": 3})
     assert stop not in texts(events)[0]

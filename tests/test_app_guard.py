@@ -6,7 +6,6 @@ import itertools
 import json
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -202,14 +201,14 @@ def test_a_client_that_reads_nothing_gives_its_turn_away(monkeypatch) -> None:
     async def scene() -> list[int]:
         queue, counted = Queue(0), []
 
-        def work(stop: threading.Event) -> Iterator[int]:
+        def work() -> Iterator[int]:
             for number in itertools.count():
                 counted.append(number)
                 yield number
 
         await asyncio.wait_for(Streamed(queue, work)({}, silent, full), 5)
         assert queue.inside == 0
-        return [x async for batch in queue.run(lambda stop: iter_of(3)) for x in batch]
+        return [x async for batch in queue.run(lambda: iter_of(3)) for x in batch]
 
     assert asyncio.run(scene()) == [0, 1, 2]
 

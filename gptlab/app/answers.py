@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Generator
 from typing import Any
@@ -17,7 +16,7 @@ from gptlab.endings import is_memory
 from gptlab.errors import UserError
 
 PATIENCE = 20.0  # seconds that a client may let what was sent lie, before it is taken for gone
-Work = Callable[[threading.Event], Generator[Any, None, None]]
+Work = Callable[[], Generator[Any, None, None]]
 
 
 def explain(error: Exception) -> tuple[int, str]:

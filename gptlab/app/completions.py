@@ -4,7 +4,6 @@ import codecs
 import json
 import math
 import random
-import threading
 import time
 import uuid
 from collections.abc import Callable, Generator
@@ -120,7 +119,7 @@ class Talk:
         self.head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", **created}
 
     def work(
-        self, open_model: Callable[[], Loaded], stop: threading.Event
+        self, open_model: Callable[[], Loaded]
     ) -> Generator[tuple[Piece | str, dict[str, Any]], None, None]:
         """Each token as (piece, choice); an echoed prompt as (its text, choice)."""
         model = ready(open_model())
@@ -136,7 +135,7 @@ class Talk:
                     yield text, choice(base + i, text, told, why)
             if not self.config.max_new_tokens:
                 continue
-            for piece in pieces(model, ids, self.config, self.asked.logprobs or 0, stop):
+            for piece in pieces(model, ids, self.config, self.asked.logprobs or 0):
                 self.written += 1
                 told = None
                 if self.asked.logprobs is not None:

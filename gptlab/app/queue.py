@@ -29,13 +29,10 @@ class Queue:
         self.thread = ThreadPoolExecutor(1, "compute")
         self.closing = threading.Event()
 
-    async def run(
-        self, work: Callable[[threading.Event], Generator[T, None, None]]
-    ) -> AsyncIterator[list[T]]:
+    async def run(self, work: Callable[[], Generator[T, None, None]]) -> AsyncIterator[list[T]]:
         """What the work yields, at first each event at once, then those of a moment together.
 
-        The work is given an event that is set as soon as it is to stop. Raises Busy instead of
-        waiting behind too many, and what the work raises.
+        Raises Busy instead of waiting behind too many, and what the work raises.
         """
         if self.inside >= self.most:
             raise Busy(f"{self.inside} others write or wait already; try again in a moment")
@@ -47,11 +44,9 @@ class Queue:
         finally:
             self.inside -= 1
 
-    async def turn_of(
-        self, work: Callable[[threading.Event], Generator[T, None, None]]
-    ) -> AsyncIterator[list[T]]:
+    async def turn_of(self, work: Callable[[], Generator[T, None, None]]) -> AsyncIterator[list[T]]:
         stop, together, loop = threading.Event(), 0.0, asyncio.get_running_loop()
-        running = work(stop)
+        running = work()
         try:
             while True:
                 if self.closing.is_set():

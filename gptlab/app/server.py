@@ -1,6 +1,5 @@
 """The JSON API and the page: which address answers what. FastAPI describes it in /openapi.json."""
 
-import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -88,8 +87,8 @@ def add_writing(app: FastAPI, config: AppConfig, shelf: Shelf, queue: Queue) -> 
         which = shelf.find(asked.run, asked.checkpoint)
         wanted = as_config(asked, config.max_new_tokens)
 
-        def work(stop: threading.Event) -> Generator[dict[str, Any], None, None]:
-            yield from writing.events(shelf.open(*which), wanted, asked.likeliest, stop)
+        def work() -> Generator[dict[str, Any], None, None]:
+            yield from writing.events(shelf.open(*which), wanted, asked.likeliest)
 
         return Streamed(queue, work)
 
@@ -98,7 +97,7 @@ def add_looks(app: FastAPI, shelf: Shelf, queue: Queue) -> None:
     def look(asked: Which, see: Callable[[Loaded], dict[str, Any]]) -> Response:
         which = shelf.find(asked.run, asked.checkpoint)
 
-        def work(stop: threading.Event) -> Generator[dict[str, Any], None, None]:
+        def work() -> Generator[dict[str, Any], None, None]:
             yield see(shelf.open(*which))
 
         return Whole(queue, work)
@@ -144,8 +143,8 @@ def add_completions(app: FastAPI, config: AppConfig, shelf: Shelf, queue: Queue)
         which = shelf.find(None if run == "gptlab" else run, checkpoint or None)
         talk = completions.Talk(asked, asked.model, config.max_new_tokens)
 
-        def work(stop: threading.Event) -> Generator[Any, None, None]:
-            yield from talk.work(lambda: shelf.open(*which), stop)
+        def work() -> Generator[Any, None, None]:
+            yield from talk.work(lambda: shelf.open(*which))
 
         if not asked.stream:
             return Whole(queue, work, talk.whole, as_error=completions.as_error)

@@ -1,28 +1,20 @@
 """A text as events: first what is read, then each token as it is written, then how it ended."""
 
 import math
-import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-from torch import nn
 
 from gptlab.config import GenerateConfig
 from gptlab.data.tokenizer import Tokenizer, Vocabulary, decode
 from gptlab.errors import UserError
 from gptlab.evaluation.inside import expectations
-from gptlab.generation.beam import beam_search
+from gptlab.generation.beam import beam_steps
 from gptlab.generation.engine import generate, prompt_ids
 from gptlab.generation.text import Sample, TextStream
 from gptlab.generation.write import framed, stop_texts
 from gptlab.model.checkpoint import Loaded
-
-
-class Stopped(Exception):
-    """Nobody waits for this any more."""
 
 
 @dataclass
@@ -37,6 +29,13 @@ class Piece:
     ended: str | None  # end_of_text | stop | length
 
 
+@dataclass
+class Searched:
+    """A search with beams has come so many tokens far, and has nothing to show before its end."""
+
+    tokens: int
+
+
 def ready(model: Loaded, unknown: str = "error") -> Loaded:
     """The model, if it writes; raises UserError."""
     if model.net.config.n_classes:
@@ -47,13 +46,10 @@ def ready(model: Loaded, unknown: str = "error") -> Loaded:
 
 
 def pieces(
-    model: Loaded, prompt: list[int], config: GenerateConfig, likeliest: int, stop: threading.Event
+    model: Loaded, prompt: list[int], config: GenerateConfig, likeliest: int
 ) -> Iterator[Piece]:
     """The tokens of all samples in the order in which they are written."""
     wanted = (model.net, model.tokenizer, prompt, config.sampling, config.n, config.max_new_tokens)
-    if config.sampling.beams > 1:
-        yield from found_pieces(model, wanted, config, likeliest, stop)
-        return
     shown, told = [0] * config.n, [0] * config.n
     how = {"stop": stop_texts(config), "scored": True, "likeliest": likeliest}
     for samples in generate(*wanted, config.seed, **how):
@@ -71,11 +67,14 @@ def last_token(sample: Sample, tokenizer: Tokenizer) -> int:
 
 
 def found_pieces(
-    model: Loaded, wanted: tuple, config: GenerateConfig, likeliest: int, stop: threading.Event
-) -> Iterator[Piece]:
-    """Those of a beam search, which has nothing to show before its end."""
-    with stoppable(model.net, stop):
-        samples = beam_search(*wanted, stop=stop_texts(config))
+    model: Loaded, prompt: list[int], config: GenerateConfig, likeliest: int
+) -> Iterator[Piece | Searched]:
+    """Those of a search with beams, after how far it has come."""
+    wanted = (model.net, model.tokenizer, prompt, config.sampling, config.n, config.max_new_tokens)
+    samples: list[Sample] = []
+    for number, best in enumerate(beam_steps(*wanted, stop=stop_texts(config)), 1):
+        samples = best
+        yield Searched(number)
     for i, sample in enumerate(samples):
         written = sample.written + [model.tokenizer.eot] * (sample.ended == "end_of_text")
         others = beside(model, sample, len(written), likeliest)
@@ -100,25 +99,11 @@ def beside(model: Loaded, sample: Sample, count: int, most: int) -> list[list[tu
     return [[(token, math.log(max(p, 1e-30))) for token, p in each.likeliest] for each in found]
 
 
-@contextmanager
-def stoppable(net: nn.Module, stop: threading.Event) -> Iterator[None]:
-    """Within, a net whose work nobody waits for raises Stopped instead of reading on."""
-
-    def check(*_: Any) -> None:
-        if stop.is_set():
-            raise Stopped
-
-    hook = net.blocks[0].register_forward_pre_hook(check)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 def events(
-    model: Loaded, config: GenerateConfig, likeliest: int, stop: threading.Event
+    model: Loaded, config: GenerateConfig, likeliest: int
 ) -> Generator[dict[str, Any], None, None]:
-    """As the page reads them: `begin`, then `token` after `token`, then `end`."""
+    """As the page reads them: `begin`, then `token` after `token`, then `end`; of a search with
+    beams first `searched` after `searched`."""
     began = time.perf_counter()
     ready(model, config.unknown)
     prompt = prompt_ids(model.tokenizer, framed(config, model, config.prompt), model.eot_first)
@@ -131,7 +116,11 @@ def events(
         "max_new_tokens": config.max_new_tokens,
     }
     count, ended, nats = 0, [None] * config.n, [[] for _ in range(config.n)]
-    for piece in pieces(model, prompt, config, likeliest, stop):
+    source = found_pieces if config.sampling.beams > 1 else pieces
+    for piece in source(model, prompt, config, likeliest):
+        if isinstance(piece, Searched):
+            yield {"event": "searched", "tokens": piece.tokens}
+            continue
         count += 1
         ended[piece.sample] = piece.ended
         nats[piece.sample].append(-piece.logprob)

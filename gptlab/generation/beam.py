@@ -1,6 +1,6 @@
 """Beam search: the likeliest whole texts, as far as a few beginnings kept at each step find."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,14 @@ from gptlab.generation.text import Sample, TextStream
 from gptlab.model.gpt import GPT
 
 
+def beam_search(*wanted: Any, **settings: Any) -> list[Sample]:
+    """The texts that `beam_steps` ends with."""
+    *_, found = beam_steps(*wanted, **settings)
+    return found
+
+
 @torch.inference_mode()
-def beam_search(
+def beam_steps(
     net: GPT,
     tokenizer: Tokenizer,
     prompt: list[int],
@@ -27,8 +33,9 @@ def beam_search(
     *,
     stop: Sequence[str] = (),
     cached: bool = True,
-) -> list[Sample]:
-    """The best n of the texts found, the best first: by log-probability / length ** penalty.
+) -> Iterator[list[Sample]]:
+    """Yields after each step the best n of the texts found, the best first: by log-probability /
+    length ** penalty. The last are the answer.
 
     At each step the `sampling.beams` likeliest beginnings are kept; the length counts the tokens
     written, end-of-text included. Of the sampling settings the two penalties for repetition apply.
@@ -57,15 +64,15 @@ def beam_search(
             )
             finished += [sample for _, sample in found if sample.ended]
             finished = sorted(finished, key=score, reverse=True)[:beams]
+            yield finished[:n]
             going = [(row, sample) for row, sample in found if not sample.ended]
             alive = [sample for _, sample in going]
             longest = max_new_tokens if power > 0 else number + 2
             hope = max((score(sample, longest) for sample in alive), default=-torch.inf)
             if not alive or (len(finished) == beams and score(finished[-1]) >= hope):
-                break
+                return
             context.take([row for row, _ in going])
             context.append([sample.tokens[-1] for sample in alive])
-    return finished[:n]
 
 
 def expand(

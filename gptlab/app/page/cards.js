@@ -39,13 +39,14 @@ export async function writeInto(given, request, signal, say) {
     began = performance.now();
     if (typeof given === "function") cards = given();
     cards.forEach((card) => { card.begin = event; });
-    say(request.sampling?.beams > 1 ? "Searching: the text is shown when it is found …"
-      : "Waiting for the first token …");
+    say(request.sampling?.beams > 1 ? "Searching …" : "Waiting for the first token …");
   };
   say("Waiting for its turn …");
   try {
     await stream("/api/write", request, signal, (events) => {
       for (const event of events) if (event.event === "begin") begin(event);
+      const searched = events.findLast((event) => event.event === "searched");
+      if (searched) say(`Searching: ${searched.tokens} tokens of at most ${cards[0].begin.max_new_tokens}`, true);
       const tokens = events.filter((event) => event.event === "token");
       count += tokens.length;
       cards.forEach((card, i) => card.tokens.add(tokens.filter((token) => token.sample === i)));
