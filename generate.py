@@ -1,6 +1,6 @@
 """Write with a model: `python generate.py prompt="Once upon a time"`."""
 
-from gptlab.config import GenerateConfig
+from gptlab.commands import GenerateConfig
 from gptlab.launcher import command
 
 

@@ -1,6 +1,6 @@
 """Train a GPT: `python train.py`, `python train.py experiment=NAME`, `python train.py --help`."""
 
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.launcher import command
 
 

@@ -1,6 +1,6 @@
 """Try a trained model: `python -m gptlab.evaluate run=latest text="You won a prize"`."""
 
-from gptlab.config import EvaluateConfig
+from gptlab.commands import EvaluateConfig
 from gptlab.launcher import command
 
 

@@ -2,7 +2,7 @@
 
 The folder is one that Hugging Face's transformers opens."""
 
-from gptlab.config import ExportConfig
+from gptlab.commands import ExportConfig
 from gptlab.launcher import command
 
 

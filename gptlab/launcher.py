@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import sweeps
-from gptlab.config import SCHEMAS, flatten
+from gptlab.commands import SCHEMAS
+from gptlab.config import flatten
 from gptlab.endings import endings, of_the_machine
 from gptlab.errors import UserError, did_you_mean
 from gptlab.limits import check
@@ -52,7 +53,7 @@ def quote_free_text(argument: str) -> str:
 def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Decorates `f(config)`: makes of it a command that reads conf/NAME.yaml and the arguments.
 
-    The configuration arrives as the dataclass in gptlab.config, checked. UserError from within
+    The configuration arrives as the dataclass in gptlab.commands, checked. UserError from within
     becomes one line and exit code 2; any other exception is a bug and keeps its traceback.
     """
 

@@ -9,7 +9,8 @@ import math
 import re
 from typing import Any
 
-from gptlab.config import AppConfig, TrainConfig, flatten
+from gptlab.commands import AppConfig, TrainConfig
+from gptlab.config import flatten
 from gptlab.errors import UserError
 
 # (key, lowest, highest); None is open. A value outside is refused before anything is built.

@@ -1,6 +1,6 @@
 """Tokenise ahead of training, or check a corpus: `python -m gptlab.prepare data=tinystories`."""
 
-from gptlab.config import PrepareConfig
+from gptlab.commands import PrepareConfig
 from gptlab.launcher import command
 
 

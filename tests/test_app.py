@@ -17,7 +17,8 @@ from gptlab import runs
 from gptlab.app import history
 from gptlab.app.models import Shelf
 from gptlab.app.server import PAGE
-from gptlab.config import GenerateConfig, SamplingConfig
+from gptlab.commands import GenerateConfig
+from gptlab.config import SamplingConfig
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation.attention import attention
 from gptlab.evaluation.classification import probabilities

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.launcher import CONF, quote_free_text
 from tests.conftest import ROOT, files_below
 
@@ -21,7 +21,7 @@ def compose(*arguments: str) -> TrainConfig:
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
 
-    from gptlab.config import SCHEMAS
+    from gptlab.commands import SCHEMAS
     from gptlab.launcher import to_config
 
     ConfigStore.instance().store("train_schema", SCHEMAS["train"])
@@ -189,7 +189,8 @@ def test_shell_completion_names_the_choices() -> None:
 
 
 def test_bounds_name_existing_keys() -> None:
-    from gptlab.config import SCHEMAS, flatten
+    from gptlab.commands import SCHEMAS
+    from gptlab.config import flatten
     from gptlab.limits import BOUNDS, CHOICES
 
     known = {key for schema in SCHEMAS.values() for key in flatten(schema())}

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData

@@ -20,15 +20,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gptlab.config import (
-    DataConfig,
-    GenerateConfig,
-    ModelConfig,
-    SamplingConfig,
-    TokenizerConfig,
-    TrainConfig,
-    flatten,
-)
+from gptlab.commands import GenerateConfig, TrainConfig
+from gptlab.config import DataConfig, ModelConfig, SamplingConfig, TokenizerConfig, flatten
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, WordTokenizer

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.model import checkpoint
 from gptlab.training import preflight
 from gptlab.training.module import LanguageModel

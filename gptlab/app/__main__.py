@@ -1,6 +1,6 @@
 """A page to write with models, watch them learn and look inside: `python -m gptlab.app`."""
 
-from gptlab.config import AppConfig
+from gptlab.commands import AppConfig
 from gptlab.launcher import command
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gptlab.config import GenerateConfig, SamplingConfig
+from gptlab.commands import GenerateConfig
+from gptlab.config import SamplingConfig
 
 LONGEST = 100_000  # characters of a prompt or a text
 

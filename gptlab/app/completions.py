@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gptlab.app.writing import Piece, pieces, ready, word
-from gptlab.config import GenerateConfig, SamplingConfig
+from gptlab.commands import GenerateConfig
+from gptlab.config import SamplingConfig
 from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError
 from gptlab.evaluation.inside import expectations

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab import runs
-from gptlab.config import AppConfig
+from gptlab.commands import AppConfig
 from gptlab.device import resolve_accelerator
 from gptlab.errors import UserError
 from gptlab.files import say

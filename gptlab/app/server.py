@@ -15,7 +15,7 @@ from gptlab.app.asked import Attention, Text, Which, Write, as_config, settings
 from gptlab.app.guard import Guard
 from gptlab.app.models import Missing, Shelf
 from gptlab.app.queue import Queue
-from gptlab.config import AppConfig
+from gptlab.commands import AppConfig
 from gptlab.errors import UserError
 from gptlab.model.checkpoint import Loaded
 

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gptlab.config import GenerateConfig
+from gptlab.commands import GenerateConfig
 from gptlab.data.tokenizer import Tokenizer, Vocabulary, decode
 from gptlab.errors import UserError
 from gptlab.evaluation.inside import expectations

@@ -21,7 +21,8 @@ from gptlab.bench import limits, loops
 from gptlab.bench.apart import take_turns_apart
 from gptlab.bench.pairs import take_turns, timed
 from gptlab.bench.writing import generation
-from gptlab.config import DataConfig, TokenizerConfig, TrainConfig
+from gptlab.commands import TrainConfig
+from gptlab.config import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.data.toy_stories import write

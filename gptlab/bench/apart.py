@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from gptlab.bench import loops
 from gptlab.bench.limits import work_of
 from gptlab.bench.pairs import take_turns
-from gptlab.config import ModelConfig, TrainConfig
+from gptlab.commands import TrainConfig
+from gptlab.config import ModelConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.datamodule import TextData
 

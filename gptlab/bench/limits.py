@@ -7,7 +7,7 @@ import torch
 
 from gptlab.bench import loops
 from gptlab.bench.pairs import take_turns, timed
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.training.plan import make_plan

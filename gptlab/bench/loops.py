@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData
 from gptlab.data.loader import TrainingBatches

@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from tqdm import tqdm
 
 from gptlab import runs
-from gptlab.config import EvaluateConfig
+from gptlab.commands import EvaluateConfig
 from gptlab.data.tokenizer import Vocabulary
 from gptlab.device import resolve_accelerator
 from gptlab.errors import UserError, look_up

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptlab.config import DataConfig, EvaluateConfig
+from gptlab.commands import EvaluateConfig
+from gptlab.config import DataConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.loader import ValidationBatches

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gptlab.config import SamplingConfig, TrainConfig
+from gptlab.commands import TrainConfig
+from gptlab.config import SamplingConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.templates import TEMPLATES
 from gptlab.data.tokenizer import Tokenizer

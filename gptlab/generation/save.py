@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gptlab.config import GenerateConfig
+from gptlab.commands import GenerateConfig
 from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError
 from gptlab.files import say

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gptlab import runs
-from gptlab.config import GenerateConfig
+from gptlab.commands import GenerateConfig
 from gptlab.data.templates import TEMPLATES
 from gptlab.data.tokenizer import Vocabulary
 from gptlab.device import resolve_accelerator

@@ -10,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from gptlab.config import FinetuneConfig, ModelConfig, TrainConfig
+from gptlab.commands import TrainConfig
+from gptlab.config import FinetuneConfig, ModelConfig
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
 from gptlab.errors import UserError
 from gptlab.limits import check

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlab import runs
-from gptlab.config import ExportConfig
+from gptlab.commands import ExportConfig
 from gptlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, read_merges
 from gptlab.errors import UserError
 from gptlab.files import temporary_folder

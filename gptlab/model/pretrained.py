@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptlab.config import ModelConfig, TrainConfig
+from gptlab.commands import TrainConfig
+from gptlab.config import ModelConfig
 from gptlab.data.sources import require_network
 from gptlab.data.templates import TEMPLATES
 from gptlab.data.tokenizer import GPT2Tokenizer, load_tokenizer

@@ -14,7 +14,8 @@ from zlib import crc32
 
 import yaml
 
-from gptlab.config import TrainConfig, flatten
+from gptlab.commands import TrainConfig
+from gptlab.config import flatten
 from gptlab.errors import UserError
 from gptlab.report.metrics import Point, flatten_stored, read_metrics
 

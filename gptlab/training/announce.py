@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.device import available
 from gptlab.model.gpt import GPT, count_parameters

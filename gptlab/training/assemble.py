@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.errors import UserError
 from gptlab.generation.engine import sample_prompt
 from gptlab.training.callbacks import Interruption

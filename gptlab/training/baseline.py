@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptlab import sweeps
-from gptlab.config import FinetuneConfig, TrainConfig
+from gptlab.commands import TrainConfig
+from gptlab.config import FinetuneConfig
 from gptlab.files import say
 from gptlab.runs import BASELINE
 from gptlab.training.summary import Summary

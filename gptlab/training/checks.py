@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from gptlab import sweeps
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.device import resolve_accelerator, resolve_precision
 from gptlab.errors import UserError, did_you_mean, look_up
 from gptlab.model.gpt import GPT

@@ -9,7 +9,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from gptlab import sweeps
-from gptlab.config import TrainConfig, flatten
+from gptlab.commands import TrainConfig
+from gptlab.config import flatten
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
 from gptlab.errors import UserError

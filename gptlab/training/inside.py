@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.loggers import Logger
 
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.data.tokenizer import decode
 from gptlab.errors import look_up
 from gptlab.evaluation import attention, inside

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
 
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.model.loss import perplexity
 from gptlab.training.callbacks import StepCallback, epoch_ended
 from gptlab.training.plan import Plan

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gptlab.config import ModelConfig, OptimConfig, TrainConfig
+from gptlab.commands import TrainConfig
+from gptlab.config import ModelConfig, OptimConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.loader import Shape
 from gptlab.data.windows import Records, make_windows

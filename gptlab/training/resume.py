@@ -18,7 +18,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gptlab import runs
-from gptlab.config import ModelConfig, TrainConfig, flatten
+from gptlab.commands import TrainConfig
+from gptlab.config import ModelConfig, flatten
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import load_tokenizer

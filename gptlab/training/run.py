@@ -16,7 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer
 
 from gptlab import runs, sweeps
-from gptlab.config import ModelConfig, TrainConfig
+from gptlab.commands import TrainConfig
+from gptlab.config import ModelConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.datamodule import TextData

@@ -6,7 +6,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
 
-from gptlab.config import SamplingConfig, TrainConfig
+from gptlab.commands import TrainConfig
+from gptlab.config import SamplingConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import Tokenizer, decode
 from gptlab.errors import UserError

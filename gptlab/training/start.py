@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 
 from gptlab import runs
-from gptlab.config import ModelConfig, TrainConfig
+from gptlab.commands import TrainConfig
+from gptlab.config import ModelConfig
 from gptlab.data.tokenizer import Tokenizer, Vocabulary
 from gptlab.errors import UserError
 from gptlab.model.checkpoint import Loaded

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
 
-from gptlab.config import TrainConfig
+from gptlab.commands import TrainConfig
 from gptlab.data.datamodule import TextData
 from gptlab.data.loader import Batch
 from gptlab.errors import UserError, look_up
