@@ -185,6 +185,17 @@ def finished(folder: Path) -> bool:
     return (folder / "summary.json").exists() or (folder / "sweep.csv").exists()
 
 
+def sample_files(folder: Path) -> list[Path]:
+    """The texts that a run wrote while it trained: step_900 before step_1000. No links or pipes."""
+    found = (folder / "samples").glob("*.txt")
+    return sorted((p for p in found if p.is_file() and not p.is_symlink()), key=number_of)
+
+
+def number_of(path: Path) -> tuple[str, int, str]:
+    kind, _, number = path.stem.rpartition("_")
+    return kind, int(number) if number.isdecimal() else -1, path.name
+
+
 LOCK = ".lock"
 
 

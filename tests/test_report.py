@@ -311,8 +311,10 @@ def test_labels_say_what_a_sweep_has_set_and_no_formula_is_drawn() -> None:
 
 
 def test_samples_follow_each_other_by_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
     for number in (80, 9, 1000, *range(100, 120)):
-        (tmp_path / f"step_{number}.txt").write_text(str(number))
+        (tmp_path / "samples" / f"step_{number}.txt").write_text(str(number))
+    (tmp_path / "samples" / "step_5.txt").symlink_to("/etc/hostname")
     found = [int(sample.text) for sample in read_samples(tmp_path)]
     assert found == sorted(found) and (found[0], found[-1], len(found)) == (9, 1000, 12)
 

@@ -137,21 +137,14 @@ def thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def samples(folder: Path) -> list[dict[str, Any]]:
     """The latest texts that the run wrote while it trained, the last first."""
-    paths = [path for path in (folder / "samples").glob("*.txt") if not path.is_symlink()]
     found: list[dict[str, Any]] = []
-    for path in sorted(paths, key=number_of, reverse=True):
+    for path in reversed(runs.sample_files(folder)):
         with contextlib.suppress(OSError):
             name = path.stem.replace("_", " ")
             found.append(plain({"name": name, "text": content(path)[:LARGEST]}))
         if len(found) == SAMPLES:
             break
     return found
-
-
-def number_of(path: Path) -> tuple[int, str]:
-    """What sorts step_900 before step_1000."""
-    number = path.stem.rpartition("_")[2]
-    return int(number) if number.isdecimal() else -1, path.name
 
 
 def read_config(folder: Path) -> dict[str, Any]:

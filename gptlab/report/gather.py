@@ -153,7 +153,7 @@ def read(folder: Path) -> Run:
         _ = run.loss, run.best_possible, run.compute, run.figures, hash(run.corpus)
         _ = float(summary.get("seconds", 0)), int(summary.get("parameters", 0))
         place = folder / "samples"
-        run.samples = read_samples(place)
+        run.samples = read_samples(folder)
         return run
     except Exception as error:  # whatever damaged or foreign files provoke
         why = getattr(error, "strerror", None) or "is damaged"
@@ -168,16 +168,10 @@ def read_facts(path: Path) -> dict[str, Any]:
 def read_samples(folder: Path) -> list[Sample]:
     """What was written while training, by step or epoch: at most SAMPLES, the first and the last
     among them."""
-    paths = sorted((path for path in folder.glob("*.txt") if path.is_file()), key=number_of)
+    paths = runs.sample_files(folder)
     if len(paths) > SAMPLES:
         paths = [paths[round(n * (len(paths) - 1) / (SAMPLES - 1))] for n in range(SAMPLES)]
     return [Sample(p.stem, p.read_text(encoding="utf-8", errors="replace").strip()) for p in paths]
-
-
-def number_of(path: Path) -> tuple[str, int, str]:
-    """What sorts epoch_2 before epoch_10."""
-    kind, _, number = path.stem.rpartition("_")
-    return kind, int(number) if number.isdecimal() else -1, path.name
 
 
 def labelled(found: list[Run]) -> list[Run]:

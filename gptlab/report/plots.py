@@ -6,7 +6,7 @@ lines differ in their dashes.
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,16 +137,27 @@ def apart(floors: set[float]) -> list[float]:
 
 
 def draw_curve(axes: "Axes", run: Run, axis: str, look: dict[str, str], label: str | None) -> None:
-    """Training loss as a thin line, validation loss as a thick one with points."""
-    training, validation = (run.metrics.get(name, []) for name in ("train/loss", "valid/loss"))
     at = AXES[axis][1]
-    thin, thick = {"linewidth": 0.8, "alpha": 0.6}, {"linewidth": 2, "marker": "o", "markersize": 4}
-    for points, form, name in ((training, thin, None), (validation, thick, label)):
-        if points:
-            name = label if not validation else name
-            axes.plot(
-                [at(p) for p in points], [p.value for p in points], label=name, **look, **form
-            )
+    training, validation = (
+        [(at(point), point.value) for point in run.metrics.get(name, [])]
+        for name in ("train/loss", "valid/loss")
+    )
+    two_lines(axes, training, validation, look, label)
+
+
+Line = Sequence[Sequence[float]]  # pairs
+
+
+def two_lines(
+    axes: "Axes", training: Line, validation: Line, look: dict[str, str], label: str | None
+) -> None:
+    """Training loss as a thin line, validation loss as a thick one with points."""
+    if training:
+        thin = {"linewidth": 0.8, "alpha": 0.7, "label": None if validation else label}
+        axes.plot(*zip(*training, strict=True), **look, **thin)
+    if validation:
+        thick = {"linewidth": 2, "marker": "o", "markersize": 4, "label": label}
+        axes.plot(*zip(*validation, strict=True), **look, **thick)
 
 
 def scaling(
@@ -187,14 +198,8 @@ def curves(runs: dict[str, Curve], path: Path) -> None:
     figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")
     axes = figure.subplots()
     for number, (label, curve) in enumerate(runs.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        validation = curve.get("valid/loss")
-        if training := curve.get("train/loss"):
-            thin = {"color": colour, "linewidth": 0.8, "alpha": 0.7}
-            axes.plot(*zip(*training, strict=True), label=None if validation else label, **thin)
-        if validation:
-            line = {"color": colour, "linewidth": 2, "marker": "o", "markersize": 4}
-            axes.plot(*zip(*validation, strict=True), label=label, **line)
+        look = {"color": COLOURS[number % len(COLOURS)]}
+        two_lines(axes, curve.get("train/loss", []), curve.get("valid/loss", []), look, label)
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel("loss, nats a token (thin: training, thick: validation)")
     axes.grid(alpha=0.25)
