@@ -96,7 +96,7 @@ def quote(value: str) -> str:
     # Within single quotes the grammar still reads \' and ${, and a backslash before either.
     value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     value = re.sub(r"(\\*)'", r"\1\1\\'", value)
-    value = re.sub(r"(\\+)$", r"\1\1", value)
+    value = re.sub(r"(\\+)\Z", r"\1\1", value)
     return f"'{value}'"
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gptlab.commands import TrainConfig
@@ -118,6 +118,7 @@ def test_contradictions_between_values() -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+@example("a backslash before the last line's end\\\n")
 def test_free_text_arrives_to_the_letter(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
