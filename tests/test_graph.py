@@ -2,12 +2,14 @@
 
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import AdamW
 
 from gptlab.config import ModelConfig, TrainerConfig
@@ -18,6 +20,7 @@ from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.training import graph as graphs
+from gptlab.training import library
 from gptlab.training.graph import GradientGraph, decide
 from gptlab.training.plan import Plan
 from tests.test_long import only
@@ -91,6 +94,54 @@ def test_loss_and_gradients_are_those_of_autograd() -> None:
     chunked(source, target, 0.01, add=False)
     assert_same_gradients([p.grad for p in graph.parameters], once, 1e-6)
     assert graph.fits(source) and not graph.fits(source[:2])
+
+
+@compiler
+def test_a_graph_is_compiled_once_on_a_machine(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    source, target = batch(SMALL, 2, seed=0)
+
+    def found(config: ModelConfig = SMALL) -> list[Tensor]:
+        torch.manual_seed(0)
+        graph = GradientGraph(GPT(config).train())
+        graph.compile_or_raise(source, target)
+        graph(source, target, 0.01, add=False)
+        return [p.grad for p in graph.parameters]
+
+    first = found()
+    (kept,) = (tmp_path / "gptlab").iterdir()
+    compilations = []
+    monkeypatch.setattr(
+        torch._inductor, "aot_compile", lambda *_: compilations.append(1) or str(kept)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, found(), strict=True))
+    assert not compilations
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "other"))
+    spoilt = tmp_path / "other" / "gptlab" / kept.name
+    spoilt.parent.mkdir(parents=True)
+    spoilt.write_text("no library")
+    assert all(torch.equal(a, b) for a, b in zip(first, found(), strict=True))
+    assert len(compilations) == 1 and spoilt.read_bytes() == kept.read_bytes()
+
+
+def test_a_graph_is_known_by_all_that_it_computes() -> None:
+    def key(net: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float32) -> str:
+        given = torch.zeros(3, dtype=dtype)
+        return library.key(make_fx(net)(given), [given])
+
+    table = torch.arange(3.0)
+    known = {
+        key(lambda x: x + 1),
+        key(lambda x: x + 2),
+        key(lambda x: x * 1),
+        key(lambda x: x + 1, torch.float64),
+        key(lambda x: x + table),
+        key(lambda x: x + 2 * table),
+        key(lambda x: x + (table + 1)),
+    }
+    assert len(known) == 7 and key(lambda x: 1 + x) in known
+    with torch._inductor.config.patch({"cpp.simdlen": 0}):
+        assert key(lambda x: x + 1) not in known
 
 
 def test_no_draw_of_attention_dropout_is_another_for_the_graph() -> None:

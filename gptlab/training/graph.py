@@ -24,6 +24,7 @@ from gptlab.errors import UserError, look_up
 from gptlab.files import say
 from gptlab.model import parts
 from gptlab.model.gpt import GPT, count_parameters
+from gptlab.training.library import compiled
 from gptlab.training.plan import Plan
 
 WRITTEN_OUT_UP_TO = 128  # tokens
@@ -86,8 +87,14 @@ class GradientGraph:
     def __init__(self, net: GPT, precision: str = "32-true"):
         self.net = net
         self.precision = precision
-        trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
-        self.names, self.parameters = list(trained), list(trained.values())
+        named = dict(net.named_parameters())
+        trained = {name: p for name, p in named.items() if p.requires_grad}
+        # Inputs too, or they would be written into the machine code.
+        still = {
+            name: t for name, t in [*named.items(), *net.named_buffers()] if name not in trained
+        }
+        self.names, self.still_names = list(trained), list(still)
+        self.parameters, self.still = list(trained.values()), list(still.values())
         self.shape: torch.Size | None = None  # (B, T) that the graph is of; None: not compiled
 
     def compile(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
@@ -95,8 +102,7 @@ class GradientGraph:
 
         Changes nothing else, but that it draws from the generator where there is dropout.
         """
-        say("compiling forward and backward pass as one graph: up to a minute the first time")
-        from torch._dynamo.exc import TorchDynamoException  # here: two seconds to import
+        from torch._dynamo.exc import TorchDynamoException
 
         try:
             self.compile_or_raise(source_BxT, target_BxT)
@@ -108,16 +114,15 @@ class GradientGraph:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         assert self.net.training, "a graph is of the net in training"
-        inputs = [*self.parameters, source_BxT, target_BxT, self.scalar(1.0)]
+        inputs = [*self.parameters, *self.still, source_BxT, target_BxT, self.scalar(1.0)]
         with torch.no_grad(), written_out(self.net, source_BxT.shape[1]):
             trace = make_fx(
                 lambda *inputs: self.gradients(*inputs),
                 tracing_mode="fake",
                 _allow_non_fake_inputs=True,
             )
-            traced = trace(*inputs)
             # Not torch.compile: each call would go through guards for what `fits` looks at.
-            self.compiled = torch._inductor.compile(traced, inputs, {"cpp_wrapper": True})
+            self.compiled = compiled(trace(*inputs), inputs)
         self.shape = source_BxT.shape
 
     def scalar(self, number: float) -> Tensor:
@@ -128,12 +133,14 @@ class GradientGraph:
         return source_BxT.shape == self.shape
 
     def gradients(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What is traced: of the parameters, source, target and scale, the gradients of
-        nats · scale by each parameter, their norm, and the nats."""
-        *parameters, source_BxT, target_BxT, scale = inputs
+        """What is traced: of what is trained, what stays still, source, target and scale, the
+        gradients of nats · scale by each that is trained, their norm, and the nats."""
+        *weights, source_BxT, target_BxT, scale = inputs
+        parameters, rest = weights[: len(self.names)], weights[len(self.names) :]
+        still = dict(zip(self.still_names, rest, strict=True))
 
         def loss(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-            weights = dict(zip(self.names, parameters, strict=True))
+            weights = still | dict(zip(self.names, parameters, strict=True))
             with autocast(self.precision, "cpu"):
                 nats = functional_call(self.net, weights, (source_BxT, target_BxT))
             return nats * scale, nats
@@ -153,7 +160,7 @@ class GradientGraph:
         """
         with torch.no_grad():
             *found, norm, nats = self.compiled(
-                *self.parameters, source_BxT, target_BxT, self.scalar(scale)
+                [*self.parameters, *self.still, source_BxT, target_BxT, self.scalar(scale)]
             )
         for parameter, gradient in zip(self.parameters, found, strict=True):
             if add:
