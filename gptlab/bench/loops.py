@@ -35,9 +35,10 @@ class Clock(Callback):
         if trainer.global_step == Clock.warm:
             Clock.began = time.perf_counter()
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        Clock.ended = time.perf_counter()
-        Clock.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == trainer.max_steps:
+            Clock.ended = time.perf_counter()
+            Clock.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def configured(arguments: list[str], action: Callable[[TrainConfig], None]) -> None:

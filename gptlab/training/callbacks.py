@@ -23,8 +23,8 @@ class StepCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step > self.step:
-            self.step = trainer.global_step
+        if (step := trainer.global_step) > self.step:
+            self.step = step
             self.on_step(trainer, module, batch)
 
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:

@@ -92,10 +92,12 @@ class ShortLoop(_TrainingEpochLoop):
         """Forward and backward pass; and optimizer and schedule after a step's last micro-batch."""
         trainer, module = self.trainer, self.module
         outputs = trainer.strategy.training_step(batch, number)
-        outputs["loss"] = outputs["loss"] / trainer.accumulate_grad_batches
-        module.backward(outputs["loss"])
-        outputs["loss"] = outputs["loss"].detach()
-        if not self._should_accumulate():
+        loss, parts = outputs["loss"], trainer.accumulate_grad_batches
+        loss = loss / parts if parts > 1 else loss
+        module.backward(loss)
+        outputs["loss"] = loss.detach()
+        self.stepped = self.batch_progress.current.ready % parts == 0
+        if self.stepped:
             (optimizer,), (schedule,) = trainer.optimizers, trainer.lr_scheduler_configs
             progress = self.automatic_optimization.optim_progress.optimizer
             progress.zero_grad.increment_by(1)
@@ -115,5 +117,5 @@ class ShortLoop(_TrainingEpochLoop):
         ends = trainer.should_stop or trainer.received_sigterm
         if not self.short or validate or ends or self._skip_next_val:
             super().on_advance_end(data_fetcher)
-        elif not self._should_accumulate():
+        elif self.stepped:
             self._batches_that_stepped += 1

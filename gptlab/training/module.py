@@ -18,7 +18,7 @@ from gptlab.model.gpt import GPT
 from gptlab.model.loss import bits_per_byte, perplexity
 from gptlab.seeding import derive
 from gptlab.training.graph import GradientGraph
-from gptlab.training.optim import learning_rate, make_optimizer
+from gptlab.training.optim import learning_rate, make_optimizer, total_norm
 
 
 class Diverged(UserError):
@@ -149,7 +149,7 @@ class LanguageModel(LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if not self.by_graph or self.trainer.accumulate_grad_batches > 1:
             gradients = [p.grad for p in parameters if p.grad is not None]
-            self.gradient_norm = nn.utils.get_total_norm(gradients)
+            self.gradient_norm = total_norm(gradients)
         norm, most = self.gradient_norm, self.optim.grad_clip
         if not self.scaled:
             self.note(norm)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from gptlab.config import OptimConfig
@@ -46,6 +47,12 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     return schedule(step, steps, config)
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """The norm of all gradients as one vector: torch.nn.utils.get_total_norm, which in half its
+    time looks for several devices and dtypes."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
 def parameter_groups(net: GPT, config: OptimConfig, layer_decay: float = 1.0) -> list[dict]:
