@@ -65,6 +65,7 @@ class ShortLoop(_TrainingEpochLoop):
         """One micro-batch."""
         if self.restarting or not self.short:
             super().advance(data_fetcher)
+            self.stepped = not self._should_accumulate()
             return
         module, progress, logged = self.module, self.batch_progress, self._results
         batch, _, _ = next(data_fetcher)
