@@ -29,8 +29,19 @@ class Result(NamedTuple):
     err: str
 
 
+@pytest.fixture(scope="session")
+def ordered_boards() -> None:
+    """TensorBoard reads a run's files in the order of their names, which end in how many this
+    process has made: within a second, 10 comes before 9. All have as many digits here."""
+    from tensorboard.summary.writer import event_file_writer
+
+    event_file_writer._global_uid = event_file_writer.AtomicCounter(10**6)
+
+
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[..., Result]:
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, ordered_boards: None
+) -> Callable[..., Result]:
     """`command("train", "a=b", …)` as `python train.py a=b …` in an empty folder would run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
