@@ -170,7 +170,8 @@ def two_steps(corpus: Corpus, keep: KeepGradients) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("half", [False, True])
-def test_a_loss_in_chunks_is_the_loss(tied: bool, half: bool) -> None:
+def test_a_loss_in_chunks_is_the_loss(tied: bool, half: bool, monkeypatch) -> None:
+    monkeypatch.setattr("gptlab.model.loss.IN_CACHE", 57 * 3)
     net = tiny_net(57, tied_head=tied, head_bias=not tied, dropout=0.1)
     source, target = torch.randint(57, (2, 3, 20))
     target[0, 4:] = IGNORED

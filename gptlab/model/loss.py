@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gptlab.data.windows import IGNORED
 
 AT_ONCE = 2**25  # logits
+IN_CACHE = 2**21  # logits whose softmax is taken at once
 
 
 def summed_cross_entropy(logits_BxTxV: Tensor, target_BxT: Tensor) -> Tensor:
@@ -46,6 +47,31 @@ def head_cross_entropy(
     return ChunkedCrossEntropy.apply(x_NxD, head.weight, head.bias, target_N, rows)[0]
 
 
+def log_probabilities(
+    x_RxD: Tensor, weight_VxD: Tensor, bias_V: Tensor | None, into_RxV: Tensor
+) -> Tensor:
+    """Of each token, after each row; written into that memory, a part at a time."""
+    if torch.compiler.is_compiling():
+        return traced_log_probabilities(x_RxD, weight_VxD, bias_V, into_RxV)
+    alike = x_RxD.dtype == weight_VxD.dtype == into_RxV.dtype
+    if not alike or torch.is_autocast_enabled(x_RxD.device.type):
+        into_RxV.copy_(F.linear(x_RxD, weight_VxD, bias_V))
+    elif bias_V is None:
+        torch.mm(x_RxD, weight_VxD.T, out=into_RxV)
+    else:
+        torch.addmm(bias_V, x_RxD, weight_VxD.T, out=into_RxV)
+    for part in into_RxV.split(max(1, IN_CACHE // len(weight_VxD))):
+        part.copy_(part.log_softmax(-1))
+    return into_RxV
+
+
+def traced_log_probabilities(
+    x_RxD: Tensor, weight_VxD: Tensor, bias_V: Tensor | None, _: Tensor
+) -> Tensor:
+    """The same for a compiler, which sees to its own memory."""
+    return widened(F.linear(x_RxD, weight_VxD, bias_V)).log_softmax(-1)
+
+
 class ChunkedCrossEntropy(torch.autograd.Function):
     """The loss and, on the way, its gradient: of x (N, D), weight (V, D), bias (V) or None."""
 
@@ -53,25 +79,31 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         x_NxD: Tensor, weight_VxD: Tensor, bias_V: Tensor | None, target_N: Tensor, rows: int
     ) -> tuple[Tensor | None, ...]:
-        gradient_x, gradient_weight = [], torch.zeros_like(weight_VxD)
-        gradient_bias = None if bias_V is None else torch.zeros_like(bias_V)
-        nats = []
+        nats, gradient_x = [], []
+        gradient_weight = gradient_bias = None
+        # One buffer for all chunks: given back and had anew, each would come as other memory.
+        wide = torch.promote_types(x_NxD.dtype, torch.float32)
+        buffer_RxV = x_NxD.new_empty(rows, len(weight_VxD), dtype=wide)
         for x_RxD, target_R in zip(x_NxD.split(rows), target_N.split(rows), strict=True):
             real_Rx1 = (target_R != IGNORED)[:, None]
             place_Rx1 = target_R.clamp(min=0)[:, None]
-            logs_RxV = widened(F.linear(x_RxD, weight_VxD, bias_V)).log_softmax(-1)
+            logs_RxV = log_probabilities(x_RxD, weight_VxD, bias_V, buffer_RxV[: len(x_RxD)])
             nats.append(-(logs_RxV.gather(1, place_Rx1) * real_Rx1).sum())
             # By the logits, the gradient is the probabilities, less 1 for the right token.
             slope_RxV = logs_RxV.exp_()
             slope_RxV.scatter_add_(1, place_Rx1, -torch.ones_like(slope_RxV[:, :1]))
             slope_RxV = slope_RxV.mul_(real_Rx1).to(x_NxD.dtype)
             gradient_x.append((slope_RxV @ weight_VxD).to(x_NxD.dtype))
-            if torch.is_autocast_enabled(x_NxD.device.type):  # which an update in place goes past
+            # Not begun with zeros: one pass less over memory as large as the weights.
+            if gradient_weight is None:
+                gradient_weight = (slope_RxV.T @ x_RxD).to(weight_VxD.dtype)
+            elif torch.is_autocast_enabled(x_NxD.device.type):  # which this in place goes past
                 gradient_weight += slope_RxV.T @ x_RxD
             else:
                 gradient_weight.addmm_(slope_RxV.T, x_RxD)
-            if gradient_bias is not None:
-                gradient_bias += slope_RxV.sum(0)
+            if bias_V is not None:
+                by_bias = slope_RxV.sum(0).to(bias_V.dtype)
+                gradient_bias = by_bias if gradient_bias is None else gradient_bias.add_(by_bias)
         return torch.stack(nats).sum(), torch.cat(gradient_x), gradient_weight, gradient_bias
 
     @staticmethod

@@ -22,7 +22,7 @@ from gptlab.config import TrainerConfig
 from gptlab.device import autocast
 from gptlab.errors import UserError, look_up
 from gptlab.files import say
-from gptlab.model import parts
+from gptlab.model import loss, parts
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.training.library import compiled
 from gptlab.training.plan import Plan
@@ -139,13 +139,13 @@ class GradientGraph:
         parameters, rest = weights[: len(self.names)], weights[len(self.names) :]
         still = dict(zip(self.still_names, rest, strict=True))
 
-        def loss(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        def scaled(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
             weights = still | dict(zip(self.names, parameters, strict=True))
             with autocast(self.precision, "cpu"):
                 nats = functional_call(self.net, weights, (source_BxT, target_BxT))
             return nats * scale, nats
 
-        found, (_, nats) = grad_and_value(loss, has_aux=True)(parameters)
+        found, (_, nats) = grad_and_value(scaled, has_aux=True)(parameters)
         # The optimizer's fused kernel takes for granted that a gradient lies as its weight does.
         found = [g.contiguous() for g in found]
         norm = torch.stack([g.square().sum() for g in found]).sum().sqrt()
@@ -172,15 +172,18 @@ class GradientGraph:
 
 @contextlib.contextmanager
 def written_out(net: GPT, tokens: int) -> Iterator[None]:
-    """Within, short windows have their attention written out: the same but for rounding."""
+    """Within, short windows have their attention written out, and all the loss: the same but for
+    rounding."""
     attentions = [block.attention for block in net.blocks]
     if tokens > WRITTEN_OUT_UP_TO or net.config.attention_dropout:  # its draws are the kernel's own
         attentions = []
     before = [attention.attend for attention in attentions]
     for attention in attentions:
         attention.attend = parts.attention_written_out
+    by_parts, loss.log_probabilities = loss.log_probabilities, loss.traced_log_probabilities
     try:
         yield
     finally:
+        loss.log_probabilities = by_parts
         for attention, attend in zip(attentions, before, strict=True):
             attention.attend = attend

@@ -28,7 +28,7 @@ def estimate(net: GPT, source_1xT: Tensor, plan: Plan) -> int:
     wide = 2 if plan.precision == "bf16-true" else 4
     parameters = count_parameters(net)
     gradients, state = parameters * wide, parameters * state_bytes(plan.optim, wide)
-    loss = loss_bytes(net, tokens, wide)
+    loss = loss_bytes(net, tokens, wide, plan.compile == "step")
     before = gradients if plan.shape.accumulate > 1 else 0  # those of the micro-batches before
     # The optimizer, while it acts, holds as much again as one of its states.
     peak = max(before + kept + loss, 2 * gradients)
@@ -37,14 +37,17 @@ def estimate(net: GPT, source_1xT: Tensor, plan: Plan) -> int:
     return round((resident() + state + peak) * ALLOCATOR)  # the weights are held already
 
 
-def loss_bytes(net: GPT, tokens: int, wide: int) -> int:
-    """Of the head and its loss: the logits, their logarithms and two gradients; or, of each chunk
-    three of these, and the gradients of the head's weights and of its input."""
+def loss_bytes(net: GPT, tokens: int, wide: int, graph: bool) -> int:
+    """Of the head and its loss: the logits, their logarithms and two gradients; or these for a
+    chunk, once and in the half precision of autocast, and the gradients of the head's weights and
+    of its input. In a graph the weights' gradient comes last, and all chunks are held until then.
+    """
     logits = tokens * net.head.out_features
     if logits <= net.logits_at_once:
         return 4 * logits * wide
     weights = net.head.weight.numel()
-    return (3 * net.logits_at_once + 2 * weights + tokens * net.config.d_model) * wide
+    held = logits if graph else net.logits_at_once
+    return (net.logits_at_once + held + 2 * weights + tokens * net.config.d_model) * wide
 
 
 def state_bytes(optim: OptimConfig, wide: int) -> int:
