@@ -89,7 +89,7 @@ def keep_freed_memory() -> None:
     """Has glibc keep what is freed, for the next step to use; elsewhere it does nothing.
 
     Otherwise large blocks go back to the system when they are freed, and each step gets them anew
-    and filled with zeros, page by page: up to a third of a step (docs/speed.md).
+    and filled with zeros, page by page: a tenth of a step, or more (docs/speed.md).
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -124,6 +124,16 @@ def test_a_graph_is_compiled_once_on_a_machine(tmp_path: Path, monkeypatch) -> N
     assert len(compilations) == 1 and spoilt.read_bytes() == kept.read_bytes()
 
 
+def test_no_weights_are_written_into_the_machine_code(monkeypatch) -> None:
+    net = GPT(replace(SMALL, position="rotary")).train()
+    net.blocks[0].attention.qkv.weight.requires_grad_(False)
+    found = []
+    monkeypatch.setattr(graphs, "compiled", lambda traced, inputs: found.append(traced))
+    GradientGraph(net).compile_or_raise(*batch(SMALL, 2, seed=0))
+    constants = [*found[0].named_buffers(), *found[0].named_parameters()]
+    assert all(constant.numel() == 1 for _, constant in constants)
+
+
 def test_a_graph_is_known_by_all_that_it_computes() -> None:
     def key(net: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float32) -> str:
         given = torch.zeros(3, dtype=dtype)

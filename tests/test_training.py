@@ -25,7 +25,7 @@ from gptlab.model.loss import (
     summed_cross_entropy,
 )
 from gptlab.training.module import LanguageModel
-from gptlab.training.optim import learning_rate, make_optimizer, parameter_groups
+from gptlab.training.optim import learning_rate, make_optimizer, parameter_groups, total_norm
 from tests.conftest import TINY, toy_data
 
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -166,6 +166,11 @@ def two_steps(corpus: Corpus, keep: KeepGradients) -> list[torch.Tensor]:
     trainer = quiet_trainer(max_steps=2, callbacks=[keep])
     trainer.fit(LanguageModel(net, OptimConfig(), 2, token_bytes, seed=1), datamodule=data)
     return keep.gradients
+
+
+def test_the_norm_of_all_gradients_is_torchs() -> None:
+    gradients = [torch.randn(3, 4), torch.randn(5), torch.zeros(2)]
+    assert torch.equal(total_norm(gradients), torch.nn.utils.get_total_norm(gradients))
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -40,8 +40,11 @@ def compiled(traced: GraphModule, inputs: Sequence[Tensor]) -> Function:
     kept.parent.mkdir(parents=True, exist_ok=True)
     # Another process may be doing the same: whole, under its name, or not there.
     partial = kept.with_suffix(f".{os.getpid()}")
-    shutil.copyfile(made, partial)
-    partial.replace(kept)
+    try:
+        shutil.copyfile(made, partial)
+        partial.replace(kept)
+    finally:
+        partial.unlink(missing_ok=True)
     return load(kept)
 
 
