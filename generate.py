@@ -1,14 +1,16 @@
 """Write with a model: `python generate.py prompt="Once upon a time"`."""
 
-from gptlab.commands import GenerateConfig
-from gptlab.launcher import command
+from gptlab.config.cli import command
+from gptlab.config.schema import GenerateConfig
 
 
 @command("generate")
 def main(config: GenerateConfig) -> None:
-    from gptlab.generation.write import write  # heavy imports wait until the configuration is right
+    from gptlab.generation.cli import (
+        run_generate,  # heavy imports wait until the configuration is right
+    )
 
-    write(config)
+    run_generate(config)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Train a GPT: `python train.py`, `python train.py experiment=NAME`, `python train.py --help`."""
 
-from gptlab.commands import TrainConfig
-from gptlab.launcher import command
+from gptlab.config.cli import command
+from gptlab.config.schema import TrainConfig
 
 
 @command("train")
 def main(config: TrainConfig) -> None:
-    from gptlab.training.run import train  # heavy imports wait until the configuration is right
+    from gptlab.training.train import train  # heavy imports wait until the configuration is right
 
     train(config)
 

@@ -1,12 +1,12 @@
 """Try a trained model: `python -m gptlab.evaluate run=latest text="You won a prize"`."""
 
-from gptlab.commands import EvaluateConfig
-from gptlab.launcher import command
+from gptlab.config.cli import command
+from gptlab.config.schema import EvaluateConfig
 
 
 @command("evaluate")
 def main(config: EvaluateConfig) -> None:
-    from gptlab.evaluation.command import evaluate  # heavy imports wait
+    from gptlab.evaluation.cli import evaluate  # heavy imports wait
 
     evaluate(config)
 

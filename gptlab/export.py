@@ -1,16 +1,16 @@
-"""Take a model along: `python -m gptlab.export run=latest to=exported`.
+"""Take a model along: `python -m gptlab.export run=latest output_dir=exported`.
 
 The folder is one that Hugging Face's transformers opens."""
 
-from gptlab.commands import ExportConfig
-from gptlab.launcher import command
+from gptlab.config.cli import command
+from gptlab.config.schema import ExportConfig
 
 
 @command("export")
 def main(config: ExportConfig) -> None:
-    from gptlab.model.export import export  # heavy imports wait
+    from gptlab.model.hf.export import export_model  # heavy imports wait
 
-    export(config)
+    export_model(config)
 
 
 if __name__ == "__main__":

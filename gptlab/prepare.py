@@ -1,7 +1,7 @@
 """Tokenise ahead of training, or check a corpus: `python -m gptlab.prepare data=tinystories`."""
 
-from gptlab.commands import PrepareConfig
-from gptlab.launcher import command
+from gptlab.config.cli import command
+from gptlab.config.schema import PrepareConfig
 
 
 @command("prepare")

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
-from gptlab.config import DataConfig, TokenizerConfig
+from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 
-pytest.register_assert_rewrite("tests.serving")
+pytest.register_assert_rewrite("tests.app.serving")
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits
 

@@ -20,20 +20,27 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gptlab.commands import GenerateConfig, TrainConfig
-from gptlab.config import DataConfig, ModelConfig, SamplingConfig, TokenizerConfig, flatten
+from gptlab.config.cli import command, config_groups, group_choices
+from gptlab.config.schema import (
+    DataConfig,
+    GenerateConfig,
+    ModelConfig,
+    SamplingConfig,
+    TokenizerConfig,
+    TrainConfig,
+    flatten,
+)
+from gptlab.config.validation import validate_config
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
+from gptlab.data.sequences import make_sequences
 from gptlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, WordTokenizer
-from gptlab.data.windows import make_windows
-from gptlab.errors import UserError
-from gptlab.generation.write import write
-from gptlab.launcher import choices, command, groups
-from gptlab.limits import check
+from gptlab.generation.cli import run_generate
 from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
-from gptlab.training.checks import check_before_anything
-from gptlab.training.plan import make_plan
+from gptlab.training.checks import check_settings
+from gptlab.training.run_plan import make_run_plan
+from gptlab.utils.errors import UserError
 from tests.conftest import ROOT, toy_data
 
 ANY = st.text(st.characters(categories=["L", "N", "P", "S", "Z", "C", "Cs"]), max_size=12)
@@ -87,7 +94,7 @@ KEYS = sorted(
 )
 TYPED = st.one_of(
     st.tuples(st.sampled_from(["", "", "+", "++", "~"]), st.sampled_from(KEYS), ODD | ANY),
-    st.tuples(st.just(""), st.sampled_from(groups("train")), ODD | ANY),
+    st.tuples(st.just(""), st.sampled_from(config_groups("train")), ODD | ANY),
     st.tuples(
         st.sampled_from(["", "+"]),
         st.sampled_from(["trainer.extra.x", "callbacks.x", "logger.x", "hydra.x", "model", "x.y"]),
@@ -95,8 +102,8 @@ TYPED = st.one_of(
     ),
     st.tuples(st.just(""), ANY.filter(lambda text: text[:1] != "-"), ODD | ANY),
 ).map(lambda parts: f"{parts[0]}{parts[1]}={parts[2]}")
-CHOSEN = st.sampled_from(groups("train")).flatmap(
-    lambda group: st.sampled_from([f"{group}={name}" for name in choices(group)])
+CHOSEN = st.sampled_from(config_groups("train")).flatmap(
+    lambda group: st.sampled_from([f"{group}={name}" for name in group_choices(group)])
 )
 NOT_TYPED = {"\0"}  # no system passes it on
 
@@ -104,8 +111,8 @@ NOT_TYPED = {"\0"}  # no system passes it on
 @given(arguments=st.lists(TYPED | CHOSEN, min_size=1, max_size=4))
 def overrides(arguments: list[str]) -> None:
     def look(config: TrainConfig) -> None:
-        check_before_anything(config)
-        make_plan(config, toys())
+        check_settings(config)
+        make_run_plan(config, toys())
 
     arguments = [a for a in arguments if not NOT_TYPED & set(a)]
     run(command("train")(look), *arguments)
@@ -161,7 +168,7 @@ KEPT: list[TemporaryDirectory] = []
 def prompts(name, given, counts, sampling, unknown) -> None:
     prompt, file = given
     config = GenerateConfig(
-        run=str(model(name)), prompt=prompt, n=counts[0], max_new_tokens=counts[1], unknown=unknown,
+        run=str(model(name)), prompt=prompt, num_samples=counts[0], max_new_tokens=counts[1], unknown=unknown,
         sampling=sampling,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
@@ -169,8 +176,8 @@ def prompts(name, given, counts, sampling, unknown) -> None:
             (Path(folder) / "prompt").write_bytes(file)
             config.prompt_file = f"{folder}/prompt"
         with captured(), contextlib.suppress(UserError):
-            check(config)
-            write(config)
+            validate_config(config)
+            run_generate(config)
 
 
 # --- texts of one's own --------------------------------------------------------------------------
@@ -231,7 +238,7 @@ def texts(files, tokenizer: str, read: dict, held_out: bool) -> None:
 def read_all(corpus: Corpus, data: DataConfig) -> None:
     for split in corpus.splits:
         with contextlib.suppress(UserError):
-            windows = make_windows(corpus, split, 8, data, seed=1)
+            windows = make_sequences(corpus, split, 8, data, seed=1)
             windows.read(torch.arange(min(4, len(windows))).numpy())
 
 
@@ -284,11 +291,11 @@ def checkpoints(name: str, change: Callable) -> None:
         path = Path(root) / "x.ckpt"
         path.write_bytes(change(content))
         try:
-            loaded = checkpoint.load(path)
+            loaded = checkpoint.load_checkpoint(path)
         except UserError as error:
             assert str(error).startswith(str(path))
             return
-        whole = checkpoint.load(model(name)).net.state_dict()
+        whole = checkpoint.load_checkpoint(model(name)).net.state_dict()
         assert all(torch.equal(whole[key], w) for key, w in loaded.net.state_dict().items())
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlab import runs, sweeps
-from gptlab.config import TokenizerConfig
+from gptlab.config import sweeps
+from gptlab.config.schema import TokenizerConfig
 from gptlab.data.build import open_corpus
-from gptlab.device import resident
 from gptlab.model import checkpoint
+from gptlab.utils import run_dir
+from gptlab.utils.device import resident_memory
 from tests.conftest import TINY, toy_data
 from tests.faults.callbacks import SEEN
 from tests.faults.compare import metrics, only
@@ -36,12 +37,12 @@ def test_memory_is_flat_over_20_000_batches(command) -> None:
 @pytest.mark.slow
 def test_no_leak_over_a_sweep_of_50_jobs(command, monkeypatch) -> None:
     held: list[tuple[int, int, int]] = []
-    clean = sweeps.clean_state
+    clean = sweeps.reset_job_state
 
     def count() -> None:
         clean()
         files, threads = (len(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task"))
-        held.append((files, threads, resident()))
+        held.append((files, threads, resident_memory()))
 
     monkeypatch.setattr(sweeps, "clean_state", count)
     smoke = [*TINY, "profile=smoke", "data.max_samples=100", "data.final_tokens=1000"]
@@ -70,7 +71,9 @@ def test_the_same_bits_on_two_threads(command, tmp_path: Path, compiled: str) ->
             assert result.code == 0, result.err
             run = only(tmp_path / root)
             losses.append(metrics(run))
-            weights.append(checkpoint.read(run / "checkpoints" / "last.ckpt")["state_dict"])
+            weights.append(
+                checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+            )
     finally:
         torch.set_num_threads(threads)
     assert losses[0] == losses[1]
@@ -105,9 +108,9 @@ def test_processes_that_prepare_the_same_corpus_do_not_collide(tmp_path: Path) -
 
 def begin(root: Path, barrier, results) -> None:
     barrier.wait()
-    folder = runs.reserve(root, "2026-01-02_030405_a run")
-    (runs.hidden(folder) / "config.yaml").touch()
-    runs.publish(folder)
+    folder = run_dir.reserve_run_dir(root, "2026-01-02_030405_a run")
+    (run_dir.staging_dir(folder) / "config.yaml").touch()
+    run_dir.publish_run_dir(folder)
     results.put(folder.name)
 
 

@@ -15,12 +15,11 @@ import pytest
 import torch
 import yaml
 
-from gptlab.config import DataConfig
+from gptlab.config.schema import DataConfig
 from gptlab.data.corpus import Corpus
-from gptlab.data.datamodule import TextData
-from gptlab.data.loader import Shape, TrainingBatches
+from gptlab.data.dataloader import BatchShape, TextDataModule, TrainingBatches
 from gptlab.model import checkpoint
-from gptlab.training.checkpoint import AtomicCheckpointIO
+from gptlab.training.callbacks.checkpointing import AtomicCheckpointIO
 from tests.conftest import ROOT, TINY, files_below
 
 SMOKE = [
@@ -40,7 +39,7 @@ def only_run(tmp_path: Path) -> Path:
 
 
 def test_a_run_tells_and_leaves_everything(command, tmp_path: Path) -> None:
-    result = command("train", *SMOKE, "n=2")
+    result = command("train", *SMOKE, "num_samples=2")
     assert result.code == 0, result.err
     assert result.err == ""
     told = [
@@ -93,7 +92,7 @@ def test_the_same_command_twice_gives_the_same_bits(command, tmp_path: Path) -> 
         arguments = [*SMOKE, f"run_root={root}", "model.dropout=0.2", "data.num_workers=0"]
         assert command("train", *arguments).code == 0
         (folder,) = (tmp_path / root).iterdir()
-        content = checkpoint.read(folder / "checkpoints" / "last.ckpt")
+        content = checkpoint.read_checkpoint(folder / "checkpoints" / "last.ckpt")
         runs.append((content["state_dict"], [r["train/loss"] for r in metrics(folder)]))
     assert runs[0][1] == runs[1][1]
     assert all(torch.equal(a, runs[1][0][name]) for name, a in runs[0][0].items())
@@ -146,7 +145,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", no_space)
-    from gptlab.errors import UserError
+    from gptlab.utils.errors import UserError
 
     with pytest.raises(UserError, match="disk is full"):
         writer.save_checkpoint({"step": 2}, path)
@@ -199,13 +198,14 @@ def test_foreign_checkpoints_are_refused_and_not_executed(command, tmp_path: Pat
 def test_an_interruption_keeps_the_run(command, tmp_path, monkeypatch, number, code) -> None:
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(
-        "gptlab.training.samples.Samples.write", lambda *_: os.kill(os.getpid(), number)
+        "gptlab.training.callbacks.sample_writer.SampleWriter.write",
+        lambda *_: os.kill(os.getpid(), number),
     )
     result = command("train", *SMOKE, "trainer.sample_every=2", "trainer.max_steps=500")
     assert result.code == code
     assert "stopped after step" in result.err and "Traceback" not in result.err
     stopped = int(re.search(r"after step (\d+)", result.err)[1])
-    content = checkpoint.read(only_run(tmp_path) / "checkpoints" / "last.ckpt")
+    content = checkpoint.read_checkpoint(only_run(tmp_path) / "checkpoints" / "last.ckpt")
     assert content["global_step"] == stopped <= 4
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -248,7 +248,7 @@ def test_clipping_bounds_the_norm_and_reports_the_unclipped(command, tmp_path: P
     for clip in ("0.01", "0"):
         (folder,) = (tmp_path / f"c{clip}").iterdir()
         norms.append(float(metrics(folder)[0]["train/gradient_norm"]))
-        weights = checkpoint.read(folder / "checkpoints" / "last.ckpt")["state_dict"]
+        weights = checkpoint.read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
         moved.append(weights)
     assert norms[0] == norms[1] > 0.1
     names = [name for name in moved[0] if name != "net.head.weight"]  # tied to the embedding
@@ -290,7 +290,7 @@ def test_a_diverged_run_ends_and_says_so(command, tmp_path: Path) -> None:
     assert result.err.count("\n") == 1 and "Traceback" not in result.err
     run = only_run(tmp_path)
     for path in (run / "checkpoints").iterdir():  # whatever is kept is sound
-        weights = checkpoint.read(path)["state_dict"].values()
+        weights = checkpoint.read_checkpoint(path)["state_dict"].values()
         assert all(weight.isfinite().all() for weight in weights)
     (kept,) = run.glob("not_finite_step_*.pt")
     assert str(kept.relative_to(tmp_path)) in result.err
@@ -307,8 +307,8 @@ def corpus_data(tmp_path: Path) -> TrainingBatches:
     run = only_run(tmp_path)
     (folder,) = (tmp_path / "corpora").iterdir()
     settings = DataConfig(**yaml.safe_load((run / "config.yaml").read_text())["data"])
-    shape = Shape(settings.batch_size, 2)
-    return TextData(Corpus(folder), settings, 128, shape, 1337).train_dataloader().dataset
+    shape = BatchShape(settings.batch_size, 2)
+    return TextDataModule(Corpus(folder), settings, 128, shape, 1337).train_dataloader().dataset
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:

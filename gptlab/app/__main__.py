@@ -1,12 +1,12 @@
 """A page to write with models, watch them learn and look inside: `python -m gptlab.app`."""
 
-from gptlab.commands import AppConfig
-from gptlab.launcher import command
+from gptlab.config.cli import command
+from gptlab.config.schema import AppConfig
 
 
 @command("app")
 def main(config: AppConfig) -> None:
-    from gptlab.app.serve import serve  # heavy imports wait until the configuration is right
+    from gptlab.app.main import serve  # heavy imports wait until the configuration is right
 
     serve(config)
 

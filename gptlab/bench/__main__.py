@@ -17,16 +17,15 @@ from pathlib import Path
 
 import torch
 
-from gptlab.bench import limits, loops
-from gptlab.bench.apart import take_turns_apart
-from gptlab.bench.pairs import take_turns, timed
-from gptlab.bench.writing import generation
-from gptlab.commands import TrainConfig
-from gptlab.config import DataConfig, TokenizerConfig
+from gptlab.bench import baselines, roofline
+from gptlab.bench.generation import generation
+from gptlab.bench.isolated import time_in_processes
+from gptlab.bench.timing import time_in_pairs, timed
+from gptlab.config.schema import DataConfig, TokenizerConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.tokenizer import GPT2Tokenizer
-from gptlab.data.toy_stories import write
-from gptlab.training.summary import processor
+from gptlab.data.toy.stories import write
+from gptlab.training.run_summary import cpu_name
 
 HOME = Path(__file__).resolve().parent.parent.parent
 CHARACTERS = ["experiment=tiny_char", "data=toy_stories", "tokenizer=char", "data.batching=random"]
@@ -34,7 +33,7 @@ CHARACTERS += ["trainer.accelerator=cpu"]  # where the bare loops are
 NOTHING = [*CHARACTERS, "model.n_layer=1", "model.d_model=4", "model.context_length=4"]
 SUBWORDS = ["data=toy_stories", "tokenizer=gpt2", "data.batching=random", "optim=adamw_cosine"]
 SUBWORDS += ["model.dropout=0", "model.attention_dropout=0", "trainer.accelerator=cpu"]
-QUIET = ["after=[perplexity]", "data.final_tokens=2000", "trainer.sample_every=0"]
+QUIET = ["eval_after=[perplexity]", "data.final_tokens=2000", "trainer.sample_every=0"]
 QUIET += ["trainer.eval_every=0", "logger=none", "trainer.checkpoint_every=0"]
 
 
@@ -43,9 +42,9 @@ STEPS = 200
 
 def machine(rounds: int) -> None:
     """What no program can exceed here."""
-    print(f"  {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
-    print(f"  matrix products, float32: {limits.matrix_products(rounds) / 1e9:.0f} GFLOP/s")
-    print(f"  reading memory: {limits.reading(rounds) / 1e9:.1f} GB/s")
+    print(f"  {cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    print(f"  matrix products, float32: {roofline.matrix_products(rounds) / 1e9:.0f} GFLOP/s")
+    print(f"  reading memory: {roofline.reading(rounds) / 1e9:.1f} GB/s")
 
 
 def step(rounds: int) -> None:
@@ -55,32 +54,32 @@ def step(rounds: int) -> None:
     for mode in ("false", "step"):
         arguments = [*CHARACTERS, *QUIET, f"trainer.compile={mode}"]
         contenders[f"gptlab, trainer.compile={mode}"] = functools.partial(
-            loops.through_gptlab, arguments, STEPS
+            baselines.through_gptlab, arguments, STEPS
         )
-    work = limits.work_of(CHARACTERS)
-    for timing in take_turns(contenders, rounds):
+    work = roofline.work_of(CHARACTERS)
+    for timing in time_in_pairs(contenders, rounds):
         print(timing.line(), f" {work.line(timing.median)}")
 
 
 def medium(rounds: int) -> None:
     """16M parameters, vocabulary 50,304, 4 × 512 tokens; each contender in its own process."""
     arguments = ["model=gpt_16m", "data.batch_size=4", "data.row_length=513", *SUBWORDS]
-    take_turns_apart([*arguments, *QUIET], rounds)
+    time_in_processes([*arguments, *QUIET], rounds)
 
 
 def large(rounds: int) -> None:
     """GPT-2's width and vocabulary, 4 layers, 8 × 256 tokens; likewise."""
     arguments = ["model=small", "model.n_layer=4", "model.context_length=256", *SUBWORDS]
-    take_turns_apart([*arguments, "data.batch_size=8", *QUIET], rounds)
+    time_in_processes([*arguments, "data.batch_size=8", *QUIET], rounds)
 
 
 def overhead(rounds: int) -> None:
     """What the framework costs a step, whatever the net: here it has next to nothing to do."""
     made = bare_loops(NOTHING)["bare loop of gptlab's parts"]
-    timings = take_turns(
+    timings = time_in_pairs(
         {
             "bare loop of gptlab's parts": lambda: made.run(5 * STEPS),
-            "gptlab": lambda: loops.through_gptlab([*NOTHING, *QUIET], 5 * STEPS),
+            "gptlab": lambda: baselines.through_gptlab([*NOTHING, *QUIET], 5 * STEPS),
         },
         rounds,
     )
@@ -91,15 +90,15 @@ def overhead(rounds: int) -> None:
     print(f"  a step costs {statistics.median(costs) * 1e3:.2f} ms more ({low:.2f} to {high:.2f})")
 
 
-def bare_loops(arguments: list[str]) -> dict[str, loops.Bare]:
-    made: dict[str, loops.Bare] = {}
+def bare_loops(arguments: list[str]) -> dict[str, baselines.BareLoop]:
+    made: dict[str, baselines.BareLoop] = {}
 
     def look(config: TrainConfig) -> None:
         corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
-        made["plain loop, in nanoGPT's manner"] = loops.as_nanogpt(config, corpus)
-        made["bare loop of gptlab's parts"] = loops.bare(config, corpus)
+        made["plain loop, in nanoGPT's manner"] = baselines.as_nanogpt(config, corpus)
+        made["bare loop of gptlab's parts"] = baselines.bare(config, corpus)
 
-    loops.configured(arguments, look)
+    baselines.configured(arguments, look)
     return made
 
 
@@ -109,10 +108,10 @@ def dashboards(rounds: int) -> None:
     both = ["trainer.compile=step", "data.final_tokens=2000", "trainer.eval_every=1000"]
     often = ["trainer.sample_every=1000", "trainer.checkpoint_every=1000"]
     off, on = [*CHARACTERS, *QUIET, *both], [*CHARACTERS, *both, *often]
-    timings = take_turns(
+    timings = time_in_pairs(
         {
-            "all off": lambda: loops.through_gptlab(off, 10 * STEPS),
-            "all on": lambda: loops.through_gptlab(on, 10 * STEPS),
+            "all off": lambda: baselines.through_gptlab(off, 10 * STEPS),
+            "all on": lambda: baselines.through_gptlab(on, 10 * STEPS),
         },
         rounds,
     )
@@ -124,11 +123,15 @@ def whole(rounds: int) -> None:
     """All of tiny_char's 10,000 iterations from the command on, validation and checkpoints
     included: a plain script, and gptlab, that has compiled this before or never."""
     arguments = [*CHARACTERS, "trainer.max_steps=10000", "data.final_tokens=2000"]
-    arguments += ["after=[perplexity]", "trainer.eval_every=1000", "trainer.checkpoint_every=1000"]
+    arguments += [
+        "eval_after=[perplexity]",
+        "trainer.eval_every=1000",
+        "trainer.checkpoint_every=1000",
+    ]
     number = iter(range(10**6))
 
     def script() -> float:
-        code = f"from gptlab.bench.apart import whole_script; print(whole_script({arguments}))"
+        code = f"from gptlab.bench.isolated import whole_script; print(whole_script({arguments}))"
         bare = timed(lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True))()
         return bare + float(subprocess.check_output([sys.executable, "-c", code]).split()[-1])
 
@@ -143,7 +146,7 @@ def whole(rounds: int) -> None:
         "python train.py, never compiled": lambda: command(f"cache_{next(number)}"),
         "python train.py, compiled before": lambda: command("cache_0"),
     }
-    for timing in take_turns(contenders, rounds, warm=False):
+    for timing in time_in_pairs(contenders, rounds, warm=False):
         print(timing.line("s"))
 
 
@@ -173,7 +176,7 @@ def start(rounds: int) -> None:
         "to the first step, not compiled": lambda: command("false"),
         "to the first step, compiled before": lambda: command("step"),
     }
-    timings = take_turns(contenders, rounds)
+    timings = time_in_pairs(contenders, rounds)
     for timing in timings:
         print(timing.line("s"))
     for timing in timings[1:]:
@@ -194,7 +197,7 @@ def tokenise(rounds: int) -> None:
         data = DataConfig(source="text", path="stories.txt")
         open_corpus(data, TokenizerConfig(name="gpt2"), 1, f"corpora_{next(number)}")
 
-    timings = take_turns(
+    timings = time_in_pairs(
         {
             "tiktoken, one thread, nothing written": timed(
                 lambda: [encoding.encode_ordinary(text) for text in texts]

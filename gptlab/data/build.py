@@ -24,20 +24,20 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.config import DataConfig, TokenizerConfig
-from gptlab.data.corpus import Corpus
-from gptlab.data.dealing import build_records
-from gptlab.data.readers import Piece, repair
-from gptlab.data.records import Records, make_records
+from gptlab.config.schema import DataConfig, TokenizerConfig
+from gptlab.data.corpus import Corpus, SplitWriter, write_corpus_files
+from gptlab.data.readers import Piece, repair_mojibake
+from gptlab.data.record_splits import build_record_corpus
+from gptlab.data.records import RecordSource, make_record_source
 from gptlab.data.sources import Source, make_source
 from gptlab.data.splits import Scan, SplitRule
 from gptlab.data.tokenizer import SEPARATOR, Tokenizer, build_tokenizer, fingerprint
-from gptlab.data.writer import SplitWriter, finish
-from gptlab.errors import UserError
-from gptlab.files import say, temporary_folder
+from gptlab.utils.atomic_io import atomic_folder
+from gptlab.utils.console import print_status
+from gptlab.utils.errors import UserError
 
-FORMAT = 3  # raised when what a corpus folder holds changes
-BATCH = 1 << 20  # characters encoded at once
+CORPUS_FORMAT = 3  # raised when what a corpus folder holds changes
+BATCH_CHARACTERS = 1 << 20  # characters encoded at once
 
 
 def open_corpus(
@@ -54,15 +54,17 @@ def open_corpus(
     Raises UserError for sources that cannot be read; then nothing is left on disk.
     """
     root = Path(corpus_root).expanduser()
-    source = make_source(data, seed, root) if data.task == "text" else make_records(data, root)
-    names = DECISIVE if data.task == "text" else (*DECISIVE, *OF_RECORDS)
+    source = (
+        make_source(data, seed, root) if data.task == "text" else make_record_source(data, root)
+    )
+    names = IDENTITY_KEYS if data.task == "text" else (*IDENTITY_KEYS, *RECORD_IDENTITY_KEYS)
     decisive = {name: getattr(data, name) for name in names}
     if data.task != "text":
-        decisive["dealt"] = DEALT
+        decisive["dealt"] = RECORD_SPLIT_VERSION
     name, by = tokenizer.name, asdict(tokenizer)
     if given is not None:
         name, by = given.state()["name"], fingerprint(given)
-    key = [FORMAT, source.identity(), by, decisive, seed]
+    key = [CORPUS_FORMAT, source.identity(), by, decisive, seed]
     digest = sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     folder = root / f"{corpus_name(data)}-{name}-{digest[:12]}"
 
@@ -75,23 +77,23 @@ def open_corpus(
         except UserError as error:
             if every_block:
                 raise UserError(f"{error}; remove the folder to have it built anew") from None
-            say(f"{error}: building this corpus anew")
+            print_status(f"{error}: building this corpus anew")
             shutil.rmtree(folder)
-    with temporary_folder(folder) as building:
-        if isinstance(source, Records):
-            build_records(building, source, data, vocabulary, seed, {"key": key})
+    with atomic_folder(folder) as building:
+        if isinstance(source, RecordSource):
+            build_record_corpus(building, source, data, vocabulary, seed, {"key": key})
         else:
-            build(building, source, data, vocabulary, seed, {"key": key})
+            build_corpus(building, source, data, vocabulary, seed, {"key": key})
     return Corpus(folder, every_block)
 
 
 # Settings that change which documents a corpus holds, and in which split.
-DECISIVE = (
+IDENTITY_KEYS = (
     *("text_column", "documents", "repair_encoding", "max_samples", "max_tokens"),
     *("subset", "split", "split_by"),
 )
-DEALT = 2  # raised when dealing.py would deal the same records otherwise
-OF_RECORDS = ("task", "test_split", "balance", "template")
+RECORD_SPLIT_VERSION = 2  # raised when dealing.py would deal the same records otherwise
+RECORD_IDENTITY_KEYS = ("task", "test_split", "balance", "template")
 
 
 def corpus_name(data: DataConfig) -> str:
@@ -101,7 +103,7 @@ def corpus_name(data: DataConfig) -> str:
     return Path(data.hub).name if data.source == "hub" and data.hub else data.source
 
 
-def clean(
+def clean_pieces(
     source: Source, name: str, config: DataConfig, scan: Scan | None = None
 ) -> Iterator[Piece]:
     """A split's pieces as they are kept: white space round documents and empty documents dropped,
@@ -110,7 +112,7 @@ def clean(
     count, start = 0, True
     for text, whole in source.pieces(name):
         if scan is not None or config.repair_encoding:
-            mended, damage = repair(text)
+            mended, damage = repair_mojibake(text)
             if scan is not None:
                 scan.mojibake += damage
             text = mended if config.repair_encoding else text
@@ -130,7 +132,7 @@ def clean(
 def scan_documents(source: Source, name: str, config: DataConfig, scan: Scan) -> Iterator[str]:
     """Passes the text on (to the vocabulary's making) and notes lengths and hashes as it goes."""
     length, content = 0, blake2b(digest_size=8)
-    for text, whole in clean(source, name, config, scan):
+    for text, whole in clean_pieces(source, name, config, scan):
         length += len(text)
         content.update(text.encode())
         if whole:
@@ -140,7 +142,7 @@ def scan_documents(source: Source, name: str, config: DataConfig, scan: Scan) ->
         yield text
 
 
-def build(
+def build_corpus(
     folder: Path,
     source: Source,
     data: DataConfig,
@@ -160,7 +162,7 @@ def build(
         if not scan.lengths:
             raise UserError(f"data.{'path' if split == 'train' else 'valid_path'}: holds no text")
     rule = SplitRule(scans, data, seed)
-    writers = write(folder, source, rule, data, tokenizer)
+    writers = write_token_files(folder, source, rule, data, tokenizer)
     damage = sum(scan.mojibake for scan in scans.values())
     meta |= {
         "split_rule": rule.words,
@@ -169,9 +171,11 @@ def build(
         "duplicates_across_splits": rule.duplicates(),
         "best_possible": best_possible(source, writers),
     }
-    finish(folder, writers, tokenizer, meta)
+    write_corpus_files(folder, writers, tokenizer, meta)
     if damage and not data.repair_encoding:
-        say(f"encoding damage such as â€œ in {damage:,} places; data.repair_encoding=true mends it")
+        print_status(
+            f"encoding damage such as â€œ in {damage:,} places; data.repair_encoding=true mends it"
+        )
 
 
 def best_possible(source: Source, writers: dict[str, "SplitWriter"]) -> dict[str, Any] | None:
@@ -183,7 +187,7 @@ def best_possible(source: Source, writers: dict[str, "SplitWriter"]) -> dict[str
     return {"entropy_per_document": entropy, "negative_log_likelihood": held}
 
 
-def write(
+def write_token_files(
     folder: Path, source: Source, rule: SplitRule, data: DataConfig, tokenizer: Tokenizer
 ) -> dict[str, SplitWriter]:
     """The second pass: encodes batches on all cores and writes them in order."""
@@ -201,10 +205,10 @@ def write(
             # The limit is on what the source gives to train on and to hold out of it.
             most = data.max_tokens if name == "train" and data.max_tokens else math.inf
             pending: deque[Future] = deque()
-            tokens, stream = 0, batches(source, name, rule, data)
+            tokens, stream = 0, encode_batches(source, name, rule, data)
             while tokens < most:
                 for batch in islice(stream, 2 * workers - len(pending)):
-                    pending.append(pool.submit(encode, batch, source, tokenizer))
+                    pending.append(pool.submit(encode_batch, batch, source, tokenizer))
                 if not pending:
                     break
                 split, ids, characters, text_bytes, nats = pending.popleft().result()
@@ -218,12 +222,14 @@ def write(
 Batch = tuple[str, list[str], bool]  # split, documents, whether the last one is whole
 
 
-def batches(source: Source, name: str, rule: SplitRule, data: DataConfig) -> Iterator[Batch]:
+def encode_batches(source: Source, name: str, rule: SplitRule, data: DataConfig) -> Iterator[Batch]:
     """The pieces of one of the source's splits, in batches of about BATCH characters."""
-    most = min(BATCH, data.max_tokens or BATCH)  # a limit on tokens ends with a batch
+    most = min(
+        BATCH_CHARACTERS, data.max_tokens or BATCH_CHARACTERS
+    )  # a limit on tokens ends with a batch
     held: dict[str, list[str]] = {}
     size = 0
-    for split, text, whole in rule.assign(name, clean(source, name, data)):
+    for split, text, whole in rule.assign(name, clean_pieces(source, name, data)):
         held.setdefault(split, []).append(text)
         size += len(text)
         if size >= most or not whole:
@@ -235,7 +241,7 @@ def batches(source: Source, name: str, rule: SplitRule, data: DataConfig) -> Ite
         yield split, texts, True
 
 
-def encode(
+def encode_batch(
     batch: Batch, source: Source, tokenizer: Tokenizer
 ) -> tuple[str, np.ndarray, int, int, list[float]]:
     split, texts, whole = batch

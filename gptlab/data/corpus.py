@@ -2,16 +2,18 @@
 
 import json
 import zlib
-from dataclasses import dataclass, field
+from array import array
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gptlab.data.tokenizer import Tokenizer, load_tokenizer
-from gptlab.errors import UserError
+from gptlab.data.tokenizer import Tokenizer, fingerprint, load_tokenizer
+from gptlab.utils.errors import UserError
 
-BLOCK = 4 << 20  # bytes under one checksum
+CHECKSUM_BLOCK = 4 << 20  # bytes under one checksum
 
 
 @dataclass
@@ -96,15 +98,88 @@ class Corpus:
         count = len(wanted.checksums)
         sampled = sorted({0, count // 4, count // 2, 3 * count // 4, count - 1} & set(range(count)))
         for block in range(count) if every_block else sampled:
-            if checksum(path, block) != wanted.checksums[block]:
+            if block_checksum(path, block) != wanted.checksums[block]:
                 raise UserError(f"{path}: damaged (the checksum of block {block} differs)")
 
 
-def checksum(path: Path, block: int) -> int:
+def block_checksum(path: Path, block: int) -> int:
     with path.open("rb") as file:
-        file.seek(block * BLOCK)
-        return zlib.crc32(file.read(BLOCK))
+        file.seek(block * CHECKSUM_BLOCK)
+        return zlib.crc32(file.read(CHECKSUM_BLOCK))
 
 
-def checksums(path: Path) -> list[int]:
-    return [checksum(path, block) for block in range(-(-path.stat().st_size // BLOCK))]
+def file_checksums(path: Path) -> list[int]:
+    return [
+        block_checksum(path, block) for block in range(-(-path.stat().st_size // CHECKSUM_BLOCK))
+    ]
+
+
+MIN_TOKENS = 64  # tokens; below, there is nothing to learn
+
+
+def token_dtype(tokenizer: Tokenizer) -> type:
+    return np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+
+
+class SplitWriter:
+    """Appends tokens to one split's file and keeps count."""
+
+    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer):
+        self.path = folder / f"{name}.bin"
+        self.file = self.path.open("wb")
+        self.eot = tokenizer.eot
+        self.dtype = token_dtype(tokenizer)
+        self.split = Split()
+        self.ends = array("Q")
+        self.nats: list[float] = []
+        self.marks: list[int] = []
+
+    def add(self, tokens: np.ndarray, text_bytes: int, nats: list[float]) -> None:
+        """Documents, each with its end-of-text."""
+        ends = np.flatnonzero(tokens == self.eot) + 1 + self.split.tokens
+        self.ends.frombytes(ends.astype(np.uint64).tobytes())
+        self.file.write(tokens.astype(self.dtype, copy=False).tobytes())
+        self.split.tokens += len(tokens)
+        self.split.bytes += text_bytes
+        self.nats += nats
+
+    def finish(self) -> Split:
+        self.file.close()
+        self.split.documents = len(self.ends)
+        self.split.checksums = file_checksums(self.path)
+        stem = str(self.path.with_suffix(""))
+        np.save(f"{stem}.ends.npy", np.frombuffer(self.ends, dtype=np.uint64).astype(np.int64))
+        if self.nats:
+            np.save(f"{stem}.nats.npy", np.array(self.nats))
+        if self.marks:
+            np.save(f"{stem}.marks.npy", np.array(self.marks, dtype=np.int64))
+        return self.split
+
+
+def check_split_sizes(splits: dict[str, Split]) -> None:
+    tokens = sum(split.tokens for split in splits.values())
+    if tokens < MIN_TOKENS:
+        raise UserError(f"the text is too short: {tokens} tokens; at least {MIN_TOKENS} are needed")
+    for name, split in splits.items():
+        if split.tokens < 2:
+            raise UserError(
+                f"data.split: nothing is left for the {name} split; give more text, another share, "
+                "or held-out text by data.valid_path="
+            )
+
+
+def write_corpus_files(
+    folder: Path, writers: dict[str, SplitWriter], tokenizer: Tokenizer, meta: dict[str, Any]
+) -> None:
+    """Closes the token files and writes the rest; raises UserError where a split is empty."""
+    splits = {name: writer.finish() for name, writer in writers.items()}
+    check_split_sizes(splits)
+    meta |= {
+        "dtype": np.dtype(token_dtype(tokenizer)).name,
+        "tokenizer": fingerprint(tokenizer),
+        "splits": {name: asdict(split) for name, split in splits.items()},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer.state()))
+    small = [path for path in folder.iterdir() if path.suffix != ".bin"]
+    meta["files"] = {path.name: zlib.crc32(path.read_bytes()) for path in small}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1, default=str))

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gptlab.config import DataConfig
+from gptlab.config.schema import DataConfig
 from gptlab.data.tokenizer import SEPARATOR
-from gptlab.errors import UserError, did_you_mean
+from gptlab.utils.errors import UserError, did_you_mean
 
 Piece = tuple[str, bool]
 
@@ -49,15 +49,15 @@ def existing_files(key: str, given: str | list[str], suffixes: tuple[str, ...]) 
         elif path.is_file():
             yield path
         else:
-            near = did_you_mean(path.name, names_in(path.parent))
+            near = did_you_mean(path.name, list_names(path.parent))
             raise UserError(f"{key}={name}: there is no such file or folder{near}")
 
 
-def names_in(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
-def read(path: Path, config: DataConfig) -> Iterator[Piece]:
+def read_documents(path: Path, config: DataConfig) -> Iterator[Piece]:
     """The documents of one file; raises UserError, with file and place, for what is not text."""
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         rows = read_jsonl(path)
@@ -69,7 +69,9 @@ def read(path: Path, config: DataConfig) -> Iterator[Piece]:
     else:
         yield from read_text(path, config.documents)
         return
-    yield from documents_of(pick(row, place, path, config.text_column) for place, row in rows)
+    yield from documents_of(
+        extract_text(row, place, path, config.text_column) for place, row in rows
+    )
 
 
 def documents_of(texts: Iterator[str]) -> Iterator[Piece]:
@@ -80,7 +82,7 @@ def documents_of(texts: Iterator[str]) -> Iterator[Piece]:
             yield document, True
 
 
-def chunks(path: Path, longest_line: float = LONGEST_LINE) -> Iterator[str]:
+def read_chunks(path: Path, longest_line: float = LONGEST_LINE) -> Iterator[str]:
     """The text of a file, CHUNK characters at a time, every line end as \\n."""
     lines = 1
     since_line_end = 0
@@ -116,24 +118,24 @@ def chunks(path: Path, longest_line: float = LONGEST_LINE) -> Iterator[str]:
 def read_text(path: Path, documents: str) -> Iterator[Piece]:
     """A text file's documents: by separator, by line, or the file as one."""
     if documents == "line":
-        for line in lines_of(path):
+        for line in read_lines(path):
             yield line, True
         return
     rest = ""
-    for chunk in chunks(path):
+    for chunk in read_chunks(path):
         rest += chunk
         if documents != "file":
             *whole, rest = rest.split(SEPARATOR)
             for document in whole:
                 yield document, True
         while len(rest) > 2 * CHUNK:
-            cut = place_to_cut(rest)
+            cut = find_cut(rest)
             yield rest[:cut], False
             rest = rest[cut:]
     yield rest, True
 
 
-def place_to_cut(text: str) -> int:
+def find_cut(text: str) -> int:
     """A place in the second half of a piece where cutting changes no token: before a line that
     follows another without a blank one between; without such a place, any line or word."""
     for pattern in (r"(?<=\S\n)(?=\S)", r"(?<=\n)", r"(?<=\S)(?=\s\S)"):
@@ -142,16 +144,16 @@ def place_to_cut(text: str) -> int:
     return CHUNK
 
 
-def lines_of(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
     rest = ""
-    for chunk in chunks(path):
+    for chunk in read_chunks(path):
         *whole, rest = (rest + chunk).split("\n")
         yield from whole
     yield rest
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(lines_of(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if line.strip():
             try:
                 yield f"line {number}", json.loads(line)
@@ -161,7 +163,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 def read_json(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        rows = json.loads("".join(chunks(path, longest_line=math.inf)))
+        rows = json.loads("".join(read_chunks(path, longest_line=math.inf)))
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(rows, list):
@@ -170,7 +172,7 @@ def read_json(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"row {number}", row
 
 
-def pick(row: Any, place: str, path: Path, column: str | None) -> str:
+def extract_text(row: Any, place: str, path: Path, column: str | None) -> str:
     """The text of a row, which is a string or an object with a text column."""
     if isinstance(row, str):
         return row
@@ -209,14 +211,14 @@ def read_parquet(path: Path, column: str | None) -> Iterator[str]:
 
 
 # UTF-8 that was read as Windows-1252: its bytes, each shown as one character.
-WINDOWS = {bytes([b]).decode("cp1252", "replace"): b for b in range(128, 256)}
-WINDOWS = {c: b for c, b in WINDOWS.items() if c != "\ufffd"} | {
+CP1252_BYTES = {bytes([b]).decode("cp1252", "replace"): b for b in range(128, 256)}
+CP1252_BYTES = {c: b for c, b in CP1252_BYTES.items() if c != "\ufffd"} | {
     chr(b): b for b in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
 }
-RUN = re.compile(f"[{re.escape(''.join(WINDOWS))}]{{2,}}")
+MOJIBAKE_RUN = re.compile(f"[{re.escape(''.join(CP1252_BYTES))}]{{2,}}")
 
 
-def repair(text: str) -> tuple[str, int]:
+def repair_mojibake(text: str) -> tuple[str, int]:
     """The text with UTF-8 that was read as Windows-1252 turned back (â€œ to “), and how often."""
     if not ("â" in text or "Ã" in text or "Â" in text):
         return text, 0
@@ -226,11 +228,11 @@ def repair(text: str) -> tuple[str, int]:
         nonlocal count
         run = match[0]
         try:
-            mended = bytes(WINDOWS[character] for character in run).decode()
+            mended = bytes(CP1252_BYTES[character] for character in run).decode()
         except UnicodeDecodeError:
             # A closing quotation mark often lost its last byte, which Windows-1252 does not have.
             mended = run.replace("â€", "”") if run.endswith("â€") and len(run) == 2 else run
         count += mended != run
         return mended
 
-    return RUN.sub(mend, text), count
+    return MOJIBAKE_RUN.sub(mend, text), count

@@ -11,11 +11,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from gptlab.config import DataConfig
-from gptlab.data import readers, toy_instructions, toy_spam
-from gptlab.data.fetch import fetch
+from gptlab.config.schema import DataConfig
+from gptlab.data import readers
+from gptlab.data.download import download_file
 from gptlab.data.tokenizer import SEPARATOR
-from gptlab.errors import UserError, look_up
+from gptlab.data.toy import instructions, spam
+from gptlab.utils.errors import UserError, resolve_choice
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ Record = Message | Instruction
 
 
 @dataclass
-class Records:
+class RecordSource:
     """Where records come from: `identity` changes when they do; `read` raises UserError."""
 
     identity: Callable[[], Any]
@@ -55,13 +56,21 @@ class Records:
 
 
 # Settings of texts, which nothing reads of records.
-OF_TEXTS = ("valid_path", "hub", "text_column", "documents", "max_tokens", "subset", "split_by")
+TEXT_ONLY_KEYS = (
+    "valid_path",
+    "hub",
+    "text_column",
+    "documents",
+    "max_tokens",
+    "subset",
+    "split_by",
+)
 
 
-def refuse_of_texts(data: DataConfig) -> None:
+def refuse_text_settings(data: DataConfig) -> None:
     """Raises UserError for a setting that would change nothing."""
     plain = DataConfig()
-    for name in OF_TEXTS:
+    for name in TEXT_ONLY_KEYS:
         if (value := getattr(data, name)) != getattr(plain, name):
             raise UserError(
                 f"data.{name}={value}: is of texts; records are dealt to splits by data.split and "
@@ -79,39 +88,41 @@ INSTRUCTIONS = (
 TOY = 2000  # records of the embedded sets, where data.max_samples says nothing
 
 
-def make_records(data: DataConfig, root: Path) -> Records:
+def make_record_source(data: DataConfig, root: Path) -> RecordSource:
     """The records that the configuration names; `data.path` goes before `data.source`."""
     kind = Message if data.task == "classification" else Instruction
-    refuse_of_texts(data)
+    refuse_text_settings(data)
     if data.path is not None:
         paths = readers.find_files("data.path", data.path, RECORD_SUFFIXES)
         stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
-        return Records(lambda: stats, lambda: [r for path in paths for r in read(path, kind)])
+        return RecordSource(
+            lambda: stats, lambda: [r for path in paths for r in read_records(path, kind)]
+        )
     count, raw = data.max_samples or TOY, root / "raw"
     table = {
         "toy_spam": (
             Message,
-            lambda: Records(
-                lambda: fingerprint(toy_spam.write, count),
-                lambda: [Message(*toy_spam.write(number)) for number in range(count)],
+            lambda: RecordSource(
+                lambda: toy_fingerprint(spam.write, count),
+                lambda: [Message(*spam.write(number)) for number in range(count)],
             ),
         ),
         "toy_instructions": (
             Instruction,
-            lambda: Records(
-                lambda: fingerprint(toy_instructions.write, count),
-                lambda: [Instruction(*toy_instructions.write(number)) for number in range(count)],
+            lambda: RecordSource(
+                lambda: toy_fingerprint(instructions.write, count),
+                lambda: [Instruction(*instructions.write(number)) for number in range(count)],
             ),
         ),
-        "sms_spam": (Message, lambda: Records(lambda: SMS_SHA256, lambda: read_sms(raw))),
+        "sms_spam": (Message, lambda: RecordSource(lambda: SMS_SHA256, lambda: read_sms(raw))),
         "instructions": (
             Instruction,
-            lambda: Records(
-                lambda: INSTRUCTIONS, lambda: read(fetch_instructions(raw), Instruction)
+            lambda: RecordSource(
+                lambda: INSTRUCTIONS, lambda: read_records(fetch_instructions(raw), Instruction)
             ),
         ),
     }
-    of, make = look_up("data.source", data.source, {**table, "text": (kind, None)})
+    of, make = resolve_choice("data.source", data.source, {**table, "text": (kind, None)})
     if make is None:
         raise UserError("data.path=null: name the file of your records")
     if of is not kind:
@@ -119,7 +130,7 @@ def make_records(data: DataConfig, root: Path) -> Records:
     return make()
 
 
-def fingerprint(write: Callable[[int], tuple[str, ...]], count: int) -> str:
+def toy_fingerprint(write: Callable[[int], tuple[str, ...]], count: int) -> str:
     """Changes when one of the first `count` embedded records does."""
     content = json.dumps([write(number) for number in range(count)])
     return blake2b(content.encode(), digest_size=16).hexdigest()
@@ -130,15 +141,15 @@ LOCAL_WAY = "with a file of yours: data.path=FILE; offline: data="
 
 def read_sms(raw: Path) -> list[Record]:
     """The official SMS Spam Collection (Almeida and others, 2011), fetched once."""
-    path = fetch(SMS, SMS_SHA256, raw / "sms_spam_collection.zip", LOCAL_WAY + "toy_spam")
+    path = download_file(SMS, SMS_SHA256, raw / "sms_spam_collection.zip", LOCAL_WAY + "toy_spam")
     with zipfile.ZipFile(path) as archive:
         text = archive.read("SMSSpamCollection").decode()
-    return messages(text.replace("\r\n", "\n").split("\n"), str(path))
+    return parse_labelled_lines(text.replace("\r\n", "\n").split("\n"), str(path))
 
 
 def fetch_instructions(raw: Path) -> Path:
     path = raw / "instructions.json"
-    return fetch(INSTRUCTIONS, is_list, path, LOCAL_WAY + "toy_instructions")
+    return download_file(INSTRUCTIONS, is_list, path, LOCAL_WAY + "toy_instructions")
 
 
 def is_list(content: bytes) -> bool:
@@ -152,7 +163,7 @@ def is_list(content: bytes) -> bool:
 RECORD_SUFFIXES = (".tsv", ".json", ".jsonl", ".jsonl.gz")
 
 
-def read(path: Path, kind: type[Record]) -> list[Record]:
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
     """A file's records: .json and .jsonl objects, or for messages lines `class<TAB>text`.
 
     Raises UserError, with file and place, for what is none.
@@ -162,13 +173,13 @@ def read(path: Path, kind: type[Record]) -> list[Record]:
     elif path.name.endswith(".json"):
         rows = list(readers.read_json(path))
     elif kind is Message:
-        return messages(readers.lines_of(path), str(path))
+        return parse_labelled_lines(readers.read_lines(path), str(path))
     else:
         raise UserError(f"{path}: instructions are read from .json and .jsonl files")
-    return [make(kind, row, f"{path}: {place}") for place, row in rows]
+    return [record_from_row(kind, row, f"{path}: {place}") for place, row in rows]
 
 
-def messages(lines: Iterable[str], path: str) -> list[Record]:
+def parse_labelled_lines(lines: Iterable[str], path: str) -> list[Record]:
     made: list[Record] = []
     for number, line in enumerate(lines, 1):
         label, tab, text = line.partition("\t")
@@ -179,7 +190,7 @@ def messages(lines: Iterable[str], path: str) -> list[Record]:
     return made
 
 
-def make(kind: type[Record], row: Any, place: str) -> Record:
+def record_from_row(kind: type[Record], row: Any, place: str) -> Record:
     """A record of a JSON object; an instruction's `input` may be missing."""
     names = ("text", "label") if kind is Message else ("instruction", "input", "output")
     values = {"input": "", **row} if isinstance(row, dict) else {}

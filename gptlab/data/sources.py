@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gptlab.config import DataConfig
-from gptlab.data import readers, toy_stories
+from gptlab.config.schema import DataConfig
+from gptlab.data import readers
 from gptlab.data.readers import Piece
 from gptlab.data.tokenizer import GPT2Tokenizer
-from gptlab.errors import UserError, look_up
-from gptlab.files import temporary_folder
+from gptlab.data.toy import stories
+from gptlab.utils.atomic_io import atomic_folder
+from gptlab.utils.errors import UserError, resolve_choice
 
 
 class Source(ABC):
@@ -46,7 +47,7 @@ class ToySource(Source):
         self.splits = ["train"]
         self.count = config.max_samples or 20_000
         self.seed = seed
-        self.grammar = toy_stories.grammar()
+        self.grammar = stories.grammar()
 
     def identity(self) -> Any:
         return ["toy_stories", self.grammar.fingerprint(), self.count, self.seed]
@@ -78,7 +79,7 @@ class FileSource(Source):
 
     def pieces(self, split: str) -> Iterator[Piece]:
         for path in self.paths[split]:
-            yield from readers.read(path, self.config)
+            yield from readers.read_documents(path, self.config)
 
 
 class HubSource(Source):
@@ -131,7 +132,7 @@ class HubSource(Source):
         import datasets
 
         datasets.disable_progress_bars()
-        with temporary_folder(self.folder) as building:
+        with atomic_folder(self.folder) as building:
             try:
                 splits = datasets.get_dataset_split_names(self.config.hub, self.config.hub_config)
                 if "train" not in splits:
@@ -155,18 +156,18 @@ class HubSource(Source):
             self.config.hub, self.config.hub_config, split=theirs, streaming=True
         )
         column = self.config.text_column or "text"
-        most_rows = most_tokens = math.inf
+        most_rows = max_tokens = math.inf
         if ours == "train":  # a validation split stays whole, so that runs can be compared
             most_rows = self.config.max_samples or math.inf
-            most_tokens = self.config.max_tokens or math.inf
+            max_tokens = self.config.max_tokens or math.inf
         tokenizer, tokens = GPT2Tokenizer(), 0
         with path.open("w") as file:
             for count, row in enumerate(rows):
-                if count >= most_rows or tokens >= most_tokens:
+                if count >= most_rows or tokens >= max_tokens:
                     break
-                text = readers.pick(row, f"row {count + 1}", Path(self.config.hub), column)
+                text = readers.extract_text(row, f"row {count + 1}", Path(self.config.hub), column)
                 file.write(json.dumps({"text": text}) + "\n")
-                if most_tokens < math.inf:
+                if max_tokens < math.inf:
                     tokens += len(tokenizer.encode(text)) + 1
 
 
@@ -199,7 +200,7 @@ def make_source(config: DataConfig, seed: int, corpus_root: Path) -> Source:
         "toy_stories": lambda: ToySource(config, seed),
         "hub": lambda: HubSource(config, corpus_root),
     }
-    make = look_up("data.source", config.source, {**table, "text": None})
+    make = resolve_choice("data.source", config.source, {**table, "text": None})
     if config.valid_path is not None and config.path is None:
         raise UserError("data.valid_path: needs data.path, the training documents, beside it")
     if config.path is not None:

@@ -7,10 +7,10 @@ from hashlib import blake2b
 
 import numpy as np
 
-from gptlab.config import DataConfig
+from gptlab.config.schema import DataConfig
 from gptlab.data.readers import Piece
-from gptlab.errors import UserError
-from gptlab.seeding import mix
+from gptlab.utils.errors import UserError
+from gptlab.utils.hashing import splitmix64
 
 
 @dataclass
@@ -83,7 +83,7 @@ class SplitRule:
         """For each training document a number from 0 to 1, by seed, purpose and content."""
         key = blake2b(self.salt + purpose, digest_size=8).digest()
         content = np.frombuffer(self.scans["train"].hashes, dtype=np.uint64)
-        return mix(content ^ np.frombuffer(key, dtype=np.uint64)[0]) / 2.0**64
+        return splitmix64(content ^ np.frombuffer(key, dtype=np.uint64)[0]) / 2.0**64
 
     def assign(self, split: str, pieces: Iterator[Piece]) -> Iterator[tuple[str, str, bool]]:
         """(split, text, whole) for each piece that is kept."""

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gptlab.config import TokenizerConfig
-from gptlab.errors import UserError, look_up
+from gptlab.config.schema import TokenizerConfig
+from gptlab.utils.errors import UserError, resolve_choice
 
 SEPARATOR = "<|endoftext|>"
 
@@ -119,7 +119,7 @@ def read_merges(sha256: str) -> str:
     return content.decode()
 
 
-class Vocabulary:
+class VocabularyTokenizer:
     """A list of pieces of text, of which ids are the places; end-of-text comes last."""
 
     name: str
@@ -167,7 +167,7 @@ class Vocabulary:
         return {"name": self.name, "pieces": self.pieces, "unknown": self.unknown}
 
 
-class CharTokenizer(Vocabulary):
+class CharTokenizer(VocabularyTokenizer):
     """One token a character, of those that the corpus has."""
 
     name = "char"
@@ -183,7 +183,7 @@ class CharTokenizer(Vocabulary):
         return cls(sorted(seen), config.unknown)
 
 
-class WordTokenizer(Vocabulary):
+class WordTokenizer(VocabularyTokenizer):
     """One token a word or mark with the space before it; a word not in the list is spelled.
 
     The list holds the corpus's `max_words` most frequent pieces and, where that leaves pieces
@@ -217,15 +217,15 @@ class WordTokenizer(Vocabulary):
         return cls(sorted(listed), config.unknown)
 
 
-TRAINABLE = {"char": CharTokenizer, "words": WordTokenizer}
+TRAINABLE_TOKENIZERS = {"char": CharTokenizer, "words": WordTokenizer}
 
 
 def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokenizer:
     """The tokenizer that the configuration names, with its vocabulary from the documents."""
-    look_up("tokenizer", config.name, {"gpt2": GPT2Tokenizer, **TRAINABLE})
+    resolve_choice("tokenizer", config.name, {"gpt2": GPT2Tokenizer, **TRAINABLE_TOKENIZERS})
     if config.name == "gpt2":
         return GPT2Tokenizer()
-    return TRAINABLE[config.name].train(documents, config)
+    return TRAINABLE_TOKENIZERS[config.name].train(documents, config)
 
 
 def load_tokenizer(state: dict[str, Any]) -> Tokenizer:
@@ -235,10 +235,10 @@ def load_tokenizer(state: dict[str, Any]) -> Tokenizer:
         return GPT2Tokenizer()
     pieces = state.get("pieces")
     if (
-        name not in TRAINABLE
+        name not in TRAINABLE_TOKENIZERS
         or not isinstance(pieces, list)
         or not all(isinstance(piece, str) for piece in pieces)
     ):
         raise UserError(f"no tokenizer of gptlab's: its name is {name!r}")
     "".join(pieces).encode()  # or it could not write them: UnicodeEncodeError
-    return TRAINABLE[name](pieces, str(state.get("unknown", "error")))
+    return TRAINABLE_TOKENIZERS[name](pieces, str(state.get("unknown", "error")))

@@ -8,18 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptlab.data.loader import Batch
+from gptlab.data.dataloader import Batch
+from gptlab.data.sequences import IGNORE_INDEX
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.data.windows import IGNORED
-from gptlab.device import autocast
 from gptlab.model.gpt import GPT
+from gptlab.utils.device import autocast
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 
 @dataclass
-class Verdicts:
+class ClassificationResult:
     """Figures over all messages."""
 
     loss: float  # nats a message
@@ -51,16 +51,16 @@ def make_metrics(classes: int) -> "MetricCollection":
     )
 
 
-def verdicts(net: GPT, batch: Batch) -> tuple[Tensor, Tensor]:
+def classification_logits(net: GPT, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits (N, C) and classes (N,) of a batch's messages, read off at their last tokens."""
     source_BxT, target_BxT = batch["input"], batch["target"]
-    labelled_BxT = target_BxT != IGNORED
+    labelled_BxT = target_BxT != IGNORE_INDEX
     logits_NxC = net.head(net.hidden(source_BxT)[labelled_BxT])
     return logits_NxC.float(), target_BxT[labelled_BxT]
 
 
 @torch.inference_mode()
-def classify(net: GPT, batches: Iterable[Batch], precision: str) -> Verdicts:
+def evaluate_classifier(net: GPT, batches: Iterable[Batch], precision: str) -> ClassificationResult:
     """The figures of all batches, dropout off, on the device where the net is."""
     device = next(net.parameters()).device
     metrics, nats = make_metrics(net.config.n_classes).to(device), 0.0
@@ -69,18 +69,20 @@ def classify(net: GPT, batches: Iterable[Batch], precision: str) -> Verdicts:
     for batch in batches:
         here = {name: batch[name].to(device) for name in ("input", "target")}
         with autocast(precision, device.type):
-            logits_NxC, labels_N = verdicts(net, here)
+            logits_NxC, labels_N = classification_logits(net, here)
         metrics.update(logits_NxC.argmax(dim=1), labels_N)
         nats += float(F.cross_entropy(logits_NxC, labels_N, reduction="sum"))
     net.train(was_training)
     found = metrics.compute()
     confusion = found["confusion"].tolist()
     total = sum(map(sum, confusion))
-    return Verdicts(nats / total, float(found["accuracy"]), float(found["f1"]), confusion)
+    return ClassificationResult(
+        nats / total, float(found["accuracy"]), float(found["f1"]), confusion
+    )
 
 
 @torch.inference_mode()
-def probabilities(net: GPT, tokenizer: Tokenizer, text: str, eot_first: bool) -> list[float]:
+def class_probabilities(net: GPT, tokenizer: Tokenizer, text: str, eot_first: bool) -> list[float]:
     """Of each class, for one message, of which the model reads as much as it can see at once.
 
     Raises UserError for characters that the vocabulary lacks.

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from gptlab.config import HellaswagConfig
-from gptlab.data.fetch import fetch
+from gptlab.config.schema import HellaswagConfig
+from gptlab.data.download import download_file
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.device import autocast
-from gptlab.errors import UserError
 from gptlab.model.gpt import GPT
+from gptlab.utils.device import autocast
+from gptlab.utils.errors import UserError
 
 URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"
 SHA256 = "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588"
@@ -59,7 +59,11 @@ class HarnessQuestion(Question):
     @classmethod
     def of(cls, row: dict[str, Any]) -> "HarnessQuestion":
         context = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
-        return cls(tidy(context), [tidy(ending) for ending in row["endings"]], int(row["label"]))
+        return cls(
+            strip_markup(context),
+            [strip_markup(ending) for ending in row["endings"]],
+            int(row["label"]),
+        )
 
     def encode(self, tokenizer: Tokenizer, ending: str) -> tuple[list[int], list[int]]:
         """Encoded in one piece, and parted where the context alone would end."""
@@ -71,13 +75,13 @@ class HarnessQuestion(Question):
         return len(ending)
 
 
-def tidy(text: str) -> str:
+def strip_markup(text: str) -> str:
     """Without the marks in brackets that WikiHow's part of the questions has."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
 @dataclass
-class Result:
+class HellaswagResult:
     """What was answered to each question, by the sum and by the mean of the losses."""
 
     labels: list[int]
@@ -107,19 +111,23 @@ def share_of(answers: list[int], labels: list[int]) -> float:
     return sum(a == b for a, b in zip(answers, labels, strict=True)) / len(labels)
 
 
-def read(config: HellaswagConfig, folder: Path, style: type[Question] = Question) -> list[Question]:
+def read_questions(
+    config: HellaswagConfig, folder: Path, style: type[Question] = Question
+) -> list[Question]:
     """The questions of `hellaswag.path`, or of the official file, fetched once into `folder`.
 
     Raises UserError for a file that cannot be read or is not HellaSwag's.
     """
     questions, path = [], config.path
     try:
-        path = Path(path).expanduser() if path else official(folder)
+        path = Path(path).expanduser() if path else official_file(folder)
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if config.rows and len(questions) == config.rows:
                     break
-                questions.append(parse(line, f"hellaswag.path={path}, line {number}", style))
+                questions.append(
+                    parse_question(line, f"hellaswag.path={path}, line {number}", style)
+                )
     except (OSError, UnicodeDecodeError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         where = f"hellaswag.path={path}" if path else f"corpus_root: {folder}"
@@ -129,18 +137,18 @@ def read(config: HellaswagConfig, folder: Path, style: type[Question] = Question
     return questions
 
 
-def official(folder: Path) -> Path:
+def official_file(folder: Path) -> Path:
     otherwise = (
-        "name a copy with hellaswag.path=FILE, or leave hellaswag out (of train.py: 'before=[]' "
-        "'after=[perplexity]')"
+        "name a copy with hellaswag.path=FILE, or leave hellaswag out (of train.py: "
+        "'eval_before=[]' 'eval_after=[perplexity]')"
     )
     try:
-        return fetch(URL, SHA256, folder / "hellaswag_val.jsonl", otherwise)
+        return download_file(URL, SHA256, folder / "hellaswag_val.jsonl", otherwise)
     except UserError as error:
         raise UserError(f"hellaswag: {error}") from None
 
 
-def parse(line: str, place: str, style: type[Question]) -> Question:
+def parse_question(line: str, place: str, style: type[Question]) -> Question:
     try:
         question = style.of(json.loads(line))
         texts = [question.context, *question.endings]
@@ -154,7 +162,7 @@ def parse(line: str, place: str, style: type[Question]) -> Question:
 
 
 @dataclass
-class Sequence:
+class EndingSequence:
     """One ending after its context."""
 
     number: int  # of the ending, over all questions
@@ -163,7 +171,7 @@ class Sequence:
     parts: int  # that the mean is of
 
 
-def sequences(questions: list[Question], tokenizer: Tokenizer, window: int) -> list[Sequence]:
+def sequences(questions: list[Question], tokenizer: Tokenizer, window: int) -> list[EndingSequence]:
     """Four sequences a question, context and ending, cut at the left to what the model can see.
 
     Raises UserError for text that the vocabulary cannot spell.
@@ -175,14 +183,14 @@ def sequences(questions: list[Question], tokenizer: Tokenizer, window: int) -> l
             ids = [*(context or [tokenizer.eot]), *tokens][-(window + 1) :]
             begin = max(1, len(ids) - len(tokens))
             parts = question.parts(ending, len(ids) - begin)
-            made.append(Sequence(len(made), ids, begin, max(1, parts)))
+            made.append(EndingSequence(len(made), ids, begin, max(1, parts)))
     return made
 
 
 @torch.inference_mode()
-def score(
+def answer_questions(
     net: GPT, tokenizer: Tokenizer, questions: list[Question], precision: str, batch_size: int
-) -> Result:
+) -> HellaswagResult:
     """Answers all questions, dropout off, on the device where the net is."""
     todo = sequences(questions, tokenizer, net.config.window)
     todo.sort(key=lambda sequence: len(sequence.ids))  # little padding, the same batches each time
@@ -197,15 +205,15 @@ def score(
             bar.update(len(batch))
     net.train(was_training)
     answers, answers_norm = (x.view(-1, 4).argmin(dim=1).tolist() for x in (sums, means))
-    return Result([question.label for question in questions], answers, answers_norm)
+    return HellaswagResult([question.label for question in questions], answers, answers_norm)
 
 
-def batches(todo: list[Sequence], size: int) -> Iterator[list[Sequence]]:
+def batches(todo: list[EndingSequence], size: int) -> Iterator[list[EndingSequence]]:
     for first in range(0, len(todo), size):
         yield todo[first : first + size]
 
 
-def losses(net: GPT, batch: list[Sequence], precision: str) -> Tensor:
+def losses(net: GPT, batch: list[EndingSequence], precision: str) -> Tensor:
     """Nats of each sequence's ending, (B,). The head reads the endings' places alone."""
     device = next(net.parameters()).device
     longest = max(len(sequence.ids) for sequence in batch)

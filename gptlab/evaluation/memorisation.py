@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-GRAMS = (5, 10, 20)  # tokens
+NGRAMS = (5, 10, 20)  # tokens
 CHUNK = 1 << 21  # places looked at together
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits well mixed; hashes are modulo 2 ** 64
 
 
 @dataclass
-class Copied:
+class MemorisationResult:
     """Over several texts: longest verbatim spans in tokens, and shares of verbatim n-grams."""
 
     longest: int
@@ -25,12 +25,12 @@ class Copied:
     grams: dict[int, float]  # by n
 
 
-def extend(hashes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def extend_hashes(hashes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """Hashes of runs that are longer by these tokens."""
     return hashes * FACTOR + tokens.astype(np.uint64) + np.uint64(1)
 
 
-def hashes_of(texts: Sequence[Sequence[int]], length: int) -> list[np.ndarray]:
+def ngram_hashes(texts: Sequence[Sequence[int]], length: int) -> list[np.ndarray]:
     """For each text the hashes of all its runs of this length, in order."""
     made = []
     for text in texts:
@@ -38,7 +38,7 @@ def hashes_of(texts: Sequence[Sequence[int]], length: int) -> list[np.ndarray]:
         count = max(0, len(tokens) - length + 1)
         hashes = np.zeros(count, dtype=np.uint64)
         for offset in range(length):
-            hashes = extend(hashes, tokens[offset : offset + count])
+            hashes = extend_hashes(hashes, tokens[offset : offset + count])
         made.append(hashes)
     return made
 
@@ -46,7 +46,7 @@ def hashes_of(texts: Sequence[Sequence[int]], length: int) -> list[np.ndarray]:
 def find_runs(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list[np.ndarray]]:
     """For each length from 1 on, and each text, whether each of its runs stands in the stream."""
     longest = max(map(len, texts), default=0)
-    wanted = [hashes_of(texts, length) for length in range(1, longest + 1)]
+    wanted = [ngram_hashes(texts, length) for length in range(1, longest + 1)]
     known = [np.unique(np.concatenate(hashes)) for hashes in wanted]
     found = [np.zeros(len(hashes), dtype=bool) for hashes in known]
     firsts = range(0, len(stream), CHUNK)
@@ -57,7 +57,7 @@ def find_runs(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list[n
         for length in range(longest):
             inside = places + length < len(block)
             places, hashes = places[inside], hashes[inside]
-            hashes = extend(hashes, block[places + length])
+            hashes = extend_hashes(hashes, block[places + length])
             where = np.searchsorted(known[length], hashes).clip(max=len(known[length]) - 1)
             hit = known[length][where] == hashes
             found[length][where[hit]] = True
@@ -70,7 +70,7 @@ def find_runs(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list[n
     ]
 
 
-def copied(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> Copied:
+def measure_memorisation(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> MemorisationResult:
     """What of the texts stands in the stream of tokens."""
     runs = find_runs(stream, texts)
     spans = [
@@ -78,7 +78,7 @@ def copied(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> Copied:
         for number in range(len(texts))
     ]
     shares = {}
-    for n in GRAMS:
+    for n in NGRAMS:
         every = np.concatenate(runs[n - 1]) if n <= len(runs) else np.zeros(0)
         shares[n] = float(every.mean()) if len(every) else 0.0
-    return Copied(max(spans, default=0), sum(spans) / max(1, len(spans)), shares)
+    return MemorisationResult(max(spans, default=0), sum(spans) / max(1, len(spans)), shares)

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from gptlab.data.loader import Batch, ValidationBatches
+from gptlab.data.dataloader import Batch, ValidationBatches
+from gptlab.data.sequences import IGNORE_INDEX, DocumentSequences
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.data.windows import IGNORED, Rows
-from gptlab.device import autocast
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
+from gptlab.utils.device import autocast
 
 
 @dataclass
@@ -51,7 +51,7 @@ def bytes_of_tokens(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def score(net: GPT, batches: Iterable[Batch], token_bytes: Tensor, precision: str) -> Score:
+def score_split(net: GPT, batches: Iterable[Batch], token_bytes: Tensor, precision: str) -> Score:
     """Scores every target that counts, dropout off, on the device where the net is.
 
     `token_bytes` holds for each token id the bytes it writes; `precision` is Lightning's name.
@@ -64,7 +64,7 @@ def score(net: GPT, batches: Iterable[Batch], token_bytes: Tensor, precision: st
         target = batch["target"].to(device)
         with autocast(precision, device.type):
             logits = net(batch["input"].to(device))
-        real = batch["target"][batch["target"] != IGNORED]
+        real = batch["target"][batch["target"] != IGNORE_INDEX]
         total.nats += float(summed_cross_entropy(logits, target))
         total.tokens += len(real)
         total.bytes += int(token_bytes.cpu()[real].sum())
@@ -73,7 +73,7 @@ def score(net: GPT, batches: Iterable[Batch], token_bytes: Tensor, precision: st
 
 
 @dataclass
-class Documents:
+class DocumentScores:
     """What each document of a split costs: one entry a document with targets that count."""
 
     nats: np.ndarray  # sums, float64
@@ -111,8 +111,8 @@ def bootstrap(sums: np.ndarray, tokens: np.ndarray, seed: int, draws: int) -> np
     return means
 
 
-def difference(
-    a: Documents, b: Documents, confidence: float = 0.95, seed: int = 0
+def paired_difference(
+    a: DocumentScores, b: DocumentScores, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
     """By how many nats a token `a` is worse than `b`, on the same documents, and its interval.
 
@@ -127,10 +127,10 @@ def difference(
     return mean, mean - margin, mean + margin
 
 
-DOCUMENTS = "evaluation.npz"  # in a run's folder: each split's documents, as they were scored
+DOCUMENTS_FILE = "evaluation.npz"  # in a run's folder: each split's documents, as they were scored
 
 
-def pack_documents(splits: dict[str, Documents], how: str) -> bytes:
+def pack_document_scores(splits: dict[str, DocumentScores], how: str) -> bytes:
     """A file of them; `how` they were scored must be alike for two to be compared."""
     arrays: dict[str, Any] = {"how": np.array(how)}
     for split, documents in splits.items():
@@ -140,7 +140,7 @@ def pack_documents(splits: dict[str, Documents], how: str) -> bytes:
     return file.getvalue()
 
 
-def read_documents(path: Path) -> tuple[str, dict[str, Documents]]:
+def read_document_scores(path: Path) -> tuple[str, dict[str, DocumentScores]]:
     """How they were scored, and the splits; none where there is no file, or a damaged one."""
     found: dict[str, dict[str, Any]] = {}
     try:
@@ -152,7 +152,7 @@ def read_documents(path: Path) -> tuple[str, dict[str, Documents]]:
                     found.setdefault(split, {})[name] = arrays[key]
         for each in found.values():
             each["batch_means"] = float(each["batch_means"])
-        return how, {split: Documents(**each) for split, each in found.items()}
+        return how, {split: DocumentScores(**each) for split, each in found.items()}
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile):
         return "", {}
 
@@ -160,7 +160,7 @@ def read_documents(path: Path) -> tuple[str, dict[str, Documents]]:
 @torch.inference_mode()
 def score_documents(
     net: GPT, batches: ValidationBatches, ends: np.ndarray, token_bytes: Tensor, precision: str
-) -> Documents:
+) -> DocumentScores:
     """Scores a whole split, document by document; arguments as of `score`, and the documents'
     ends in the stream."""
     device = next(net.parameters()).device
@@ -174,28 +174,28 @@ def score_documents(
         losses = F.cross_entropy(
             logits.float().flatten(0, 1),
             target_BxT.to(device).flatten(),
-            ignore_index=IGNORED,
+            ignore_index=IGNORE_INDEX,
             reduction="none",
         )
-        real_BxT = target_BxT != IGNORED
+        real_BxT = target_BxT != IGNORE_INDEX
         nats.append(losses.view(target_BxT.shape).cpu()[real_BxT].double().numpy())
         ids.append(target_BxT[real_BxT].numpy())
         rows.append(real_BxT.sum(dim=1).numpy())
         means.append(nats[-1].mean())
     net.train(was_training)
-    owner = document_of(batches, np.concatenate(rows), ends)
+    owner = owning_document(batches, np.concatenate(rows), ends)
     size = token_bytes.cpu().numpy()[np.concatenate(ids)]
     sums = [
         np.bincount(owner, weights) for weights in (np.concatenate(nats), np.ones(len(owner)), size)
     ]
     scored = sums[1] > 0
-    return Documents(*(values[scored] for values in sums), float(np.mean(means)))
+    return DocumentScores(*(values[scored] for values in sums), float(np.mean(means)))
 
 
-def document_of(batches: ValidationBatches, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def owning_document(batches: ValidationBatches, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """For each scored target, in the order of scoring, the number of its document; `rows` are the
     targets of each row."""
-    if isinstance(batches.windows, Rows):
+    if isinstance(batches.windows, DocumentSequences):
         return np.repeat(np.arange(len(rows)), rows)
     places = 1 + np.arange(rows.sum())  # a stream's first token is nobody's target
     return np.searchsorted(ends, places, side="right")

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from torchmetrics.functional.text import rouge_score
 from tqdm import tqdm
 
-from gptlab.config import SamplingConfig
+from gptlab.config.schema import SamplingConfig
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.generation.beam import write
+from gptlab.generation.beam import generate_samples
 from gptlab.model.gpt import GPT
 
 SHORT = 5  # words; only of answers so short is it fair to ask for the very same
 
 
 @dataclass
-class Scores:
+class ResponseScores:
     """Of how many responses; ROUGE-L (Lin, 2004) as an F-measure, from 0 to 1."""
 
     n: int
@@ -25,22 +25,24 @@ class Scores:
     exact_n: int
 
 
-def respond(
+def generate_responses(
     net: GPT, tokenizer: Tokenizer, prompts: list[list[int]], max_new_tokens: int
 ) -> list[str]:
     """The likeliest token each time, up to end-of-text."""
     greedy = SamplingConfig(temperature=0.0)
     responses = []
     for prompt in tqdm(prompts, desc="responses", disable=None, leave=False):
-        (sample,) = write(net, tokenizer, prompt, greedy, max_new_tokens=max_new_tokens)
+        (sample,) = generate_samples(net, tokenizer, prompt, greedy, max_new_tokens=max_new_tokens)
         responses.append(sample.text.strip())
     return responses
 
 
-def score(expected: list[str], responses: list[str]) -> Scores:
+def score_responses(expected: list[str], responses: list[str]) -> ResponseScores:
     short = [place for place, text in enumerate(expected) if len(text.split()) <= SHORT]
-    right = sum(plain(responses[place]) == plain(expected[place]) for place in short)
-    return Scores(
+    right = sum(
+        normalize_answer(responses[place]) == normalize_answer(expected[place]) for place in short
+    )
+    return ResponseScores(
         n=len(expected),
         rouge_l=rouge_l(expected, responses),
         rouge_l_shuffled=rouge_l([*expected[1:], *expected[:1]], responses),
@@ -54,6 +56,6 @@ def rouge_l(expected: list[str], responses: list[str]) -> float:
     return float(found["rougeL_fmeasure"])
 
 
-def plain(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """What makes two answers the same: neither case, blanks nor marks at the ends."""
     return re.sub(r"^\W+|\W+$", "", " ".join(text.casefold().split()))

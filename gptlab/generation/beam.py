@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gptlab.config import SamplingConfig
+from gptlab.config.schema import SamplingConfig
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.generation.context import Context
-from gptlab.generation.engine import generate, grow, next_logits, writing
-from gptlab.generation.sampling import penalised
-from gptlab.generation.text import Sample, TextStream
+from gptlab.generation.context import ContextWindow
+from gptlab.generation.engine import append_token, generate_steps, generation_mode, next_logits
+from gptlab.generation.sample import Sample, TextStream
+from gptlab.generation.sampling import apply_penalties
 from gptlab.model.gpt import GPT
 
 
@@ -28,7 +28,7 @@ def beam_steps(
     tokenizer: Tokenizer,
     prompt: list[int],
     sampling: SamplingConfig,
-    n: int = 1,
+    num_samples: int = 1,
     max_new_tokens: int = 100,
     *,
     stop: Sequence[str] = (),
@@ -45,26 +45,26 @@ def beam_steps(
 
     Raises UserError for a model that diverged.
     """
-    beams, power = max(n, sampling.beams), sampling.length_penalty
+    beams, power = max(num_samples, sampling.beams), sampling.length_penalty
     alive = [Sample(TextStream(tokenizer), list(prompt), len(prompt), stop)]
     finished: list[Sample] = []
 
     def score(sample: Sample, length: int | None = None) -> float:
         return sample.found / (length or len(sample.logprobs)) ** power
 
-    with writing(net):
-        context = Context(net, prompt, len(prompt) + max_new_tokens, cached)
+    with generation_mode(net):
+        context = ContextWindow(net, prompt, len(prompt) + max_new_tokens, cached)
         for number in range(max_new_tokens):
             own_BxV = next_logits(context, tokenizer).float()
             texts = [sample.tokens for sample in alive]
-            search_BxV = penalised(own_BxV, sampling, texts).log_softmax(dim=-1)
+            search_BxV = apply_penalties(own_BxV, sampling, texts).log_softmax(dim=-1)
             last = number == max_new_tokens - 1
-            found = expand(
+            found = expand_beams(
                 alive, search_BxV, own_BxV.log_softmax(dim=-1), beams, tokenizer.eot, last
             )
             finished += [sample for _, sample in found if sample.ended]
             finished = sorted(finished, key=score, reverse=True)[:beams]
-            yield finished[:n]
+            yield finished[:num_samples]
             going = [(row, sample) for row, sample in found if not sample.ended]
             alive = [sample for _, sample in going]
             longest = max_new_tokens if power > 0 else number + 2
@@ -75,7 +75,7 @@ def beam_steps(
             context.append([sample.tokens[-1] for sample in alive])
 
 
-def expand(
+def expand_beams(
     alive: list[Sample], search_BxV: Tensor, own_BxV: Tensor, beams: int, eot: int, last: bool
 ) -> list[tuple[int, Sample]]:
     """The likeliest next texts with the rows they come from: `beams` that go on, and those that
@@ -95,13 +95,13 @@ def expand(
         sample = alive[row].branch()
         sample.found = float(totals_N[index])
         sample.logprobs.append(float(own_BxV[row, token]))
-        grow(sample, token, eot, last)
+        append_token(sample, token, eot, last)
         going += sample.ended is None or sample.ended == "length"
         found.append((row, sample))
     return found
 
 
-def write(
+def generate_samples(
     net: GPT, tokenizer: Tokenizer, prompt: list[int], sampling: SamplingConfig, *more: Any,
     bar: str | None = None, **settings: Any,
 ) -> list[Sample]:  # fmt: skip
@@ -115,6 +115,6 @@ def write(
         given = {k: v for k, v in settings.items() if k not in ("seed", "scored")}
         return beam_search(*wanted, *more[:2], **given)
     off = None if bar else True  # None: only off a terminal
-    steps = generate(*wanted, *more, **settings)
+    steps = generate_steps(*wanted, *more, **settings)
     *_, samples = tqdm(steps, desc=bar, unit=" tokens", disable=off, leave=False)
     return samples

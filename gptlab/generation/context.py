@@ -6,7 +6,7 @@ from torch import Tensor
 from gptlab.model.gpt import GPT
 
 
-class Context:
+class ContextWindow:
     """The tokens of B samples that the model sees, all equally many.
 
     A model sees `net.config.window` tokens, W. When they are full, the older half is forgotten and

@@ -6,21 +6,20 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gptlab.commands import TrainConfig
-from gptlab.config import SamplingConfig
+from gptlab.config.schema import SamplingConfig, TrainConfig
 from gptlab.data.corpus import Corpus
-from gptlab.data.templates import TEMPLATES
+from gptlab.data.prompt_templates import TEMPLATES
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import UserError, look_up
-from gptlab.generation.context import Context
-from gptlab.generation.products import quick_products
-from gptlab.generation.sampling import choices, draw
-from gptlab.generation.text import Sample, TextStream
+from gptlab.generation.context import ContextWindow
+from gptlab.generation.quantize import fast_linears
+from gptlab.generation.sample import Sample, TextStream
+from gptlab.generation.sampling import candidate_probabilities, sample_columns
 from gptlab.model.gpt import GPT
-from gptlab.seeding import derive
+from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.hashing import derive_seed
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: str, eot_first: bool) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str, eot_first: bool) -> list[int]:
     """The ids a text begins with; without any prompt, end-of-text, after which a text begins.
 
     Raises UserError for characters that the vocabulary lacks.
@@ -29,7 +28,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str, eot_first: bool) -> list[int]:
     return [tokenizer.eot, *ids] if eot_first or not ids else ids
 
 
-def sample_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
+def training_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
     """What a run's samples begin with: its prompt, or the first ten tokens held out, or all of the
     first instruction."""
     data, eot = config.data, corpus.tokenizer.eot
@@ -39,17 +38,17 @@ def sample_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
         return [eot, *ids] if data.eot_first or not ids else ids
     prompt = config.prompt
     if data.task == "instructions":
-        prompt = look_up("data.template", data.template, TEMPLATES)(prompt)
-    return prompt_ids(corpus.tokenizer, prompt, data.eot_first)
+        prompt = resolve_choice("data.template", data.template, TEMPLATES)(prompt)
+    return encode_prompt(corpus.tokenizer, prompt, data.eot_first)
 
 
 @torch.inference_mode()
-def generate(
+def generate_steps(
     net: GPT,
     tokenizer: Tokenizer,
     prompt: list[int],
     sampling: SamplingConfig,
-    n: int = 1,
+    num_samples: int = 1,
     max_new_tokens: int = 100,
     seed: int = 0,
     *,
@@ -68,25 +67,27 @@ def generate(
 
     Raises UserError for a model that diverged.
     """
-    draws = [torch.Generator().manual_seed(derive(seed, number)) for number in range(n)]
+    draws = [
+        torch.Generator().manual_seed(derive_seed(seed, number)) for number in range(num_samples)
+    ]
     samples = [Sample(TextStream(tokenizer), list(prompt), len(prompt), stop) for _ in draws]
-    going = list(range(n))  # those that have not ended, a row of the context each
-    with writing(net):
-        context = Context(net, prompt, len(prompt) + max_new_tokens, cached)
-        logits_BxV = next_logits(context, tokenizer).expand(n, -1)
-        context.take([0] * n)  # the prompt is read once for all
+    going = list(range(num_samples))  # those that have not ended, a row of the context each
+    with generation_mode(net):
+        context = ContextWindow(net, prompt, len(prompt) + max_new_tokens, cached)
+        logits_BxV = next_logits(context, tokenizer).expand(num_samples, -1)
+        context.take([0] * num_samples)  # the prompt is read once for all
         for number in range(max_new_tokens):
             if number:
                 logits_BxV = next_logits(context, tokenizer)
             texts = [samples[i].tokens for i in going]
-            probabilities_BxC, ids_BxC = choices(logits_BxV, sampling, texts)
-            columns = draw(probabilities_BxC, [draws[i] for i in going])
+            probabilities_BxC, ids_BxC = candidate_probabilities(logits_BxV, sampling, texts)
+            columns = sample_columns(probabilities_BxC, [draws[i] for i in going])
             tokens = [int(ids_BxC[row, column]) for row, column in enumerate(columns)]
             if scored:
-                keep_logprobs([samples[i] for i in going], logits_BxV, tokens, likeliest)
+                record_logprobs([samples[i] for i in going], logits_BxV, tokens, likeliest)
             last = number == max_new_tokens - 1
             for i, token in zip(going, tokens, strict=True):
-                grow(samples[i], token, tokenizer.eot, last)
+                append_token(samples[i], token, tokenizer.eot, last)
             yield samples
             rows = [row for row, i in enumerate(going) if samples[i].ended is None]
             if not rows:
@@ -97,18 +98,18 @@ def generate(
 
 
 @contextlib.contextmanager
-def writing(net: GPT) -> Iterator[None]:
+def generation_mode(net: GPT) -> Iterator[None]:
     """Within, without dropout, and quick for a few tokens at a time."""
     was_training = net.training
     net.eval()
     try:
-        with quick_products(net):
+        with fast_linears(net):
             yield
     finally:
         net.train(was_training)
 
 
-def keep_logprobs(
+def record_logprobs(
     samples: list[Sample], logits_BxV: Tensor, tokens: list[int], likeliest: int
 ) -> None:
     logits_BxV = logits_BxV.float()
@@ -123,7 +124,7 @@ def keep_logprobs(
         sample.likeliest.append(list(zip(ids, logprobs, strict=True)))
 
 
-def grow(sample: Sample, token: int, eot: int, last: bool) -> None:
+def append_token(sample: Sample, token: int, eot: int, last: bool) -> None:
     """By a token; end-of-text, a stop text and the last token that was asked for end it."""
     if token == eot:
         sample.end("end_of_text")
@@ -133,7 +134,7 @@ def grow(sample: Sample, token: int, eot: int, last: bool) -> None:
             sample.end("length")
 
 
-def next_logits(context: Context, tokenizer: Tokenizer) -> Tensor:
+def next_logits(context: ContextWindow, tokenizer: Tokenizer) -> Tensor:
     """(B, V), with the ids that only pad the table impossible."""
     logits_BxV = context.logits()
     logits_BxV[:, tokenizer.vocab_size :] = float("-inf")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gptlab.config import SamplingConfig
+from gptlab.config.schema import SamplingConfig
 
 IMPOSSIBLE = float("-inf")
 NUCLEUS = 1024
@@ -78,7 +78,9 @@ def min_p(logits_BxC: Tensor, p: float) -> Tensor:
     return logits_BxC.masked_fill(probability_BxC < least_Bx1, IMPOSSIBLE)
 
 
-def penalised(logits_BxV: Tensor, config: SamplingConfig, texts: Sequence[list[int]]) -> Tensor:
+def apply_penalties(
+    logits_BxV: Tensor, config: SamplingConfig, texts: Sequence[list[int]]
+) -> Tensor:
     """(B, V), after the penalties for what each text has already, where they are set."""
     if config.repetition_penalty != 1:
         logits_BxV = repetition_penalty(logits_BxV, config.repetition_penalty, texts)
@@ -87,7 +89,7 @@ def penalised(logits_BxV: Tensor, config: SamplingConfig, texts: Sequence[list[i
     return logits_BxV
 
 
-def likeliest(logits_BxV: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
+def candidate_logits(logits_BxV: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
     """The logits that can matter to these settings, and whose they are, both (B, C).
 
     Top-p nearly always ends among the first thousand: then these are all that has to be sorted.
@@ -103,7 +105,7 @@ def likeliest(logits_BxV: Tensor, config: SamplingConfig) -> tuple[Tensor, Tenso
     return logits_BxV, ids_V.expand_as(logits_BxV)
 
 
-def choices(
+def candidate_probabilities(
     logits_BxV: Tensor, config: SamplingConfig, texts: Sequence[list[int]]
 ) -> tuple[Tensor, Tensor]:
     """What each sample chooses among: probabilities, rows sum to 1, and token ids, both (B, C).
@@ -111,12 +113,12 @@ def choices(
     The penalties for what its text has, then temperature, top-k, top-p and min-p, each where it is
     set.
     """
-    logits_BxV = penalised(logits_BxV.float(), config, texts)
+    logits_BxV = apply_penalties(logits_BxV.float(), config, texts)
     if config.temperature < 1e-5:
         best = logits_BxV.max(dim=-1, keepdim=True)
         return torch.ones_like(best.values), best.indices
     logits_BxV = temperature(logits_BxV, config.temperature)
-    logits_BxC, ids_BxC = likeliest(logits_BxV, config)
+    logits_BxC, ids_BxC = candidate_logits(logits_BxV, config)
     if config.top_p is not None:
         # Of k tokens top-p sees these alone.
         among = logits_BxV if config.top_k is None else logits_BxC
@@ -126,17 +128,17 @@ def choices(
     return logits_BxC.softmax(dim=-1), ids_BxC
 
 
-def probabilities(
+def full_probabilities(
     logits_BxV: Tensor, config: SamplingConfig, texts: Sequence[list[int]] | None = None
 ) -> Tensor:
     """The same over the whole vocabulary, (B, V)."""
     texts = [[]] * len(logits_BxV) if texts is None else texts
-    probabilities_BxC, ids_BxC = choices(logits_BxV, config, texts)
+    probabilities_BxC, ids_BxC = candidate_probabilities(logits_BxV, config, texts)
     nothing = torch.zeros_like(logits_BxV, dtype=torch.float32)
     return nothing.scatter(-1, ids_BxC, probabilities_BxC)
 
 
-def draw(probabilities_BxC: Tensor, draws: Sequence[torch.Generator]) -> list[int]:
+def sample_columns(probabilities_BxC: Tensor, draws: Sequence[torch.Generator]) -> list[int]:
     """A column for each row, by a generator of its own: where a uniform number falls among the
     cumulative probabilities. On the CPU, for the same text on any device."""
     if probabilities_BxC.shape[-1] == 1:

@@ -10,19 +10,18 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from gptlab.commands import TrainConfig
-from gptlab.config import FinetuneConfig, ModelConfig
+from gptlab.config.schema import FinetuneConfig, ModelConfig, TrainConfig
+from gptlab.config.validation import validate_config
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
-from gptlab.errors import UserError
-from gptlab.limits import check
-from gptlab.model import gpt2
 from gptlab.model.gpt import GPT
+from gptlab.model.hf import gpt2
 from gptlab.model.lora import add_lora, merge_lora
 from gptlab.model.size import check_size
+from gptlab.utils.errors import UserError
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """A model that can write: net, tokenizer, and what its run was."""
 
     path: Path
@@ -34,12 +33,12 @@ class Loaded:
     facts: dict[str, Any]
 
 
-def load(path: Path) -> Loaded:
+def load_checkpoint(path: Path) -> LoadedModel:
     """The model in a checkpoint file; raises UserError for any file that is not one of ours.
 
     Only tensors and plain values are unpickled; a file that asks for more is refused unexecuted.
     """
-    content = read(path, mmap=True)  # of the optimizer's state nothing is needed
+    content = read_checkpoint(path, mmap=True)  # of the optimizer's state nothing is needed
     missing = [k for k in ("state_dict", "config", "tokenizer", "global_step") if k not in content]
     if missing:
         raise UserError(f"{path}: not a checkpoint of gptlab's (it has no {', '.join(missing)})")
@@ -52,7 +51,7 @@ def load(path: Path) -> Loaded:
             if key.startswith("net.")
         }
         finetune = content["config"].get("finetune", {})  # older files have none
-        add_lora(net, plain_values(FinetuneConfig, finetune))
+        add_lora(net, config_from_stored(FinetuneConfig, finetune))
         net.load_state_dict(weights)
         merge_lora(net)
         if tokenizer.vocab_size > net.config.vocab_size:
@@ -64,17 +63,17 @@ def load(path: Path) -> Loaded:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its parts do not fit together ({reason})") from None
     net.eval()
-    return Loaded(path, net, tokenizer, content["config"], step, eot_first, facts)
+    return LoadedModel(path, net, tokenizer, content["config"], step, eot_first, facts)
 
 
-def read(path: Path, mmap: bool = False) -> Mapping[str, Any]:
+def read_checkpoint(path: Path, mmap: bool = False) -> Mapping[str, Any]:
     """The plain content of a checkpoint file; raises UserError, see `load`.
 
     With `mmap` tensors stay on disk until they are looked at.
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such checkpoint")
-    verify(path)
+    verify_checkpoint(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever a foreign or broken file provokes in the reader
@@ -90,12 +89,12 @@ def read(path: Path, mmap: bool = False) -> Mapping[str, Any]:
     return content
 
 
-def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_lora_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What LoRA added to a model, under the names of the PEFT library, and its settings.
 
     Raises UserError for a checkpoint without, or a model whose matrices PEFT could not find.
     """
-    content = read(path)
+    content = read_checkpoint(path)
     try:
         finetune = content["config"]["finetune"]
         config = ModelConfig(**content["config"]["model"])
@@ -124,13 +123,13 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def build_net(config: Mapping[str, Any]) -> GPT:
     """The decoder of a stored configuration; raises whatever an impossible one provokes."""
-    wanted = plain_values(ModelConfig, config)
-    check(TrainConfig(model=wanted))
+    wanted = config_from_stored(ModelConfig, config)
+    validate_config(TrainConfig(model=wanted))
     check_size(wanted)
     return GPT(wanted)
 
 
-def plain_values(schema: type, config: Mapping[str, Any]) -> Any:
+def config_from_stored(schema: type, config: Mapping[str, Any]) -> Any:
     """A stored configuration, typed; raises ValueError where it refers to anything outside of it,
     and whatever OmegaConf does for values of the wrong kind."""
     if "${" in str(dict(config)):
@@ -138,7 +137,7 @@ def plain_values(schema: type, config: Mapping[str, Any]) -> Any:
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(config)))
 
 
-def verify(path: Path) -> None:
+def verify_checkpoint(path: Path) -> None:
     """Raises UserError unless every part of the file agrees with the checksum stored beside it.
 
     A checkpoint is a zip archive of uncompressed parts, each with its CRC-32; torch itself does

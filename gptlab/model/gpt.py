@@ -8,28 +8,30 @@ import math
 
 from torch import Tensor, nn
 
-from gptlab.config import ModelConfig
-from gptlab.errors import look_up
-from gptlab.model import parts
-from gptlab.model.cache import KeyValueCache, LayerCache
-from gptlab.model.loss import AT_ONCE, head_cross_entropy
+from gptlab.config.schema import ModelConfig
+from gptlab.model import layers
+from gptlab.model.kv_cache import KVCache, LayerKVCache
+from gptlab.model.loss import MAX_LOGITS, head_cross_entropy
+from gptlab.utils.errors import resolve_choice
 
 
 class Block(nn.Module):
     """Attention, then feed-forward, each with a residual connection, a norm and dropout."""
 
-    def __init__(self, config: ModelConfig, positions: parts.Positions):
+    def __init__(self, config: ModelConfig, positions: layers.Positions):
         super().__init__()
-        norm = look_up("model.norm_type", config.norm_type, parts.NORMS)
-        feed_forward = look_up("model.feed_forward", config.feed_forward, parts.FEED_FORWARDS)
-        self.wire = look_up("model.norm", config.norm, parts.WIRINGS)
+        norm = resolve_choice("model.norm_type", config.norm_type, layers.NORMS)
+        feed_forward = resolve_choice(
+            "model.feed_forward", config.feed_forward, layers.FEED_FORWARDS
+        )
+        self.wire = resolve_choice("model.norm", config.norm, layers.RESIDUALS)
         self.attention_norm = norm(config)
-        self.attention = parts.CausalSelfAttention(config, positions)
+        self.attention = layers.CausalSelfAttention(config, positions)
         self.feed_forward_norm = norm(config)
         self.feed_forward = feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BxTxD: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x_BxTxD: Tensor, cache: LayerKVCache | None = None) -> Tensor:
         attend = self.attention
         x = self.wire(x_BxTxD, self.attention_norm, lambda y: self.dropout(attend(y, cache)))
         return self.wire(x, self.feed_forward_norm, lambda y: self.dropout(self.feed_forward(y)))
@@ -46,9 +48,9 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
         self.config = config
-        self.logits_at_once = AT_ONCE
-        norm = look_up("model.norm_type", config.norm_type, parts.NORMS)
-        self.positions = look_up("model.position", config.position, parts.POSITIONS)(config)
+        self.logits_at_once = MAX_LOGITS
+        norm = resolve_choice("model.norm_type", config.norm_type, layers.NORMS)
+        self.positions = resolve_choice("model.position", config.position, layers.POSITIONS)(config)
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, self.positions) for _ in range(config.n_layer))
@@ -80,13 +82,13 @@ class GPT(nn.Module):
         """What the head reads, (B, T, D). T ≤ context_length."""
         return self.read(self.embed(ids_BxT))
 
-    def hidden_after(self, ids_BxT: Tensor, cache: KeyValueCache) -> Tensor:
+    def hidden_after(self, ids_BxT: Tensor, cache: KVCache) -> Tensor:
         """The same for tokens that follow those in the cache, which takes them in."""
         x_BxTxD = self.read(self.embed(ids_BxT, cache.length), cache)
         cache.length += ids_BxT.shape[1]
         return x_BxTxD
 
-    def make_cache(self, samples: int, tokens: int) -> KeyValueCache:
+    def make_cache(self, samples: int, tokens: int) -> KVCache:
         """An empty cache for so many samples of at most so many tokens.
 
         Raises ValueError for a model whose tokens see the future: what it makes of a token is
@@ -96,9 +98,9 @@ class GPT(nn.Module):
         if config.let_attention_see_the_future:
             raise ValueError("a model that sees the future has nothing to keep")
         shape = (config.n_layer, samples, config.n_head, tokens, config.d_model // config.n_head)
-        return KeyValueCache(shape, weight.dtype, weight.device)
+        return KVCache(shape, weight.dtype, weight.device)
 
-    def read(self, x_BxTxD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def read(self, x_BxTxD: Tensor, cache: KVCache | None = None) -> Tensor:
         """All blocks and the final norm: embedded tokens to what the head reads, (B, T, D)."""
         layers = cache.layers() if cache is not None else [None] * len(self.blocks)
         for block, layer in zip(self.blocks, layers, strict=True):

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptlab.config import FinetuneConfig
-from gptlab.errors import UserError
+from gptlab.config.schema import FinetuneConfig
 from gptlab.model.gpt import GPT
+from gptlab.utils.errors import UserError
 
 
 class LoraLinear(nn.Linear):

@@ -6,28 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptlab.data.windows import IGNORED
+from gptlab.data.sequences import IGNORE_INDEX
 
-AT_ONCE = 2**25  # logits
-IN_CACHE = 2**21  # logits whose softmax is taken at once
+MAX_LOGITS = 2**25  # logits
+SOFTMAX_BLOCK = 2**21  # logits whose softmax is taken at once
 
 
 def summed_cross_entropy(logits_BxTxV: Tensor, target_BxT: Tensor) -> Tensor:
     """Nats of all real targets together; ignored ones add nothing. In float32 at least."""
     return F.cross_entropy(
-        widened(logits_BxTxV.flatten(0, -2)),
+        at_least_float32(logits_BxTxV.flatten(0, -2)),
         target_BxT.flatten(),
-        ignore_index=IGNORED,
+        ignore_index=IGNORE_INDEX,
         reduction="sum",
     )
 
 
-def widened(logits: Tensor) -> Tensor:
+def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def head_cross_entropy(
-    head: nn.Linear, x_BxTxD: Tensor, target_BxT: Tensor, at_once: int = AT_ONCE
+    head: nn.Linear, x_BxTxD: Tensor, target_BxT: Tensor, at_once: int = MAX_LOGITS
 ) -> Tensor:
     """`summed_cross_entropy(head(x), target)`, with at most about `at_once` logits at a time.
 
@@ -60,7 +60,7 @@ def log_probabilities(
         torch.mm(x_RxD, weight_VxD.T, out=into_RxV)
     else:
         torch.addmm(bias_V, x_RxD, weight_VxD.T, out=into_RxV)
-    for part in into_RxV.split(max(1, IN_CACHE // len(weight_VxD))):
+    for part in into_RxV.split(max(1, SOFTMAX_BLOCK // len(weight_VxD))):
         part.copy_(part.log_softmax(-1))
     return into_RxV
 
@@ -69,7 +69,7 @@ def traced_log_probabilities(
     x_RxD: Tensor, weight_VxD: Tensor, bias_V: Tensor | None, _: Tensor
 ) -> Tensor:
     """The same for a compiler, which sees to its own memory."""
-    return widened(F.linear(x_RxD, weight_VxD, bias_V)).log_softmax(-1)
+    return at_least_float32(F.linear(x_RxD, weight_VxD, bias_V)).log_softmax(-1)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -85,7 +85,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(x_NxD.dtype, torch.float32)
         buffer_RxV = x_NxD.new_empty(rows, len(weight_VxD), dtype=wide)
         for x_RxD, target_R in zip(x_NxD.split(rows), target_N.split(rows), strict=True):
-            real_Rx1 = (target_R != IGNORED)[:, None]
+            real_Rx1 = (target_R != IGNORE_INDEX)[:, None]
             place_Rx1 = target_R.clamp(min=0)[:, None]
             logs_RxV = log_probabilities(x_RxD, weight_VxD, bias_V, buffer_RxV[: len(x_RxD)])
             nats.append(-(logs_RxV.gather(1, place_Rx1) * real_Rx1).sum())

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import torch
 
-from gptlab.config import ModelConfig
-from gptlab.device import available
-from gptlab.errors import UserError
+from gptlab.config.schema import ModelConfig
 from gptlab.model.gpt import GPT
+from gptlab.utils.device import available_memory
+from gptlab.utils.errors import UserError
 
 
 def check_size(config: ModelConfig) -> None:
     """Raises UserError where not even the weights fit into the memory there is."""
-    needed, there = weight_bytes(config), available("cpu")
+    needed, there = weight_bytes(config), available_memory("cpu")
     if there is not None and needed > there:
         raise UserError(
             f"model: its weights need {needed / 1e9:,.0f} GB and {there / 1e9:.1f} GB are to be "

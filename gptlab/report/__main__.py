@@ -7,11 +7,10 @@ insides. The page is complete in itself; the pictures lie beside it as PNG.
 import argparse
 from pathlib import Path
 
-from gptlab.endings import endings
-from gptlab.errors import UserError
-from gptlab.files import write
-from gptlab.report.gather import gather
-from gptlab.report.page import write_page
+from gptlab.report.html_report import write_page
+from gptlab.report.load_runs import load_runs
+from gptlab.utils.atomic_io import write_files_atomically
+from gptlab.utils.errors import UserError, exit_on_error
 
 PAGE = "index.html"
 KINDS = ("curves_", "classifiers_", "heat_map_", "scaling_")  # of pictures
@@ -26,14 +25,14 @@ def main() -> None:
     parser.add_argument("--prompt", help="of the text that the models are looked into with")
     parser.add_argument("--no-inside", action="store_true", help="do not open the models")
     wanted = parser.parse_args()
-    with endings("report"):
+    with exit_on_error("report"):
         try:
             place = Path(wanted.to).expanduser()
         except RuntimeError as error:
             raise UserError(f"--to={wanted.to}: {error}") from None
         check(place)
         page, pictures = write_page(
-            gather(wanted.runs), wanted.by, wanted.prompt, not wanted.no_inside
+            load_runs(wanted.runs), wanted.by, wanted.prompt, not wanted.no_inside
         )
         save(place, page, pictures)
         print(f"written: {place / PAGE}")
@@ -55,7 +54,7 @@ def save(place: Path, page: str, pictures: dict[str, bytes]) -> None:
     files = {f"{name}.png": content for name, content in pictures.items()}
     try:
         place.mkdir(parents=True, exist_ok=True)
-        write(place, files | {PAGE: page.encode()})
+        write_files_atomically(place, files | {PAGE: page.encode()})
         for old in place.glob("*.png"):
             if old.name not in files and old.stem.startswith(KINDS):
                 old.unlink()

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptlab.report.fit import PowerLaw
-from gptlab.report.gather import Run
-from gptlab.report.metrics import Point
+from gptlab.report.load_runs import LoadedRun, MetricPoint
+from gptlab.report.scaling_law import PowerLaw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,14 +75,14 @@ def saved(figure: "Figure", form: str) -> bytes:
     return file.getvalue()
 
 
-AXES: dict[str, tuple[str, Callable[[Point], float]]] = {
+AXES: dict[str, tuple[str, Callable[[MetricPoint], float]]] = {
     "steps": ("optimizer steps", lambda point: point.step),
     "tokens": ("tokens trained on", lambda point: point.tokens),
     "time": ("seconds of training", lambda point: point.seconds),
 }
 
 
-def curves_over(axis: str, runs: list[Run]) -> Draw:
+def curves_over(axis: str, runs: list[LoadedRun]) -> Draw:
     """Loss curves over steps, tokens or time, each with its best possible line."""
 
     def draw(axes: "Axes", colours: list[str]) -> None:
@@ -109,7 +108,7 @@ def curves_over(axis: str, runs: list[Run]) -> Draw:
     return draw
 
 
-def names(runs: list[Run]) -> dict[str, str]:
+def names(runs: list[LoadedRun]) -> dict[str, str]:
     """What a legend says of the best runs, by their labels, to the letter."""
     ranked = sorted(runs, key=lambda run: float("inf") if run.loss is None else run.loss)
     # A dollar would begin a formula, and a leading underscore hides a line.
@@ -117,7 +116,7 @@ def names(runs: list[Run]) -> dict[str, str]:
     return {label: f"\u200b{text}" if text[0] == "_" else text for label, text in told.items()}
 
 
-def highest(runs: list[Run]) -> float | None:
+def highest(runs: list[LoadedRun]) -> float | None:
     """Where the axis of losses ends: the first steps, and runs that diverged, are far above and
     would press the rest together."""
     firsts = [
@@ -136,7 +135,9 @@ def apart(floors: set[float]) -> list[float]:
     return kept
 
 
-def draw_curve(axes: "Axes", run: Run, axis: str, look: dict[str, str], label: str | None) -> None:
+def draw_curve(
+    axes: "Axes", run: LoadedRun, axis: str, look: dict[str, str], label: str | None
+) -> None:
     at = AXES[axis][1]
     training, validation = (
         [(at(point), point.value) for point in run.metrics.get(name, [])]
@@ -161,7 +162,7 @@ def two_lines(
 
 
 def scaling(
-    runs: list[Run], x: list[float], y: list[float], law: PowerLaw | None, words: str, of: str
+    runs: list[LoadedRun], x: list[float], y: list[float], law: PowerLaw | None, words: str, of: str
 ) -> Draw:
     """Loss against a size, each run a point, on logarithmic axes; with the fitted law."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

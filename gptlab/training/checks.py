@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from gptlab import sweeps
-from gptlab.commands import TrainConfig
-from gptlab.device import resolve_accelerator, resolve_precision
-from gptlab.errors import UserError, did_you_mean, look_up
+from gptlab.config import sweeps
+from gptlab.config.schema import TrainConfig
 from gptlab.model.gpt import GPT
 from gptlab.model.size import check_size
-from gptlab.training.graph import check_mode
+from gptlab.training.fast.compiled_step import check_compile_mode
 from gptlab.training.optim import SCHEDULES, make_optimizer
+from gptlab.utils.device import resolve_accelerator, resolve_precision
+from gptlab.utils.errors import UserError, did_you_mean, resolve_choice
 
 
-def check_before_anything(config: TrainConfig) -> None:
+def check_settings(config: TrainConfig) -> None:
     """Raises UserError for settings that no data can make work."""
     check_extra(config.trainer.extra)
     check_sweep(config)
@@ -26,7 +26,7 @@ def check_before_anything(config: TrainConfig) -> None:
 
 
 # What the plan decides, or what would make the endless loader begin again.
-OURS = {
+RESERVED_TRAINER_ARGUMENTS = {
     *("accelerator", "devices", "num_nodes", "strategy", "precision", "max_steps", "max_epochs"),
     *("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch", "callbacks"),
     *("limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs", "logger"),
@@ -44,7 +44,7 @@ def check_extra(extra: dict[str, Any]) -> None:
                 f"trainer.extra.{name}: Lightning's Trainer has no such argument"
                 f"{did_you_mean(name, known)}"
             )
-        if name in OURS:
+        if name in RESERVED_TRAINER_ARGUMENTS:
             raise UserError(
                 f"trainer.extra.{name}: is decided by gptlab's own keys; see "
                 "`python train.py --help` for those of trainer, optim, callbacks and logger"
@@ -57,28 +57,28 @@ def check_parts(config: TrainConfig) -> None:
     check_size(model)
     with torch.device("meta"):
         make_optimizer(GPT(replace(model, n_layer=1)), config.optim, fused=False)
-    look_up("optim.schedule", config.optim.schedule, SCHEDULES)
+    resolve_choice("optim.schedule", config.optim.schedule, SCHEDULES)
     accelerator = resolve_accelerator(config.trainer.accelerator)
-    check_mode(
+    check_compile_mode(
         config.trainer, accelerator, resolve_precision(config.trainer.precision, accelerator)
     )
     there = torch.cuda.device_count() if accelerator == "cuda" else os.cpu_count() or 1
     if config.trainer.devices > there:
         raise UserError(f"trainer.devices={config.trainer.devices}: this machine has {there}")
-    plugged(config.callbacks, Callback)
+    instantiate_group(config.callbacks, Callback)
 
 
 def check_sweep(config: TrainConfig) -> None:
     """Raises UserError for a sweep on several devices: its processes would share one folder."""
     several = config.trainer.devices * config.trainer.num_nodes > 1
-    if several and sweeps.is_job():
+    if several and sweeps.is_sweep_job():
         raise UserError(
             f"trainer.devices={config.trainer.devices}: a sweep (-m) runs on one device; start "
             "its jobs one by one"
         )
 
 
-def plugged(group: dict[str, Any], kind: type, **arguments: Any) -> list[Any]:
+def instantiate_group(group: dict[str, Any], kind: type, **arguments: Any) -> list[Any]:
     """The user's own classes, named by `_target_`; raises UserError for any that is no `kind`."""
     from hydra.errors import HydraException
     from hydra.utils import instantiate

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from gptlab.errors import UserError
+from gptlab.utils.errors import UserError
 
 PATH = re.compile(r"[/\\~]|\.\.")
 
@@ -35,9 +35,11 @@ def refuse_foreign(group: str, settings: dict[str, Any], folder: Path) -> None:
 
 def our_classes(group: str) -> set[str]:
     """The classes that the choices of a group name."""
-    from gptlab.launcher import CONF
+    from gptlab.config.cli import CONF_DIR
 
-    contents = [yaml.safe_load(path.read_text()) or {} for path in (CONF / group).glob("*.yaml")]
+    contents = [
+        yaml.safe_load(path.read_text()) or {} for path in (CONF_DIR / group).glob("*.yaml")
+    ]
     parts = [part for content in contents for part in content.values()]
     return {part["_target_"] for part in parts if isinstance(part, dict)}
 

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.loggers import Logger
 
-from gptlab.commands import TrainConfig
+from gptlab.config.schema import TrainConfig
 from gptlab.data.tokenizer import decode
-from gptlab.errors import look_up
-from gptlab.evaluation import attention, inside
+from gptlab.evaluation import interpretability
 from gptlab.generation import beam
-from gptlab.model.checkpoint import Loaded
+from gptlab.model.checkpoint import LoadedModel
+from gptlab.utils.errors import resolve_choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = 16  # tokens in a picture: more cannot be read
+MAX_TOKENS = 16  # tokens in a picture: more cannot be read
 EMBEDDINGS = 5000  # of the first tokens, those that TensorBoard's projector still turns smoothly
 
 
 @dataclass
-class Looked:
+class ModelProbe:
     """A model, and the beginning of a text that it has written."""
 
-    model: Loaded
+    model: LoadedModel
     prompt: list[int]
     config: TrainConfig
 
@@ -34,8 +34,8 @@ class Looked:
     def ids(self) -> list[int]:
         net, config = self.model.net, self.config
         wanted = (net, self.model.tokenizer, self.prompt, config.sampling)
-        (sample,) = beam.write(*wanted, max_new_tokens=SHOWN, seed=config.seed)
-        return sample.tokens[: min(SHOWN, net.config.window)]
+        (sample,) = beam.generate_samples(*wanted, max_new_tokens=MAX_TOKENS, seed=config.seed)
+        return sample.tokens[: min(MAX_TOKENS, net.config.window)]
 
     def words(self, ids: list[int]) -> list[str]:
         return [decode(self.model.tokenizer, [token]) or "·" for token in ids]
@@ -48,56 +48,60 @@ class Looked:
 Pictures = Iterator[tuple[str, "Figure"]]  # each with its tag
 
 
-def attentions(looked: Looked) -> Pictures:
+def attention_pictures(looked: ModelProbe) -> Pictures:
     """Of each layer: where its heads look as the model reads its text."""
     words = looked.words(looked.ids)
-    for layer, weights in enumerate(attention.attention(looked.model.net, looked.ids)):
-        figure = attention.picture(weights, words, f"layer {layer}, {looked.step}")
+    for layer, weights in enumerate(interpretability.attention_maps(looked.model.net, looked.ids)):
+        figure = interpretability.plot_attention(weights, words, f"layer {layer}, {looked.step}")
         yield f"attention/layer_{layer}", figure
 
 
-def lens(looked: Looked) -> Pictures:
+def logit_lens_pictures(looked: ModelProbe) -> Pictures:
     """What the head would say after each layer."""
-    found = inside.logit_lens(looked.model.net, looked.ids, looked.model.tokenizer.vocab_size)
+    found = interpretability.logit_lens(
+        looked.model.net, looked.ids, looked.model.tokenizer.vocab_size
+    )
     words = [looked.words(row) for row in found.tokens]
-    figure = inside.lens_picture(found, words, looked.words(looked.ids), looked.step)
+    figure = interpretability.plot_logit_lens(found, words, looked.words(looked.ids), looked.step)
     yield "inside/logit_lens", figure
 
 
-def surprise(looked: Looked) -> Pictures:
+def surprise_pictures(looked: ModelProbe) -> Pictures:
     """How likely it held each token of its text."""
     if len(looked.ids) < 2:
         return
-    found = inside.expectations(looked.model.net, looked.ids, looked.model.tokenizer.vocab_size)
+    found = interpretability.token_expectations(
+        looked.model.net, looked.ids, looked.model.tokenizer.vocab_size
+    )
     words = looked.words(looked.ids[1:])
-    yield "inside/surprise", inside.surprise_picture(found, words, looked.step)
+    yield "inside/surprise", interpretability.plot_surprise(found, words, looked.step)
 
 
-PICTURES: dict[str, Callable[[Looked], Pictures]] = {
-    "attention": attentions,
-    "logit_lens": lens,
-    "surprise": surprise,
+PICTURES: dict[str, Callable[[ModelProbe], Pictures]] = {
+    "attention": attention_pictures,
+    "logit_lens": logit_lens_pictures,
+    "surprise": surprise_pictures,
 }
 CHOICES = {**PICTURES, "embedding": None}  # the last is no picture, but points to turn
 
 
-def check_inside(config: TrainConfig) -> None:
+def check_interpretability(config: TrainConfig) -> None:
     """Raises UserError for a picture that no table has."""
-    for name in config.inside:
-        look_up("inside", name, CHOICES)
+    for name in config.log_interpretability:
+        resolve_choice("log_interpretability", name, CHOICES)
 
 
-def show_inside(
-    all_loggers: list[Logger], model: Loaded, prompt: list[int], config: TrainConfig
+def log_interpretability(
+    all_loggers: list[Logger], model: LoadedModel, prompt: list[int], config: TrainConfig
 ) -> None:
     """Adds what `inside` names to the loggers that take pictures; of models that write."""
     boards = [each.experiment for each in all_loggers if hasattr(each.experiment, "add_figure")]
     if not boards or model.net.config.n_classes:
         return
-    looked = Looked(model, prompt, config)
-    for name in config.inside:
+    looked = ModelProbe(model, prompt, config)
+    for name in config.log_interpretability:
         if name == "embedding":
-            show_embedding(boards, looked)
+            log_embedding(boards, looked)
             continue
         for tag, figure in PICTURES[name](looked):
             for board in boards:
@@ -106,7 +110,7 @@ def show_inside(
                     board.add_figure(tag, figure, model.step)
 
 
-def show_embedding(boards: list, looked: Looked) -> None:
+def log_embedding(boards: list, looked: ModelProbe) -> None:
     """The tokens as points, to turn and to search for neighbours, in TensorBoard's projector."""
     tokens = range(min(EMBEDDINGS, looked.model.tokenizer.vocab_size))
     words = [repr(word)[1:-1] for word in looked.words(list(tokens))]  # a line each

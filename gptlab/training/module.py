@@ -3,22 +3,24 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 
-from gptlab.config import OptimConfig
-from gptlab.data.loader import Batch
-from gptlab.data.windows import IGNORED
-from gptlab.device import seed_device
-from gptlab.errors import UserError
+from gptlab.config.schema import OptimConfig
+from gptlab.data.dataloader import Batch
+from gptlab.data.sequences import IGNORE_INDEX
+from gptlab.evaluation.classification import classification_logits, make_metrics
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import bits_per_byte, perplexity
-from gptlab.seeding import derive
-from gptlab.training.graph import GradientGraph
+from gptlab.training.fast.compiled_step import CompiledStep
 from gptlab.training.optim import learning_rate, make_optimizer, total_norm
+from gptlab.utils.device import seed_device
+from gptlab.utils.errors import UserError
+from gptlab.utils.hashing import derive_seed
 
 
 class Diverged(UserError):
@@ -52,7 +54,7 @@ class LanguageModel(LightningModule):
         steps: int,
         token_bytes: Tensor,
         seed: int,
-        graph: GradientGraph | None = None,
+        graph: CompiledStep | None = None,
         layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ class LanguageModel(LightningModule):
             super().__setattr__(name, value)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        seed_device(derive(self.seed, batch["number"] + 1, self.global_rank), self.device.type)
+        seed_device(derive_seed(self.seed, batch["number"] + 1, self.global_rank), self.device.type)
         if batch["number"] % self.trainer.accumulate_grad_batches == 0:
             for group in self.trainer.optimizers[0].param_groups:
                 for parameter in group["params"]:
@@ -121,7 +123,7 @@ class LanguageModel(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         target = batch["target"]
-        real = target != IGNORED
+        real = target != IGNORE_INDEX
         nats = self.net(batch["input"], target)
         self.validation["nats"].update(nats)
         self.validation["tokens"].update(real.sum())
@@ -187,3 +189,29 @@ class LanguageModel(LightningModule):
             lambda step: learning_rate(step, self.steps, self.optim) / (self.optim.lr or 1.0),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+
+class Classifier(LanguageModel):
+    """Trains as a language model does, its one target a message being the class at the last token;
+    validates by what is right and wrong."""
+
+    def __init__(self, *arguments, **more) -> None:
+        super().__init__(*arguments, **more)
+        self.metrics = make_metrics(self.net.config.n_classes)
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.metrics.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits_NxC, labels_N = classification_logits(self.net, batch)
+        self.metrics.update(logits_NxC.argmax(dim=1), labels_N)
+        self.validation["nats"].update(F.cross_entropy(logits_NxC, labels_N, reduction="sum"))
+        self.validation["tokens"].update(torch.tensor(len(labels_N), device=self.device))
+        self.validation["bytes"].update(torch.zeros((), device=self.device))  # of no text
+
+    def scores(self, total: dict[str, float], nats: float) -> dict[str, float]:
+        found = self.metrics.compute()
+        scores = super().scores(total, nats)
+        del scores["valid/bits_per_byte"]  # of no text
+        return scores | {f"valid/{name}": float(found[name]) for name in ("accuracy", "f1")}

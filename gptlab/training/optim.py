@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from gptlab.config import OptimConfig
-from gptlab.errors import look_up
+from gptlab.config.schema import OptimConfig
 from gptlab.model.gpt import GPT
+from gptlab.utils.errors import resolve_choice
 
 
 def constant(step: int, steps: int, config: OptimConfig) -> float:
@@ -43,7 +43,7 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
 
     Linear warm-up to the highest rate over the first `warmup_steps`, then the schedule.
     """
-    schedule = look_up("optim.schedule", config.schedule, SCHEDULES)
+    schedule = resolve_choice("optim.schedule", config.schedule, SCHEDULES)
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     return schedule(step, steps, config)
@@ -99,4 +99,4 @@ def make_optimizer(
         "adam": lambda: Adam(groups, **adam),
         "sgd": lambda: SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused),
     }
-    return look_up("optim.name", config.name, table)()
+    return resolve_choice("optim.name", config.name, table)()

@@ -8,22 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
+from gptlab.config.schema import OptimConfig
 from gptlab.data.corpus import Corpus
-from gptlab.data.datamodule import TextData
-from gptlab.data.loader import TrainingBatches
-from gptlab.data.windows import IGNORED, Records
-from gptlab.device import autocast
-from gptlab.errors import UserError
-from gptlab.model.gpt import GPT
+from gptlab.data.dataloader import TextDataModule, TrainingBatches
+from gptlab.data.sequences import IGNORE_INDEX, RecordSequences
+from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.loss import summed_cross_entropy
-from gptlab.training.graph import GradientGraph
-from gptlab.training.memory import check as check_memory
-from gptlab.training.memory import estimate
-from gptlab.training.plan import Plan
+from gptlab.training.fast.compiled_step import CompiledStep
+from gptlab.training.run_plan import RunPlan
+from gptlab.utils.device import autocast, available_memory, resident_memory
+from gptlab.utils.errors import UserError
 
-WIDE = 1.0  # nats above ln(vocabulary) from which the initial weights are called too wide
-PROBE = 16  # tokens of the row on which leaks are looked for
+FIRST_LOSS_MARGIN = (
+    1.0  # nats above ln(vocabulary) from which the initial weights are called too wide
+)
+PROBE_TOKENS = 16  # tokens of the row on which leaks are looked for
 OVERFIT_STEPS = 100
 
 
@@ -40,7 +41,7 @@ class Check:
 
 
 @dataclass
-class Report:
+class PreflightReport:
     """All checks, and what the run will need."""
 
     checks: list[Check]
@@ -48,14 +49,14 @@ class Report:
     memory: int  # bytes
 
 
-def examine(
+def run_preflight(
     net: GPT,
-    data: TextData,
-    plan: Plan,
+    data: TextDataModule,
+    plan: RunPlan,
     fresh: bool,
     thorough: bool,
-    graph: GradientGraph | None = None,
-) -> Report:
+    graph: CompiledStep | None = None,
+) -> PreflightReport:
     """Looks at net, device and data before the first step; the weights stay as they are.
 
     Compiles the graph, if there is to be one.
@@ -65,34 +66,34 @@ def examine(
     batch = TrainingBatches(data.windows, data.shape)[data.first]
     source, target = (batch[name].to(plan.accelerator) for name in ("input", "target"))
     net.to(plan.accelerator)
-    checks = [future(net, source[0]), splits(data.corpus)]
+    checks = [check_causality(net, source[0]), check_split_overlap(data.corpus)]
     row_1xT = longest_row(data).to(plan.accelerator) if plan.varying else source[:1]
-    memory = estimate(net, row_1xT, plan)
+    memory = estimate_memory(net, row_1xT, plan)
     check_memory(memory, plan.accelerator)
-    if on_device := device(net, source[:1], target[:1], plan):
+    if on_device := check_device(net, source[:1], target[:1], plan):
         checks.append(on_device)
     net.to(plan.accelerator).train()
     if graph:
         graph.compile(source, target)
     seconds, loss = time_step(net, source, target, plan, graph)
     if fresh:
-        checks.insert(0, first_loss(loss, net.head.out_features))
+        checks.insert(0, check_first_loss(loss, net.head.out_features))
     if thorough:
-        checks.append(overfit(net, source, target))
+        checks.append(check_overfitting(net, source, target))
     net.to("cpu")
-    return Report(checks, seconds, memory)
+    return PreflightReport(checks, seconds, memory)
 
 
-def longest_row(data: TextData) -> Tensor:
+def longest_row(data: TextDataModule) -> Tensor:
     """(1, T), of the records that are trained on."""
     windows = data.windows
-    assert isinstance(windows, Records)
+    assert isinstance(windows, RecordSequences)
     longest = windows.tokens_of(np.arange(len(windows))).argmax()
     return windows.read_documents(np.array([longest]))[0]
 
 
 def time_step(
-    net: GPT, source: Tensor, target: Tensor, plan: Plan, graph: GradientGraph | None
+    net: GPT, source: Tensor, target: Tensor, plan: RunPlan, graph: CompiledStep | None
 ) -> tuple[float, float]:
     """Seconds an optimizer step, and its loss: from a micro-batch, forward and backward, after a
     first one that warms up (and compiles). The gradients are thrown away and no weight moves.
@@ -110,22 +111,22 @@ def time_step(
         net.zero_grad(set_to_none=True)
         if seconds > 2 and net._compiled_call_impl is None:
             break  # so slow that warming up makes no difference
-    return seconds * plan.shape.accumulate, nats / max(1, int((target != IGNORED).sum()))
+    return seconds * plan.shape.accumulate, nats / max(1, int((target != IGNORE_INDEX).sum()))
 
 
-def first_loss(loss: float, vocabulary: int) -> Check:
+def check_first_loss(loss: float, vocabulary: int) -> Check:
     """A model that knows nothing gives every token the same probability."""
     chance = math.log(vocabulary)
     return Check(
         "first loss",
         f"{loss:.3f} nats a token, ln(vocabulary) is {chance:.3f}",
-        loss < chance + WIDE,
+        loss < chance + FIRST_LOSS_MARGIN,
     )
 
 
-def future(net: GPT, row_T: Tensor) -> Check:
+def check_causality(net: GPT, row_T: Tensor) -> Check:
     """No output may depend on a later token; exact: the gradient is zero or it is not."""
-    row = row_T[:PROBE][None]
+    row = row_T[:PROBE_TOKENS][None]
     half = row.shape[1] // 2
     x = net.embed(row).detach().requires_grad_()
     was_training = net.training
@@ -145,7 +146,7 @@ def future(net: GPT, row_T: Tensor) -> Check:
     return Check("no gradient from the future", "LEAKS, as asked" if leaked else "none", not leaked)
 
 
-def splits(corpus: Corpus) -> Check:
+def check_split_overlap(corpus: Corpus) -> Check:
     count = corpus.meta["duplicates_across_splits"]
     return Check(
         "splits do not overlap",
@@ -154,14 +155,14 @@ def splits(corpus: Corpus) -> Check:
     )
 
 
-def overfit(net: GPT, source_BxT: Tensor, target_BxT: Tensor) -> Check:
+def check_overfitting(net: GPT, source_BxT: Tensor, target_BxT: Tensor) -> Check:
     """One batch must be learnt by heart, or the gradient does not reach the weights."""
     probe = copy.deepcopy(net).train()
     optimizer = torch.optim.AdamW(probe.parameters(), lr=3e-3, weight_decay=0.0)
     losses = []
     for _ in range(OVERFIT_STEPS):
         logits = probe(source_BxT)
-        loss = summed_cross_entropy(logits, target_BxT) / (target_BxT != IGNORED).sum()
+        loss = summed_cross_entropy(logits, target_BxT) / (target_BxT != IGNORE_INDEX).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
@@ -171,7 +172,7 @@ def overfit(net: GPT, source_BxT: Tensor, target_BxT: Tensor) -> Check:
     return Check("one batch can be overfitted", words, losses[-1] < losses[0] / 2)
 
 
-def device(net: GPT, source_1xT: Tensor, target_1xT: Tensor, plan: Plan) -> Check | None:
+def check_device(net: GPT, source_1xT: Tensor, target_1xT: Tensor, plan: RunPlan) -> Check | None:
     """The loss on the run's device, in its precision, against float32 on the CPU.
 
     Raises UserError where they are more than one per cent apart: such a device computes wrongly
@@ -197,3 +198,80 @@ def device(net: GPT, source_1xT: Tensor, target_1xT: Tensor, plan: Plan) -> Chec
             "trainer.accelerator=cpu"
         )
     return Check("device", f"{plan.accelerator} {plan.precision} agrees with the CPU to {off:.2%}")
+
+
+ALLOCATOR_OVERHEAD = 1.15  # what malloc keeps of freed blocks, measured on six models (1.05 to 1.3)
+
+# Bytes a parameter that the optimizer keeps from step to step.
+OPTIMIZER_STATE_BYTES = {"adamw": 8, "adam": 8, "sgd": 4}
+
+
+def estimate_memory(net: GPT, source_1xT: Tensor, plan: RunPlan) -> int:
+    """Bytes at the peak of a training step, on the device where the net is.
+
+    What autograd keeps of the blocks' forward pass is counted on one row and multiplied by the
+    rows of a micro-batch; the sizes of all else follow from the configuration. On a CPU what the
+    process holds already is part of it.
+    """
+    device = source_1xT.device
+    rows, tokens = plan.shape.batch_size, plan.shape.batch_size * plan.row_tokens
+    kept = saved_bytes(net, source_1xT, plan.precision) * rows
+    wide = 2 if plan.precision == "bf16-true" else 4
+    parameters = count_parameters(net)
+    gradients, state = parameters * wide, parameters * state_bytes(plan.optim, wide)
+    loss = head_bytes(net, tokens, wide, plan.compile == "step")
+    before = gradients if plan.shape.accumulate > 1 else 0  # those of the micro-batches before
+    # The optimizer, while it acts, holds as much again as one of its states.
+    peak = max(before + kept + loss, 2 * gradients)
+    if device.type != "cpu":
+        return sum(p.numel() for p in net.parameters()) * wide + state + peak
+    return round(
+        (resident_memory() + state + peak) * ALLOCATOR_OVERHEAD
+    )  # the weights are held already
+
+
+def head_bytes(net: GPT, tokens: int, wide: int, graph: bool) -> int:
+    """Of the head and its loss: the logits, their logarithms and two gradients; or these for a
+    chunk, once and in the half precision of autocast, and the gradients of the head's weights and
+    of its input. In a graph the weights' gradient comes last, and all chunks are held until then.
+    """
+    logits = tokens * net.head.out_features
+    if logits <= net.logits_at_once:
+        return 4 * logits * wide
+    weights = net.head.weight.numel()
+    held = logits if graph else net.logits_at_once
+    return (net.logits_at_once + held + 2 * weights + tokens * net.config.d_model) * wide
+
+
+def state_bytes(optim: OptimConfig, wide: int) -> int:
+    if optim.name == "sgd" and not optim.momentum:
+        return 0
+    return OPTIMIZER_STATE_BYTES.get(optim.name, 8) * wide // 4
+
+
+def saved_bytes(net: GPT, source: Tensor, precision: str) -> int:
+    """What autograd keeps of these rows for the blocks' backward pass, beside the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor), autocast(precision, source.device.type):
+        x_BxTxD = net.hidden(source)
+    del x_BxTxD  # alive until here, or storages would share addresses
+    return sum(kept.values())
+
+
+def check_memory(needed: int, device: str) -> None:
+    """Raises UserError where the run cannot fit."""
+    there = available_memory(device)
+    if there is not None and needed > there:
+        raise UserError(
+            f"this run needs about {needed / 1e9:.1f} GB of memory and {there / 1e9:.1f} GB are to "
+            "be had; take a smaller data.batch_size (with trainer.tokens_per_step the result is "
+            "the same), model.context_length or model"
+        )

@@ -7,63 +7,45 @@ threads, steps), come from the checkpoint, so that the rest of the run is what i
 import contextlib
 import re
 import shlex
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from gptlab import runs
-from gptlab.commands import TrainConfig
-from gptlab.config import ModelConfig, flatten
+from gptlab.config.schema import ModelConfig, TrainConfig, flatten
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import load_tokenizer
-from gptlab.endings import of_the_machine
-from gptlab.errors import UserError
-from gptlab.files import say
 from gptlab.model import checkpoint
-from gptlab.training.checkpoint import copy
 from gptlab.training.foreign import refuse_foreign
-from gptlab.training.plan import Plan
-from gptlab.training.start import given_tokenizer
+from gptlab.training.init_weights import required_tokenizer
+from gptlab.training.run_plan import RunPlan
+from gptlab.utils import run_dir
+from gptlab.utils.atomic_io import link_or_copy
+from gptlab.utils.console import print_status
+from gptlab.utils.elapsed_time import ElapsedTime
+from gptlab.utils.errors import UserError, describe_resource_error
 
 # What may be said anew when a run goes on; all else would make it another run.
-OPEN_KEYS = ("trainer.max_steps", "trainer.log_every", "trainer.short_loop", "trainer.keep_memory")
-OPEN_GROUPS = ("logger", "callbacks")
-PLACES = ("resume", "preflight", "run_root", "corpus_root")
+CHANGEABLE_KEYS = (
+    "trainer.max_steps",
+    "trainer.log_every",
+    "trainer.fast_loop",
+    "trainer.keep_freed_memory",
+)
+CHANGEABLE_GROUPS = ("logger", "callbacks")
+LOCATION_KEYS = ("resume", "preflight", "run_root", "corpus_root")
 
 
 class NothingToDo(Exception):
     """The run that was to go on has ended already. No error: its message is for the user."""
 
 
-class Clock:
-    """What a run has taken, in all processes that it has had."""
-
-    def __init__(self, began: str | None = None, seconds: float = 0.0, cpu_seconds: float = 0.0):
-        self.began = began or f"{datetime.now():%Y-%m-%dT%H:%M:%S}"  # local time
-        self.before = seconds, cpu_seconds
-        self.started = time.perf_counter(), time.process_time()
-
-    def seconds(self) -> float:
-        return self.before[0] + time.perf_counter() - self.started[0]
-
-    def cpu_seconds(self) -> float:
-        """Of all threads of this process and those before it."""
-        return self.before[1] + time.process_time() - self.started[1]
-
-    def read(self) -> tuple[str, float, float]:
-        """What `Clock(*…)` goes on from."""
-        return self.began, self.seconds(), self.cpu_seconds()
-
-
 @dataclass
-class Resumed:
+class ResumedRun:
     """A run that goes on: where, from what, and with which settings."""
 
     folder: Path
@@ -72,7 +54,7 @@ class Resumed:
     step: int
     corpus: str  # the name of the text it was trained on
     metrics_size: int  # bytes of metrics.csv at that step
-    clock: Clock
+    clock: ElapsedTime
     command: str  # that began it
     tokenizer: dict[str, Any]  # of its model, as plain values
 
@@ -87,7 +69,7 @@ class Resumed:
                 return Corpus(kept)
         config, given = self.config, None
         if config.init_from or config.model.pretrained:
-            given = given_tokenizer(load_tokenizer(self.tokenizer), config)
+            given = required_tokenizer(load_tokenizer(self.tokenizer), config)
         made = open_corpus(
             config.data, config.tokenizer, config.seed, config.corpus_root, given=given
         )
@@ -104,10 +86,10 @@ class Resumed:
         may have: at its last step a run saves no other."""
         last = self.folder / "checkpoints" / "last.ckpt"
         if self.path != last:
-            copy(self.path, last).replace(last)
+            link_or_copy(self.path, last).replace(last)
 
 
-def decided(plan: Plan, threads: int) -> dict[str, Any]:
+def resolved_settings(plan: RunPlan, threads: int) -> dict[str, Any]:
     """What a run settled by itself and keeps when it goes on, by key."""
     return {
         "trainer.accelerator": plan.accelerator,
@@ -123,45 +105,49 @@ def decided(plan: Plan, threads: int) -> dict[str, Any]:
     }
 
 
-def find(config: TrainConfig, typed: list[str], folder: Path | None = None) -> Resumed:
+def find_resumed_run(
+    config: TrainConfig, typed: list[str], folder: Path | None = None
+) -> ResumedRun:
     """The run that `resume=` means, or that stands in `folder` (a sweep's job).
 
     Raises NothingToDo for one that has ended, UserError for one that cannot go on.
     """
-    folder = folder or runs.unfinished(config.resume, config.run_root)
+    folder = folder or run_dir.find_unfinished(config.resume, config.run_root)
     if folder is None:
         raise NothingToDo(f"every run in {config.run_root} is finished: there is nothing to resume")
-    longer = any(name(argument) == "trainer.max_steps" for argument in typed)
-    if runs.finished(folder) and not longer:
+    longer = any(override_name(argument) == "trainer.max_steps" for argument in typed)
+    if run_dir.is_finished(folder) and not longer:
         raise NothingToDo(f"{folder} is finished: there is nothing to resume")
 
     def settings(stored: dict[str, Any], chosen: dict[str, Any]) -> TrainConfig:
-        return merge(config, typed, stored, chosen, folder)
+        return merge_config(config, typed, stored, chosen, folder)
 
-    resumed = read(folder, settings)
-    if longer and resumed.config.trainer.max_steps <= resumed.step and runs.finished(folder):
+    resumed = read_resumed_run(folder, settings)
+    if longer and resumed.config.trainer.max_steps <= resumed.step and run_dir.is_finished(folder):
         raise NothingToDo(
             f"{folder} has {resumed.step:,} steps already: there is nothing to resume"
         )
     return resumed
 
 
-def again(folder: Path, config: TrainConfig) -> Resumed:
+def reload_run(folder: Path, config: TrainConfig) -> ResumedRun:
     """The run in `folder` from its last checkpoint, with these settings instead of the stored; its
     model is what the run made of them."""
-    return read(folder, lambda stored, _: replace(config, model=ModelConfig(**stored["model"])))
+    return read_resumed_run(
+        folder, lambda stored, _: replace(config, model=ModelConfig(**stored["model"]))
+    )
 
 
-def read(folder: Path, settings: Callable[[dict, dict], TrainConfig]) -> Resumed:
+def read_resumed_run(folder: Path, settings: Callable[[dict, dict], TrainConfig]) -> ResumedRun:
     """What the last checkpoint of a run tells; `settings` makes its configuration of the stored
     one and of what the run decided. Raises UserError where that is not all there."""
-    path, content = newest(folder)
+    path, content = newest_checkpoint(folder)
     try:
         facts = content["gptlab"]
         stored, chosen = content["config"], facts["decided"]
         corpus, size = str(facts["corpus"]), int(facts["metrics_size"])
         began, *seconds = facts["clock"]
-        step, clock = int(content["global_step"]), Clock(str(began), *map(float, seconds))
+        step, clock = int(content["global_step"]), ElapsedTime(str(began), *map(float, seconds))
         command = str(facts["command"])
         shlex.split(command)  # or it is none: ValueError
         if Path(corpus).name != corpus or not isinstance(content["callbacks"], dict):
@@ -169,11 +155,11 @@ def read(folder: Path, settings: Callable[[dict, dict], TrainConfig]) -> Resumed
         made, tokenizer = settings(stored, chosen), dict(content["tokenizer"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path}: was not written to be resumed") from None
-    return Resumed(folder, path, made, step, corpus, size, clock, command, tokenizer)
+    return ResumedRun(folder, path, made, step, corpus, size, clock, command, tokenizer)
 
 
 @contextlib.contextmanager
-def restoring(resumed: Resumed | None) -> Iterator[None]:
+def restoring(resumed: ResumedRun | None) -> Iterator[None]:
     """Within, whatever a checkpoint of strange content provokes in its restoring is a UserError."""
     try:
         yield
@@ -183,30 +169,30 @@ def restoring(resumed: Resumed | None) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         within = [f.name for f in frames if f.filename.endswith("checkpoint_connector.py")]
         restored = any("restore" in name for name in within)
-        if resumed is None or not restored or of_the_machine(error):
+        if resumed is None or not restored or describe_resource_error(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{resumed.path}: its parts do not fit together ({reason})") from None
 
 
-def newest(folder: Path) -> tuple[Path, Any]:
+def newest_checkpoint(folder: Path) -> tuple[Path, Any]:
     """The last checkpoint that is whole, and its content; damaged ones are named and passed by."""
     checkpoints = folder / "checkpoints"
     rest = sorted(checkpoints.glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     first = [checkpoints / "last.ckpt", checkpoints / "previous.ckpt"]
     for path in [*(p for p in first if p.exists()), *(p for p in rest if p not in first)]:
         try:
-            return path, checkpoint.read(path)
+            return path, checkpoint.read_checkpoint(path)
         except UserError as error:
-            say(f"warning: {error}; the one before it is taken")
+            print_status(f"warning: {error}; the one before it is taken")
     raise UserError(f"resume={folder}: holds no checkpoint that can be read")
 
 
-def name(argument: str) -> str:
+def override_name(argument: str) -> str:
     return argument.partition("=")[0].lstrip("+~")
 
 
-def merge(
+def merge_config(
     config: TrainConfig,
     typed: list[str],
     stored: dict[str, Any],
@@ -217,43 +203,43 @@ def merge(
 
     Raises UserError for anything else typed.
     """
-    from gptlab.launcher import to_config  # the launcher imports nothing of training
+    from gptlab.config.cli import to_config  # the launcher imports nothing of training
 
     stored = {**stored, **{group: {**stored[group]} for group in ("trainer", "optim")}}
     for key, value in chosen.items():  # typed and within bounds, as if it had been typed
         group, _, last = key.partition(".")
         stored[group][last] = value
-    merged = to_config("train", OmegaConf.create(to_the_letter(stored)))
+    merged = to_config("train", OmegaConf.create(escape_interpolations(stored)))
     values: dict[str, Any] = {}
     merged.run_root, merged.preflight = config.run_root, config.preflight
     now = flatten(config)
     for argument in typed:
-        key = name(argument)
-        if key in OPEN_KEYS:
+        key = override_name(argument)
+        if key in CHANGEABLE_KEYS:
             values[key] = now[key]
         elif key == "corpus_root":
             merged.corpus_root = config.corpus_root
-        elif key not in PLACES and key.split(".")[0] not in OPEN_GROUPS:
+        elif key not in LOCATION_KEYS and key.split(".")[0] not in CHANGEABLE_GROUPS:
             raise UserError(
                 f"{argument}: a run that goes on keeps its settings; only "
-                f"{', '.join((*OPEN_KEYS, *OPEN_GROUPS))} may change; a new run from its weights: "
-                f"init_from={folder} {argument}"
+                f"{', '.join((*CHANGEABLE_KEYS, *CHANGEABLE_GROUPS))} may change; a new run "
+                f"from its weights: init_from={folder} {argument}"
             )
     for key, value in values.items():
         group, _, last = key.partition(".")
         setattr(merged, group, replace(getattr(merged, group), **{last: value}))
-    for group in OPEN_GROUPS:
-        if any(name(a).split(".")[0] == group for a in typed):
+    for group in CHANGEABLE_GROUPS:
+        if any(override_name(a).split(".")[0] == group for a in typed):
             setattr(merged, group, getattr(config, group))
         else:
             refuse_foreign(group, getattr(merged, group), folder)
     return merged
 
 
-def to_the_letter(value: Any) -> Any:
+def escape_interpolations(value: Any) -> Any:
     """With every `${` escaped: a stored text is no interpolation."""
     if isinstance(value, dict):
-        return {key: to_the_letter(each) for key, each in value.items()}
+        return {key: escape_interpolations(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [to_the_letter(each) for each in value]
+        return [escape_interpolations(each) for each in value]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

@@ -17,8 +17,8 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from gptlab import runs
-from gptlab.errors import UserError
+from gptlab.utils import run_dir
+from gptlab.utils.errors import UserError
 from tests.faults import accidents
 from tests.faults.compare import assert_same, only
 
@@ -86,10 +86,10 @@ def one(kind: str, name: str, draw: random.Random, whole: Path, seconds: float) 
             counts["accidents"] += code != 0
             if code not in ENDINGS:
                 raise AssertionError(f"{name} ended with {code}")
-            if code == 0 and all(runs.finished(run) for run in found(folder)):
+            if code == 0 and all(run_dir.is_finished(run) for run in found(folder)):
                 break
             if accident and accident.name == "torn":
-                accidents.tear([run for run in found(folder) if not runs.finished(run)], draw)
+                accidents.tear([run for run in found(folder) if not run_dir.is_finished(run)], draw)
         assert_same(only(folder / "runs"), only(whole / "runs"))
         counts["identical"] += 1
     except (AssertionError, UserError) as error:
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=sorted({*accidents.NAMES}), help="one kind of accident")
     wanted = parser.parse_args()
-    import gptlab.training.run  # noqa: F401  once, before all children
+    import gptlab.training.train  # noqa: F401  once, before all children
 
     draw = random.Random(wanted.seed)
     total: Counter = Counter()

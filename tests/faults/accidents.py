@@ -91,7 +91,7 @@ def metrics_full(nth: int) -> None:
 
 def read_error(nth: int) -> None:
     """The disk cannot be read where the tokens are."""
-    from gptlab.data.loader import TrainingBatches
+    from gptlab.data.dataloader import TrainingBatches
 
     def unreadable(*_: Any) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from gptlab.device import resident
+from gptlab.utils.device import resident_memory
 
 
 class Accident(Exception):
@@ -46,4 +46,4 @@ class Watch(Callback):
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step % 500 == 0:
-            SEEN.append(resident())
+            SEEN.append(resident_memory())

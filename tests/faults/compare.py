@@ -42,7 +42,9 @@ def assert_same(run: Path, whole: Path) -> None:
         for job in jobs:
             assert_same(run / job, whole / job)
         return
-    ours, theirs = (checkpoint.read(path / "checkpoints" / "last.ckpt") for path in (run, whole))
+    ours, theirs = (
+        checkpoint.read_checkpoint(path / "checkpoints" / "last.ckpt") for path in (run, whole)
+    )
     assert ours["global_step"] == theirs["global_step"], "steps"
     for key, weight in theirs["state_dict"].items():
         assert torch.equal(ours["state_dict"][key], weight), key

@@ -1,0 +1,85 @@
+"""HellaSwag beside the lm-evaluation-harness: `pip install -e '.[harness]' && pytest -m slow
+tests/test_harness.py`. Its own task, its own code, on a file of ours."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gptlab.config.schema import HellaswagConfig
+from gptlab.evaluation import hellaswag
+from gptlab.model.hf.pretrained import load_model
+from tests.conftest import TINY
+
+TOPICS = ("Baking bread", "Roof shingle removal", "Personal Care and Style")
+PLACES = ("[header] How to bake [title] Buy flour. [step] Go to a shop.", "A man sits on a roof.")
+NEXT = ("he", "", "the LADY", "[title] Then")
+ENDINGS = (
+    *("kneads the dough and puts it away.", "sings [substeps] very  loudly.", "sleeps."),
+    *("[title] Take a break. [step] It is late…", "runs, runs, and runs!", "the roof is blue"),
+)
+
+
+def rows(count: int) -> list[dict]:
+    """Questions with all that the harness looks for: topics, marks in brackets, double spaces."""
+    made = []
+    for number in range(count):
+        a, b = PLACES[number % 2], NEXT[number % 4]
+        row = {"ind": number, "activity_label": TOPICS[number % 3], "ctx_a": a, "ctx_b": b}
+        row["ctx"] = f"{a} {b}".strip()
+        which = range(number, number + 20, 5)
+        row["endings"] = [ENDINGS[at % 6] + " x" * (at % 7) for at in which]
+        row["label"] = str(number % 4)
+        made.append(row)
+    return made
+
+
+@pytest.mark.slow
+def test_each_answer_is_the_harnesss(command, tmp_path: Path, monkeypatch) -> None:
+    lm_eval = pytest.importorskip("lm_eval")
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks.hellaswag.utils import process_docs
+
+    small = ["tokenizer=gpt2", "model.position=learned", "model.feed_forward=gelu_tanh"]
+    result = command("train", *TINY, *small, "model.init_std=0.3", "trainer.max_steps=2")
+    assert result.code == 0, result.err
+    folder = tmp_path / "exported"
+    result = command("gptlab.export", f"output_dir={folder}")
+    assert result.code == 0, result.err
+    given = os.environ.get("GPTLAB_HELLASWAG")  # real questions, of a person who has them
+    path = Path(given) if given else tmp_path / "val.jsonl"
+    if not given:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
+    model = load_model(folder)
+    questions = hellaswag.read_questions(
+        HellaswagConfig(path=str(path), rows=200), tmp_path, hellaswag.HarnessQuestion
+    )
+    ours = hellaswag.answer_questions(model.net, model.tokenizer, questions, "32-true", 16)
+
+    settings = Path(lm_eval.__file__).parent / "tasks" / "hellaswag" / "hellaswag.yaml"
+    task = yaml.safe_load(settings.read_text().replace("!function ", ""))
+    task |= {"dataset_path": "json", "dataset_kwargs": {"data_files": {"validation": str(path)}}}
+    task |= {"training_split": None, "process_docs": process_docs}
+    told = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=8),
+        tasks=[task],
+        limit=len(questions),
+        log_samples=True,
+        bootstrap_iters=0,
+    )
+    samples = sorted(told["samples"]["hellaswag"], key=lambda sample: sample["doc_id"])
+    theirs, theirs_norm = [], []
+    for sample in samples:
+        nats = [-float(reply[0]) for reply in sample["filtered_resps"]]
+        letters = [len(choice) for choice in sample["doc"]["choices"]]
+        means = [n / length for n, length in zip(nats, letters, strict=True)]
+        theirs.append(nats.index(min(nats)))
+        theirs_norm.append(means.index(min(means)))
+    assert len(samples) == len(questions) >= 50
+    assert ours.answers == theirs and len(set(theirs)) > 1
+    assert ours.answers_norm == theirs_norm and theirs_norm != theirs
+    figures = told["results"]["hellaswag"]
+    assert ours.acc == pytest.approx(figures["acc,none"])
+    assert ours.acc_norm == pytest.approx(figures["acc_norm,none"])

@@ -1,0 +1,494 @@
+"""Parts of a model trained, classes told apart, instructions followed."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from gptlab.config.schema import FinetuneConfig, ModelConfig, OptimConfig
+from gptlab.data.tokenizer import decode
+from gptlab.evaluation import responses
+from gptlab.evaluation.classification import make_metrics
+from gptlab.model.checkpoint import load_checkpoint, read_checkpoint
+from gptlab.model.gpt import GPT
+from gptlab.model.lora import LoraLinear, add_lora, freeze, lora_layers, merge_lora
+from gptlab.training.optim import parameter_groups
+from gptlab.utils.errors import UserError
+from tests.conftest import TINY
+
+SMALL = ModelConfig(n_layer=3, n_head=2, d_model=16, context_length=12, vocab_size=20)
+QUICK = ["data.max_samples=300", "trainer.max_steps=6", "trainer.sample_every=3", "logger=none"]
+QUICK += ["data.batch_size=4"]
+LORA = FinetuneConfig(trainable=["*.lora_*"], lora_rank=3)
+
+
+def runs(tmp_path: Path) -> list[Path]:
+    """In the order in which they began."""
+    return sorted(
+        (tmp_path / "runs").iterdir(), key=lambda run: (run / "config.yaml").stat().st_mtime
+    )
+
+
+def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    state = read_checkpoint(run / "checkpoints" / f"{name}.ckpt")["state_dict"]
+    return {key.removeprefix("net."): value for key, value in state.items() if key[:4] == "net."}
+
+
+def filled(net: GPT) -> GPT:
+    """With an addition that is not zero any more."""
+    for _, layer in lora_layers(net):
+        torch.nn.init.normal_(layer.lora_up, std=0.3)
+    return net.eval()
+
+
+def test_lora_begins_as_the_model_was_and_merged_computes_the_same() -> None:
+    torch.manual_seed(1)
+    net, ids = GPT(SMALL).eval(), torch.randint(20, (2, 12))
+    before = net(ids)
+    add_lora(net, LORA)
+    assert len(list(lora_layers(net))) == 4 * SMALL.n_layer
+    assert net(ids).equal(before)
+    filled(net)
+    with_addition = net(ids)
+    assert (with_addition - before).abs().max() > 0.01
+    merge_lora(net)
+    assert not list(lora_layers(net))
+    assert (net(ids) - with_addition).abs().max() < 1e-5
+    assert set(net.state_dict()) == set(GPT(SMALL).state_dict())
+
+
+def test_lora_is_the_papers_equation() -> None:
+    plain = torch.nn.Linear(7, 5)
+    layer = LoraLinear(plain, rank=2, alpha=6.0)
+    torch.nn.init.normal_(layer.lora_up)
+    x = torch.randn(3, 7)
+    wanted = x @ (plain.weight + 6.0 / 2 * layer.lora_up @ layer.lora_down).T + plain.bias
+    assert (layer(x) - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("trainable", "trained"),
+    [
+        (["*"], {"all"}),
+        (["head.*"], {"head.weight", "head.bias"}),
+        (["final_norm.*"], {"final_norm.weight", "final_norm.bias", "head.weight", "head.bias"}),
+    ],
+)
+def test_only_what_is_named_is_trained(trainable: list[str], trained: set[str]) -> None:
+    config = ModelConfig(**vars(SMALL) | {"n_classes": 2, "tied_head": False, "head_bias": True})
+    net = GPT(config)
+    freeze(net, FinetuneConfig(trainable=trainable))
+    learns = {name for name, p in net.named_parameters() if p.requires_grad}
+    everything = {name for name, _ in net.named_parameters()}
+    assert learns == (everything if trained == {"all"} else trained)
+
+
+def test_the_last_block_is_found_from_the_end() -> None:
+    net = GPT(SMALL)
+    freeze(net, FinetuneConfig(trainable=["blocks.-1.*"]))
+    learns = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert learns and all(name.startswith("blocks.2.") for name in learns)
+
+
+@pytest.mark.parametrize(
+    ("finetune", "words"),
+    [
+        (FinetuneConfig(trainable=["blocks.9.*"]), "names nothing of this model; there are: "),
+        (FinetuneConfig(lora_rank=2, lora_targets=["*.query"]), "lora_targets=*.query"),
+        (FinetuneConfig(lora_rank=16), "must be below the width"),
+        (FinetuneConfig(lora_rank=2, lora_targets=["head"]), "lora_targets=head"),  # tied
+        (FinetuneConfig(trainable=[]), "nothing would be trained"),
+    ],
+)
+def test_a_name_that_is_none_is_told(finetune: FinetuneConfig, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        net = GPT(SMALL)
+        add_lora(net, finetune)
+        freeze(net, finetune)
+    assert words in str(refused.value)
+
+
+def test_rates_fall_from_the_head_down_and_every_weight_is_in_one_group() -> None:
+    net, optim = GPT(SMALL), OptimConfig(lr=1.0)
+    groups = parameter_groups(net, optim, layer_decay=0.5)
+    assert groups[0]["lr"] == 1.0
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert len(rates) == sum(len(g["params"]) for g in groups) == len(list(net.parameters()))
+    wanted = {"final_norm.": 1.0, "blocks.2.": 0.5, "blocks.1.": 0.25, "blocks.0.": 0.125}
+    for name, parameter in net.named_parameters():
+        rate = next((r for start, r in wanted.items() if name.startswith(start)), 0.0625)
+        assert rates[id(parameter)] == rate, name
+    for group in groups:  # decay as ever
+        assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+    assert {g["lr"] for g in parameter_groups(net, optim)} == {1.0}
+
+
+@pytest.mark.parametrize("finetune", ["head", "last_block", "lora"])
+def test_frozen_weights_do_not_move_by_a_bit(command, trained: Path, tmp_path, finetune) -> None:
+    typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "baseline=false"]
+    result = command("train", *typed)
+    assert result.code == 2 and f"init_from={trained}: the text has what" in result.err
+    typed += ["trainer.checkpoint_every=3", "trainer.keep_steps=true"]
+    typed += ["tokenizer.unknown=skip", f"finetune={finetune}", "finetune.lora_rank=null"]
+    if finetune == "lora":
+        typed[-1] = "finetune.lora_rank=2"
+    result = command("train", *typed)
+    assert result.code == 0, result.err
+    assert f"begins with {trained}" in result.out and "of them trained" in result.out
+    before, after = weights(trained, "best"), weights(runs(tmp_path)[-1])
+    moved = {name for name, weight in after.items() if not weight.equal(before.get(name, weight))}
+    head = [run / "checkpoints" / "step_3.ckpt" for run in runs(tmp_path)[-1:]]
+    assert not load_checkpoint(head[0]).net.head.weight.equal(
+        after["head.weight"]
+    )  # which is a new one
+    moved.remove("head.weight")
+    assert all(after[name].any() for name in after if "lora_up" in name)
+    if finetune == "last_block":
+        assert moved and all(n.startswith(("blocks.0.", "final_norm.")) for n in moved)
+    else:
+        assert not moved
+    assert (finetune == "lora") == any("lora" in name for name in after)
+    assert after["head.weight"].shape[0] == 2 and after["head.weight"].abs().sum() > 0
+
+
+def test_a_classifier_keeps_vocabulary_and_structure_of_the_model_it_begins_with(
+    command, trained: Path, tmp_path: Path
+) -> None:
+    typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "tokenizer.unknown=skip"]
+    result = command("train", *typed)
+    assert result.code == 0, result.err
+    _, mine, random = runs(tmp_path)
+    assert random.name.endswith("_random")
+    start, ours, theirs = (
+        load_checkpoint(trained / "checkpoints" / "best.ckpt"),
+        *(load_checkpoint(run / "checkpoints" / "last.ckpt") for run in (mine, random)),
+    )
+    assert ours.tokenizer.pieces == theirs.tokenizer.pieces == start.tokenizer.pieces
+    assert ours.net.config.d_model == theirs.net.config.d_model == 16
+    summary = json.loads((mine / "summary.json").read_text())
+    beside = json.loads((random / "summary.json").read_text())
+    for name in ("accuracy", "f1", "loss"):
+        assert summary["after"][f"random/{name}"] == beside["after"][f"test/{name}"]
+    assert "random weights" in result.out
+    stored = yaml.safe_load((random / "config.yaml").read_text())
+    assert stored["from_scratch"] is True
+    result = command("train", *typed, "data.row_length=130")
+    assert result.code == 2 and "model.context_length + 1 = 129" in result.err
+    result = command("train", *typed, "model.d_model=32")
+    assert result.code == 2 and "its model has d_model=16" in result.err
+
+
+def test_the_figures_of_a_classifier_are_those_of_its_messages(command, tmp_path: Path) -> None:
+    result = command("train", *TINY, "data=toy_spam", *QUICK, "trainer.max_steps=40")
+    assert result.code == 0, result.err
+    (run,) = runs(tmp_path)
+    after = json.loads((run / "summary.json").read_text())["after"]
+    model = load_checkpoint(run / "checkpoints" / "best.ckpt")
+    (corpus,) = (tmp_path / "corpora").iterdir()
+    from gptlab.data.corpus import Corpus
+
+    opened, right, said_spam, was_spam, hit = Corpus(corpus), 0, 0, 0, 0
+    ends = opened.ends("test").tolist()
+    for begin, end, label in zip([0, *ends], ends, opened.marks("test"), strict=False):
+        text = decode(model.tokenizer, opened.tokens("test")[begin:end].tolist())
+        result = command("gptlab.evaluate", f"text={text}")
+        said = ["ham", "spam"].index(result.out.split()[0])
+        right, hit = right + (said == label), hit + (said == label == 1)
+        said_spam, was_spam = said_spam + (said == 1), was_spam + (label == 1)
+    assert after["test/tokens"] == len(ends)
+    assert after["test/accuracy"] == pytest.approx(right / len(ends))
+    assert after["test/f1"] == pytest.approx(2 * hit / (said_spam + was_spam))
+    assert after["test/spam_as_spam"] == hit
+    result = command(
+        "gptlab.evaluate", f"text={text}" + f" {text.split()[-1]}" * 200, "unknown=skip"
+    )
+    assert "the model sees its first 128" in result.err
+    result = command("gptlab.evaluate", "text=xyzzy", "unknown=skip")
+    assert result.code == 2 and "nothing of it" in result.err
+    header = (run / "metrics.csv").read_text().splitlines()[0]
+    assert header.endswith("valid/accuracy,valid/f1")
+    samples = sorted((run / "samples").iterdir())
+    assert "(right)" in samples[-1].read_text() or "(wrong" in samples[-1].read_text()
+
+
+def test_f1_of_more_than_two_classes_is_the_mean_over_classes() -> None:
+    metrics = make_metrics(3)
+    metrics.update(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 2, 1]))
+    found = metrics.compute()
+    assert float(found["accuracy"]) == 0.75
+    assert float(found["f1"]) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+
+
+def test_a_model_of_another_kind_is_refused_in_one_line(command, trained: Path, tmp_path) -> None:
+    result = command("gptlab.evaluate", f"run={trained}", "text=hello")
+    assert result.code == 2 and "tells no classes apart" in result.err
+    result = command("train", *TINY, "data=toy_spam", *QUICK)
+    spam = runs(tmp_path)[-1]
+    result = command("generate", f"run={spam}")
+    assert result.code == 2 and "cannot write" in result.err
+    result = command("train", *QUICK, f"init_from={spam}")
+    assert result.code == 2 and "tells classes apart" in result.err
+    result = command("gptlab.evaluate", f"run={spam}")
+    assert result.code == 2 and "a message to classify" in result.err
+    result = command("train", "data=toy_spam", "eval_after=[perplexity,memorisation]")
+    assert result.code == 2 and "of models that write" in result.err
+    result = command("train", "data=toy_spam", "eval_after=[perplexity,responses]")
+    assert result.code == 2 and "responses" in result.err
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        [*TINY, "data=toy_spam"],
+        [*TINY, "data=toy_instructions", "finetune=lora", "finetune.lora_rank=2"],
+        ["init_from=TRAINED", "data.row_length=20", "tokenizer.unknown=skip"],
+    ],
+)
+def test_a_stopped_run_ends_with_the_same_bits(command, tmp_path: Path, typed, trained) -> None:
+    typed = [word.replace("TRAINED", str(trained)) for word in typed]
+    more = [
+        *typed,
+        *QUICK,
+        "model.dropout=0.1",
+        "trainer.checkpoint_every=3",
+        "trainer.eval_every=3",
+    ]
+    more += ["trainer.keep_steps=true"]
+    assert command("train", *more).code == 0
+    run = runs(tmp_path)[-1]
+    whole, lines = weights(run), (run / "metrics.csv").read_text()
+    model = read_checkpoint(run / "checkpoints" / "last.ckpt")["config"]["model"]
+    checkpoints = run / "checkpoints"
+    (checkpoints / "step_3.ckpt").replace(checkpoints / "last.ckpt")
+    for name in ("best.ckpt", "previous.ckpt", "step_6.ckpt"):
+        (checkpoints / name).unlink(missing_ok=True)
+    (run / "summary.json").unlink()
+    result = command("train", f"resume={run}")
+    assert result.code == 0, result.err
+    for name, weight in weights(run).items():
+        assert weight.equal(whole[name]), name
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["config"]["model"] == model
+
+    def told(text: str) -> list[list[str]]:
+        return [line.split(",")[:5] for line in text.splitlines()]
+
+    assert told((run / "metrics.csv").read_text()) == told(lines)
+
+
+INSTRUCT = ["data=toy_instructions", "eval_after=[perplexity,responses]", "max_new_tokens=12"]
+
+
+def test_responses_are_written_beside_those_expected_and_scored(command, tmp_path: Path) -> None:
+    result = command("train", *TINY, *INSTRUCT, *QUICK, "data.max_samples=200")
+    assert result.code == 0, result.err
+    (run,) = runs(tmp_path)
+    written = json.loads((run / "responses.json").read_text())
+    after = json.loads((run / "summary.json").read_text())["after"]
+    assert len(written) == after["responses/n"] > 5
+    assert all(set(r) == {"instruction", "input", "output", "response"} for r in written)
+    expected, told = [r["output"] for r in written], [r["response"] for r in written]
+    assert after["responses/rouge_l"] == pytest.approx(responses.rouge_l(expected, told))
+    first = written[0]
+    result = command(
+        *("generate", f"prompt={first['instruction']}", "sampling=greedy", "max_new_tokens=12"),
+        *([f"input={first['input']}"] if first["input"] else []),
+    )
+    assert result.code == 0 and result.out.strip() == first["response"]
+    bare = command("generate", f"prompt={first['instruction']}", "template=none")
+    assert bare.out.startswith(first["instruction"])
+    sample = (run / "samples" / "step_6.txt").read_text()
+    assert "\n= " in sample
+
+
+def test_scores_of_responses() -> None:
+    expected = ["The cat sat on the mat today.", "blue", "Two words"]
+    perfect = responses.score_responses(expected, expected)
+    assert (perfect.n, perfect.rouge_l, perfect.exact, perfect.exact_n) == (3, 1.0, 1.0, 2)
+    assert perfect.rouge_l_shuffled < 0.2
+    some = responses.score_responses(expected, ["the cat sat", "Blue.", "no"])
+    assert some.exact == 0.5
+    # Of 3 words said 3 are common; of 7 expected 3: F = 2 · 1 · 3/7 / (1 + 3/7).
+    assert some.rouge_l == pytest.approx((0.6 + 1 + 0) / 3, abs=1e-4)
+
+
+def test_no_template_no_input(command, trained: Path) -> None:
+    result = command("generate", "prompt=a", "input=b")
+    assert result.code == 2 and "template=alpaca" in result.err
+    result = command("generate", "prompt=a", "template=alpca")
+    assert result.code == 2 and "did you mean 'alpaca'" in result.err
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Answers as a server of OpenAI's API does."""
+
+    replies: list[str]
+    asked: list[dict]
+
+    def do_POST(self) -> None:
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append({"path": self.path, "key": self.headers["Authorization"], **content})
+        reply = self.replies[min(len(self.asked), len(self.replies)) - 1]
+        body = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
+        self.send_response(200 if reply else 500)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def judged_by(replies: list[str]) -> tuple[HTTPServer, type[Judge]]:
+    here = type("Here", (Judge,), {"replies": replies, "asked": []})
+    server = HTTPServer(("127.0.0.1", 0), here)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, here
+
+
+def test_a_judge_reads_every_response_and_goes_on_where_it_was_stopped(
+    command, trained: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("SECRET", "abc")
+    record = {"instruction": "Say hi.", "input": "{x}", "output": "hi", "response": "ho"}
+    path = trained / "responses.json"
+    path.write_text(json.dumps([record, record, record]))
+    server, judge = judged_by(["Score: 80", "", "60"])
+    arguments = [
+        *("gptlab.evaluate", f"run={trained}", "judge.model=some", "judge.api_key_env=SECRET"),
+        f"judge.url=http://127.0.0.1:{server.server_address[1]}/v1/",
+    ]
+    result = command(*arguments)
+    assert result.code == 2 and "answers 500" in result.err
+    assert [r.get("points") for r in json.loads(path.read_text())] == [80, None, None]
+    result = command(*arguments)
+    assert result.code == 0 and "66.7 of 100 points" in result.out, result.err
+    assert len(judge.asked) == 4
+    asked = judge.asked[0]
+    assert (asked["path"], asked["key"], asked["model"]) == (
+        "/v1/chat/completions",
+        "Bearer abc",
+        "some",
+    )
+    assert all(text in asked["messages"][0]["content"] for text in ("Say hi.", "{x}", "hi", "ho"))
+    server.shutdown()
+    server.server_close()
+    path.write_text(json.dumps([record]))
+    result = command(*arguments)
+    assert result.code == 2 and "no answer from" in result.err
+
+
+@pytest.mark.parametrize("said", ["none at all", "130 points"])
+def test_a_judge_that_says_nothing_of_use(command, trained: Path, said: str) -> None:
+    record = {"instruction": "a", "input": "", "output": "b", "response": "c"}
+    (trained / "responses.json").write_text(json.dumps([record]))
+    server, _ = judged_by([said])
+    url = f"judge.url=http://127.0.0.1:{server.server_address[1]}"
+    result = command("gptlab.evaluate", f"run={trained}", url)
+    server.shutdown()
+    assert result.code == 2 and "no judgement" in result.err and result.err.count("\n") == 1
+
+
+def test_a_run_without_responses_is_told_how_to_get_some(command, trained: Path) -> None:
+    result = command("gptlab.evaluate", f"run={trained}", "judge.url=http://127.0.0.1:9")
+    assert result.code == 2 and "eval_after=[perplexity,responses]" in result.err
+
+
+def test_an_adapter_is_saved_alone(command, tmp_path: Path) -> None:
+    gpt2 = ["tokenizer=gpt2", "model.position=learned", "model.feed_forward=gelu_tanh"]
+    typed = [*TINY, "data=toy_instructions", *QUICK, *gpt2, "name=lora"]
+    assert command("train", *typed, "finetune=lora", "finetune.lora_rank=2").code == 0
+    result = command("gptlab.export", "output_dir=adapter", "adapter=true")
+    assert result.code == 0, result.err
+    from safetensors.torch import load_file
+
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    state = weights(runs(tmp_path)[-1], "best")
+    assert len(saved) == sum("lora" in name for name in state)
+    down = saved["base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"]
+    assert down.equal(state["blocks.0.attention.qkv.lora_down"])
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (2, 16.0, "LORA")
+    assert command("train", *typed, "name=plain").code == 0
+    result = command("gptlab.export", "output_dir=another", "adapter=true")
+    assert result.code == 2 and "without LoRA" in result.err
+
+
+def test_rates_by_layer_reach_the_optimizer(command, trained: Path, tmp_path: Path) -> None:
+    typed = [*QUICK, f"init_from={trained}", "finetune.layer_decay=0.001", "optim.lr=1e-4"]
+    typed += ["optim.warmup_steps=0", "optim.weight_decay=0", "tokenizer.unknown=skip"]
+    assert command("train", *typed).code == 0
+    before, after = weights(trained, "best"), weights(runs(tmp_path)[-1])
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    assert moved["final_norm.weight"] > 100 * moved["blocks.0.feed_forward.up.weight"] > 0
+
+
+def test_a_stopped_baseline_is_compared_when_it_has_ended(command, trained, tmp_path) -> None:
+    typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "tokenizer.unknown=skip"]
+    result = command("train", *typed, "from_scratch=true", "finetune=head", "name=none")
+    assert result.code == 0 and "to train them all take finetune=all" in result.out
+    assert command("train", *typed, "baseline=false", "name=first").code == 0
+    first = runs(tmp_path)[-1]
+    stop = ["+callbacks.stop._target_=tests.faults.callbacks.Stop", "+callbacks.stop.step=2"]
+    typed += ["from_scratch=true", f"baseline_of={first.name}", "name=first_random"]
+    result = command("train", *typed, *stop, "+callbacks.stop.signal=2")
+    assert result.code == 130, result.err
+    assert "random/loss" not in json.loads((first / "summary.json").read_text())["after"]
+    result = command("train", "resume=latest", "callbacks=none")
+    assert result.code == 0, result.err
+    summary = json.loads((first / "summary.json").read_text())
+    own = json.loads((runs(tmp_path)[-1] / "summary.json").read_text())
+    assert summary["after"]["random/loss"] == own["after"]["test/loss"]
+    assert f"run={tmp_path.name}" not in result.out and first.name in result.out
+    # What a person means by the latest run is the one that the baseline stands beside.
+    result = command("gptlab.evaluate", "text=Once upon")
+    assert f"{first.name}/" in result.err, result.err
+
+
+def test_a_sweep_of_classifiers_is_ranked(command, tmp_path: Path) -> None:
+    result = command("train", *TINY, "data=toy_spam", *QUICK, "-m", "seed=1,2")
+    assert result.code == 0, result.err
+    (table,) = (tmp_path / "runs").glob("*_sweep/sweep.csv")
+    assert "accuracy" in table.read_text() and "bits_per_byte" not in table.read_text()
+
+
+def test_records_that_are_too_long_are_told(command) -> None:
+    typed = [*TINY, "data=toy_instructions", *QUICK]
+    result = command("train", *typed, "model.context_length=12")
+    assert result.code == 0 and "are too long and lose their ends" in result.out
+    result = command("train", *typed, "model.context_length=16", "data.template=alpaca")
+    assert result.code == 2 and "every prompt is longer than a row of 16 tokens" in result.err
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", "[[1]]", '[{"instruction": "a"}]', "[" * 100_000, "\xff", "null"],
+)
+def test_strange_responses_are_one_line(command, trained: Path, content: str) -> None:
+    (trained / "responses.json").write_text(content, encoding="latin-1")
+    result = command("gptlab.evaluate", f"run={trained}", "judge.url=http://127.0.0.1:9")
+    assert result.code == 2 and result.err.count("\n") == 1 and "no responses" in result.err
+
+
+def test_a_key_is_never_shown(command, trained: Path, monkeypatch) -> None:
+    record = {"instruction": "a", "input": "", "output": "b", "response": "c"}
+    (trained / "responses.json").write_text(json.dumps([record]))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-se\ncret")
+    result = command("gptlab.evaluate", f"run={trained}", "judge.url=http://127.0.0.1:9")
+    assert result.code == 2 and "cret" not in result.err
+
+
+def test_what_data_decides_cannot_be_typed(command) -> None:
+    result = command("train", *TINY, "model.n_classes=3", "profile=smoke")
+    assert result.code == 2 and "model.n_classes" in result.err
+    result = command("train", *TINY, "finetune.lora_rank=2")
+    assert result.code == 2 and "take finetune=lora" in result.err
+    result = command("train", *TINY, "finetune=head", "profile=smoke")
+    assert result.code == 2 and "take finetune=last_block" in result.err
+    result = command("train", *TINY, "finetune.trainable=head", "profile=smoke")
+    assert result.code == 2 and "finetune.trainable: must be a list" in result.err
+    result = command("train", *TINY, "data=toy_spam", "data.subset=0.5")
+    assert result.code == 2 and "data.subset=0.5: is of texts" in result.err

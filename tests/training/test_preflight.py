@@ -1,0 +1,154 @@
+"""What is looked at before the first step, and what is refused."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gptlab.config.schema import ModelConfig
+from gptlab.data.corpus import Corpus
+from gptlab.data.dataloader import BatchShape, TextDataModule
+from gptlab.model.gpt import GPT
+from gptlab.model.layers import FEED_FORWARDS
+from gptlab.training import preflight
+from gptlab.utils.errors import UserError
+from tests.conftest import ROOT, TINY, files_below, toy_data
+
+
+def net(**changes) -> GPT:
+    torch.manual_seed(0)
+    settings = {"n_layer": 2, "n_head": 2, "d_model": 16, "context_length": 32, "vocab_size": 50}
+    return GPT(ModelConfig(**(settings | changes)))
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("position", ["sinusoidal", "learned", "rotary", "none"])
+def test_a_model_that_looks_back_has_no_gradient_from_the_future(norm: str, position: str) -> None:
+    check = preflight.check_causality(net(norm=norm, position=position), torch.arange(20))
+    assert check.good and check.found == "none"
+
+
+def test_the_named_leak_is_told_and_any_other_is_refused(monkeypatch) -> None:
+    check = preflight.check_causality(net(let_attention_see_the_future=True), torch.arange(20))
+    assert not check.good and "LEAKS" in check.found
+
+    class Mixer(nn.Module):
+        """A mistake: it averages over all tokens, those to come too."""
+
+        def __init__(self, config: ModelConfig):
+            super().__init__()
+
+        def forward(self, x):
+            return x.mean(dim=1, keepdim=True).expand_as(x)
+
+    monkeypatch.setitem(FEED_FORWARDS, "mixer", Mixer)
+    with pytest.raises(UserError, match="the model sees the future"):
+        preflight.check_causality(net(feed_forward="mixer"), torch.arange(20))
+
+
+def test_a_first_loss_far_above_chance_asks_for_a_look() -> None:
+    assert preflight.check_first_loss(4.0, vocabulary=50).good
+    check = preflight.check_first_loss(9.0, vocabulary=50)
+    assert not check.good and "ln(vocabulary) is 3.912" in str(check)
+
+
+def test_a_batch_is_overfitted_unless_no_gradient_arrives() -> None:
+    source, target = torch.randint(50, (2, 4, 16), generator=torch.Generator().manual_seed(0))
+    good = net()
+    before = {name: weight.clone() for name, weight in good.state_dict().items()}
+    assert preflight.check_overfitting(good, source, target).good
+    assert all(torch.equal(before[name], w) for name, w in good.state_dict().items())
+    frozen = net(tied_head=False)
+    frozen.requires_grad_(False)
+    frozen.head.weight.requires_grad_()
+    nn.init.zeros_(frozen.embedding.weight)
+    assert not preflight.check_overfitting(frozen, source, target).good
+
+
+def test_a_device_that_computes_wrongly_is_refused(toy_corpus: Corpus, monkeypatch) -> None:
+    data = TextDataModule(toy_corpus, toy_data(), 32, BatchShape(2, 1), seed=1)
+    batch = data.train_dataloader().dataset[0]
+    model = net(vocab_size=toy_corpus.tokenizer.vocab_size)
+
+    class Plan:
+        accelerator, precision = "cpu", "bf16-mixed"
+
+    rows = batch["input"][:1], batch["target"][:1]
+    check = preflight.check_device(model, *rows, Plan)
+    assert check.good and "bf16-mixed agrees with the CPU" in check.found
+    real, calls = preflight.summed_cross_entropy, []
+
+    def wrong(logits, target):
+        calls.append(1)
+        return real(logits, target) * (1.05 if len(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(preflight, "summed_cross_entropy", wrong)
+    with pytest.raises(UserError, match=r"5\.0% off the CPU's"):
+        preflight.check_device(model, *rows, Plan)
+    Plan.precision = "32-true"
+    assert preflight.check_device(model, *rows, Plan) is None
+
+
+def test_preflight_alone_tells_everything_and_leaves_no_run(command, tmp_path: Path) -> None:
+    result = command("train", *TINY, "preflight=only", "data.max_samples=60")
+    assert result.code == 0, result.err
+    for words in (
+        *("preflight", "passes over the data", "memory ", "to be had", "time ", "first loss"),
+        *("no gradient from the future: none", "splits do not overlap", "can be overfitted"),
+    ):
+        assert words in result.out, words
+    assert result.out.count("  ok  ") == 4
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_shows_only_what_asks_for_a_look(command) -> None:
+    quiet = command("train", *TINY, "profile=smoke")
+    assert "memory " in quiet.out and "  ok  " not in quiet.out and "LOOK" not in quiet.out
+    wide = command("train", *TINY, "profile=smoke", "model.init_std=3")
+    assert "LOOK  first loss" in wide.out
+
+
+def test_a_run_that_cannot_fit_is_refused(command, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(preflight, "available", lambda _: 100_000_000)
+    result = command("train", *TINY, "profile=smoke")
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert re.search(r"needs about [\d.]+ GB of memory and 0.1 GB are to be had", result.err)
+    assert not [name for name in files_below(tmp_path) if name.startswith("runs")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["model=gpt_16m", "tokenizer=gpt2", "data.batch_size=2", "data.batching=random"],
+        ["model=gpt2_4layer", "tokenizer=gpt2", "data.batch_size=2"],
+        ["model=toy", "model.d_model=512", "model.n_layer=6", "data.batch_size=32"],
+    ],
+)
+def test_the_estimate_is_near_the_measured_peak(tmp_path: Path, arguments: list[str]) -> None:
+    """Within a fifth, on a CPU, of the process's largest resident size."""
+    script = (
+        "import resource, sys\n"
+        "from gptlab.training import preflight\n"
+        "real = preflight.estimate\n"
+        "def told(*a):\n"
+        "    size = real(*a)\n"
+        "    print('ESTIMATE', size)\n"
+        "    return size\n"
+        "preflight.estimate = told\n"
+        f"sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = {str(ROOT / 'train.py')!r}\n"
+        "import train; train.main()\n"
+        "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+    )
+    size = ["data.max_samples=300", "trainer.max_steps=4", "trainer.eval_every=0"]
+    small = [*size, "trainer.sample_every=0", "logger=none", "data.final_tokens=200"]
+    typed = [sys.executable, "-c", script, *arguments, *small]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    found = dict(re.findall(r"(ESTIMATE|PEAK) (\d+)", done.stdout))
+    assert int(found["ESTIMATE"]) == pytest.approx(int(found["PEAK"]), rel=0.2)

@@ -1,0 +1,252 @@
+"""Files from strangers: refused with one line, and nothing in them executed or made."""
+
+import copy
+import io
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gptlab.config.schema import ModelConfig
+from gptlab.model import checkpoint, size
+from gptlab.model.gpt import GPT
+from gptlab.utils import run_dir
+from gptlab.utils.device import resident_memory
+from gptlab.utils.errors import UserError
+from tests.conftest import TINY
+from tests.faults.compare import only
+
+SMALL = [*TINY, "profile=smoke", "data.max_samples=60", "data.final_tokens=400"]
+TOUCH = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": ["ran"]}}
+BOARD = "lightning.pytorch.loggers.TensorBoardLogger"
+
+
+class Malicious:
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+class Huge:
+    """Asks the reader itself for more memory than there is."""
+
+    def __reduce__(self):
+        return (bytearray, (1 << 62,))
+
+
+def bomb(compressed: bool) -> bytes:
+    """A small archive that says it holds a lot."""
+    file = io.BytesIO()
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 24 if compressed else 1 << 16))
+        if not compressed:  # the same bytes under many names
+            (first,) = archive.infolist()
+            for number in range(1000):
+                again = copy.copy(first)
+                again.filename = again.orig_filename = f"archive/data/{number}"
+                archive.filelist.append(again)
+                archive._didModify = True
+    return file.getvalue()
+
+
+def absurd(**sizes: Any) -> Callable[[dict], None]:
+    return lambda content: content["config"]["model"].update(sizes)
+
+
+def put(*path: str, value: Any) -> Callable[[dict], None]:
+    def change(content: dict) -> None:
+        for key in path[:-1]:
+            content = content[key]
+        content[path[-1]] = value
+
+    return change
+
+
+STRETCHED = torch.zeros(1).expand(1 << 50)  # four bytes that say they are petabytes
+CHANGES: dict[str, Callable[[dict], None]] = {
+    "many layers": absurd(n_layer=10**12),
+    "wide": absurd(d_model=2**40, n_head=1),
+    "wider than can be counted": absurd(d_model=2**62, n_head=1),
+    "beyond numbers": absurd(d_ff=10**25),
+    "wide and odd": absurd(d_model=10**15 + 1),
+    "long": absurd(context_length=2**45, position="sinusoidal"),
+    "large vocabulary": absurd(vocab_size=2**45),
+    "no heads": absurd(n_head=0),
+    "negative": absurd(d_model=-16),
+    "words for numbers": absurd(n_layer="many"),
+    "unknown part": absurd(position="../../x"),
+    "unknown key": absurd(hook="os.system"),
+    "stretched": put("state_dict", "net.embedding.weight", value=STRETCHED),
+    "foreign weight": put("state_dict", "net.extra", value=torch.zeros(2)),
+    "no tensor": put("state_dict", "net.embedding.weight", value="weights"),
+    "vocabulary": put("tokenizer", "pieces", value=["a"] * 10**6),
+    "half a character": put("tokenizer", "pieces", value=["\ud800"]),
+    "tokenizer": put("tokenizer", "name", value="os.system"),
+    "step": put("global_step", value="last"),
+    "model": put("config", "model", value=None),
+}
+ON_DISK = {
+    "reduce": lambda content: torch_bytes({**content, "x": Malicious()}),
+    "huge": lambda content: torch_bytes({**content, "x": Huge()}),
+    "pickle": lambda content: pickle.dumps(Malicious()),
+    "compressed": lambda content: bomb(compressed=True),
+    "overlapping": lambda content: bomb(compressed=False),
+    "bare": lambda content: torch_bytes(Malicious()),
+}
+
+
+def torch_bytes(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory, request) -> dict:
+    """The content of a sound checkpoint, made by hand."""
+    config = ModelConfig(n_layer=1, n_head=2, d_model=16, context_length=8, vocab_size=4)
+    weights = {f"net.{name}": weight for name, weight in GPT(config).state_dict().items()}
+    return {
+        "state_dict": weights,
+        "config": {"model": vars(config), "data": {"eot_first": False}},
+        "tokenizer": {"name": "char", "pieces": ["a", "b", "c"], "unknown": "error"},
+        "global_step": 3,
+    }
+
+
+def test_the_sound_one_loads(good: dict, tmp_path: Path) -> None:
+    (tmp_path / "good.ckpt").write_bytes(torch_bytes(good))
+    assert checkpoint.load_checkpoint(tmp_path / "good.ckpt").step == 3
+
+
+@pytest.mark.parametrize("name", [*CHANGES, *ON_DISK])
+def test_a_malicious_checkpoint_is_refused(
+    good: dict, tmp_path: Path, monkeypatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = copy.deepcopy(good)
+    if name in CHANGES:
+        CHANGES[name](content)
+    path = tmp_path / "given.ckpt"
+    path.write_bytes(ON_DISK[name](content) if name in ON_DISK else torch_bytes(content))
+    before = resident_memory()
+    with pytest.raises(UserError) as refused:
+        checkpoint.load_checkpoint(path)
+    assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["given.ckpt"]  # nothing was executed
+    assert resident_memory() - before < 100e6
+
+
+@pytest.fixture
+def stopped(command, tmp_path: Path) -> tuple[Path, dict]:
+    """A run that can go on, and the content of its checkpoint."""
+    assert command("train", *SMALL).code == 0
+    run = only(tmp_path / "runs")
+    (run / "summary.json").unlink()  # as if it had been stopped just before its end
+    content = checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt")
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    return run, content
+
+
+ASKED = {
+    "a class": put("config", "logger", value={"board": TOUCH}),
+    "a class in a setting": put(
+        "config", "logger", value={"tensorboard": {"_target_": BOARD, "name": TOUCH}}
+    ),
+    "a class in a list": put("config", "callbacks", value={"mine": {"x": [[TOUCH]]}}),
+    "an interpolation": put(
+        "config",
+        "callbacks",
+        value={
+            "early_stopping": {
+                "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+                "monitor": "${oc.create:{_target_:pathlib.Path.touch,self:{_target_:pathlib.Path,"
+                "_args_:[ran]}}}",
+            }
+        },
+    ),
+    "arguments": put(
+        "config", "logger", value={"board": {"_target_": BOARD, "_args_": ["elsewhere"]}}
+    ),
+    "strange decisions": put("gptlab", "decided", value={"foo.bar": 1}),
+    "no decisions": put("gptlab", "decided", value=5),
+    "threads": put("gptlab", "decided", value={"trainer.threads": "a"}),
+    "a command without an end": put("gptlab", "command", value="python 'train.py"),
+    "no state": put("callbacks", value=None),
+    "no configuration": put("config", value=5),
+    "a path": put(
+        "config", "logger", value={"board": {"_target_": BOARD, "save_dir": "../elsewhere"}}
+    ),
+    "a path from the root": put(
+        "config", "logger", value={"board": {"_target_": BOARD, "name": "/tmp/elsewhere"}}
+    ),
+    "a corpus elsewhere": put("gptlab", "corpus", value="../../corpus"),
+    "an instantiator": put(
+        "hyper_parameters", value={"_instantiator": "os.system", "_class_path": "os.system"}
+    ),
+    "strange loops": put("loops", value={"fit_loop": {"state_dict": "x"}}),
+    "no optimizer": put("optimizer_states", value=[]),
+    "a strange optimizer": put("optimizer_states", value=[{"state": {}, "param_groups": 7}]),
+    "strange callbacks": put("callbacks", value={"Meter": 3}),
+}
+
+
+@pytest.mark.parametrize("name", list(ASKED))
+def test_a_malicious_run_is_not_gone_on_with(command, tmp_path, stopped, name: str) -> None:
+    run, content = stopped
+    ASKED[name](content)
+    torch.save(content, run / "checkpoints" / "last.ckpt")
+    result = command("train", f"resume={run}")
+    left = [path.name for path in tmp_path.iterdir()]
+    assert sorted(left) == ["corpora", "runs"]  # nothing was executed
+    if name == "an instantiator":  # which nobody reads
+        assert result.code == 0, result.err
+    else:
+        assert (result.code, result.err.count("\n")) == (2, 1), result.err
+        assert not run_dir.is_finished(run)
+
+
+@pytest.mark.parametrize("key", ["model.n_layer", "model.d_model", "model.context_length"])
+def test_a_model_larger_than_the_memory_is_refused_unbuilt(command, tmp_path, key: str) -> None:
+    result = command("train", *SMALL, f"{key}={2**40}")
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "its weights need" in result.err or "larger than any memory" in result.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
+def test_the_size_is_that_of_the_built_model(tied: bool, position: str) -> None:
+    config = ModelConfig(n_layer=3, d_model=16, vocab_size=7, tied_head=tied, position=position)
+    net = GPT(config)
+    held = {id(t): t.numel() * 4 for t in (*net.parameters(), *net.buffers())}
+    assert size.weight_bytes(config) == sum(held.values())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "+callbacks.x={_target_: os.system, command: id}",
+        "logger.tensorboard.save_dir=/tmp",
+        "hydra.sweep.dir=/tmp/elsewhere",
+        "--config-dir=/tmp",
+        "experiment=../../elsewhere",
+        "+data@data=/tmp/elsewhere",
+    ],
+)
+def test_a_malicious_sweep_is_not_gone_on_with(command, tmp_path: Path, asked: str) -> None:
+    sweep = tmp_path / "runs" / "given_sweep"
+    sweep.mkdir(parents=True)
+    content = {"arguments": ["-m", *SMALL, "seed=1,2", asked], "command": "python train.py"}
+    (sweep / "sweep.json").write_text(json.dumps(content))
+    result = command("train", f"resume={sweep}")
+    assert (result.code, result.err.count("\n")) == (2, 1), result.err
+    assert "could run foreign code" in result.err
+    assert [path.name for path in sweep.iterdir()] == ["sweep.json"]
