@@ -168,8 +168,8 @@ KEPT: list[TemporaryDirectory] = []
 def prompts(name, given, counts, sampling, unknown) -> None:
     prompt, file = given
     config = GenerateConfig(
-        run=str(model(name)), prompt=prompt, num_samples=counts[0], max_new_tokens=counts[1], unknown=unknown,
-        sampling=sampling,
+        run=str(model(name)), prompt=prompt, num_samples=counts[0],
+        max_new_tokens=counts[1], unknown=unknown, sampling=sampling,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
         if file is not None:
