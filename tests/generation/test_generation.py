@@ -10,7 +10,8 @@ from gptlab.config.schema import ModelConfig, SamplingConfig, TokenizerConfig
 from gptlab.data.tokenizer import CharTokenizer
 from gptlab.generation import sampling
 from gptlab.generation.beam import generate_samples
-from gptlab.generation.engine import draw, encode_prompt
+from gptlab.generation.engine import encode_prompt
+from gptlab.generation.sampling import sample_columns
 from gptlab.model.gpt import GPT
 
 LOGITS_1xV = torch.log(torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05]]))
@@ -46,7 +47,7 @@ def test_draws_follow_the_probabilities(settings: dict) -> None:
     """Chi-square over 20,000 draws at 99.9 %."""
     expected = torch.tensor(probabilities(**settings))
     draws = [torch.Generator().manual_seed(5)] * 20_000
-    drawn = draw(expected.expand(20_000, 5), draws)
+    drawn = sample_columns(expected.expand(20_000, 5), draws)
     counts = torch.bincount(torch.tensor(drawn), minlength=5)
     possible = expected > 0
     assert counts[~possible].sum() == 0
