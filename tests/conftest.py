@@ -1,4 +1,4 @@
-"""Shared by the tests: commands run in this process, and small corpora of our own making."""
+"""Fixtures that tests share: commands run in this process, trained runs, small corpora."""
 
 import importlib
 import os
@@ -9,17 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
+from gptlab.data.toy import stories
 
 pytest.register_assert_rewrite("tests.app.serving")
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits
 
-# A model that trains a step in milliseconds.
+# A model whose training step takes milliseconds.
 TINY = ["model.n_layer=1", "model.n_head=2", "model.d_model=16", "model.d_ff=32"]
 
 
@@ -31,8 +34,11 @@ class Result(NamedTuple):
 
 @pytest.fixture(scope="session")
 def ordered_boards() -> None:
-    """TensorBoard reads a run's files in the order of their names, which end in how many this
-    process has made: within a second, 10 comes before 9. All have as many digits here."""
+    """Give TensorBoard's file counters equal width.
+
+    TensorBoard reads a run's files sorted by name, and the names of files made within one second
+    differ only in a counter: 10 would sort before 9.
+    """
     from tensorboard.summary.writer import event_file_writer
 
     event_file_writer._global_uid = event_file_writer.AtomicCounter(10**6)
@@ -42,7 +48,7 @@ def ordered_boards() -> None:
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, ordered_boards: None
 ) -> Callable[..., Result]:
-    """`command("train", "a=b", …)` as `python train.py a=b …` in an empty folder would run."""
+    """Run `command("train", "a=b", …)` as `python train.py a=b …` would, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
 
@@ -64,18 +70,21 @@ def command(
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a run of two steps was trained, its corpus beside it."""
-    place = tmp_path_factory.mktemp("trained")
-    typed = [*TINY, "profile=smoke", "trainer.max_steps=2"]
+    """A folder with runs/ and corpora/ of a run of two steps, trained once per process."""
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = [*TINY, "profile=smoke", "trainer.max_steps=2"]
     subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *typed], cwd=place, check=True, capture_output=True
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
     )
-    return place
+    return folder
 
 
 @pytest.fixture
 def trained(command: Callable[..., Result], trained_once: Path, tmp_path: Path) -> Path:
-    """The folder of a run of two steps, the test's own."""
+    """The folder of a run of two steps: a copy for this test."""
     shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
     (folder,) = (tmp_path / "runs").iterdir()
     return folder
@@ -86,6 +95,17 @@ def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """300 embedded stories, tokenised by words."""
     root = tmp_path_factory.mktemp("corpora")
     return open_corpus(toy_data(), TokenizerConfig(name="words"), seed=1, corpus_root=str(root))
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A folder that stands in for a data set on the hub."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    for number, (name, count) in enumerate({"train": 60, "validation": 10}.items()):
+        texts = [stories.write(number, i).text for i in range(count)]
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / f"{name}.parquet")
+    return folder
 
 
 def toy_data(**changes: object) -> DataConfig:
