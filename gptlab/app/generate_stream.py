@@ -3,16 +3,20 @@
 import math
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gptlab.config.schema import GenerateConfig
 from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer, decode
 from gptlab.evaluation.interpretability import token_expectations
 from gptlab.generation.beam import beam_steps
-from gptlab.generation.cli import apply_template, stop_texts
-from gptlab.generation.engine import encode_prompt, generate_steps
-from gptlab.generation.sample import Sample, TextStream
+from gptlab.generation.engine import (
+    apply_template,
+    encode_prompt,
+    generate_steps,
+    request_from_config,
+)
+from gptlab.generation.sample import Sample
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import UserError
 
@@ -49,57 +53,40 @@ def pieces(
     model: LoadedModel, prompt: list[int], config: GenerateConfig, likeliest: int
 ) -> Iterator[Piece]:
     """The tokens of all samples in the order in which they are written."""
-    wanted = (
-        model.net,
-        model.tokenizer,
-        prompt,
-        config.sampling,
-        config.num_samples,
-        config.max_new_tokens,
-    )
     shown, told = [0] * config.num_samples, [0] * config.num_samples
-    how = {"stop": stop_texts(config), "scored": True, "likeliest": likeliest}
-    for samples in generate_steps(*wanted, config.seed, **how):
+    request = request_from_config(config, model, prompt)
+    for samples in generate_steps(replace(request, logprobs=True, top_logprobs=likeliest)):
         for i, sample in enumerate(samples):
             if len(sample.logprobs) > told[i]:
                 text = sample.text[shown[i] :]
                 shown[i], told[i] = len(sample.text), len(sample.logprobs)
                 token = last_token(sample, model.tokenizer)
-                others = sample.likeliest[-1] if likeliest else []
-                yield Piece(i, token, text, sample.logprobs[-1], others, sample.ended)
+                others = sample.top_logprobs[-1] if likeliest else []
+                yield Piece(i, token, text, sample.logprobs[-1], others, sample.finish_reason)
 
 
 def last_token(sample: Sample, tokenizer: Tokenizer) -> int:
-    return tokenizer.eot if sample.ended == "end_of_text" else sample.tokens[-1]
+    return tokenizer.eot if sample.finish_reason == "end_of_text" else sample.tokens[-1]
 
 
 def found_pieces(
     model: LoadedModel, prompt: list[int], config: GenerateConfig, likeliest: int
 ) -> Iterator[Piece | Searched]:
     """Those of a search with beams, after how far it has come."""
-    wanted = (
-        model.net,
-        model.tokenizer,
-        prompt,
-        config.sampling,
-        config.num_samples,
-        config.max_new_tokens,
-    )
+    request = request_from_config(config, model, prompt)
     samples: list[Sample] = []
-    for number, best in enumerate(beam_steps(*wanted, stop=stop_texts(config)), 1):
+    for number, best in enumerate(beam_steps(request), 1):
         samples = best
         yield Searched(number)
     for i, sample in enumerate(samples):
-        written = sample.written + [model.tokenizer.eot] * (sample.ended == "end_of_text")
+        eot = model.tokenizer.eot
+        written = sample.predicted_tokens
         others = beside(model, sample, len(written), likeliest)
-        again = Sample(TextStream(model.tokenizer), [], 0, sample.stop)
+        again = request.new_sample()
         for number, token in enumerate(written):
             before, last = len(again.text), number == len(written) - 1
-            if token != model.tokenizer.eot:
-                again.add(token)
-            if last and again.ended is None:
-                again.end(sample.ended or "length")
-            ended = sample.ended if last else None
+            again.append(token, eot, is_last=last)
+            ended = sample.finish_reason if last else None
             text = again.text[before:]
             yield Piece(i, token, text, sample.logprobs[number], others[number], ended)
 
@@ -108,7 +95,7 @@ def beside(
     model: LoadedModel, sample: Sample, count: int, most: int
 ) -> list[list[tuple[int, float]]]:
     """The likeliest tokens at each place; of texts longer than the window, none."""
-    ids = sample.tokens + [model.tokenizer.eot] * (sample.ended == "end_of_text")
+    ids = [*sample.tokens[: sample.prompt_length], *sample.predicted_tokens]
     if not most or len(ids) - 1 > model.net.config.window:
         return [[]] * count
     found = token_expectations(model.net, ids, model.tokenizer.vocab_size, most)[-count:]

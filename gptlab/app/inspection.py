@@ -89,7 +89,7 @@ def neighbours(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
 
 def classes(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
     """How likely each class is, the likeliest first; raises UserError for a model without any."""
-    names = model.facts.get("classes")
+    names = model.metadata.get("classes")
     if not model.net.config.n_classes or not isinstance(names, list):
         raise UserError("this model writes and tells no classes apart; ask /api/write")
     if isinstance(model.tokenizer, VocabularyTokenizer):

@@ -16,8 +16,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from gptlab.config.schema import SamplingConfig
-from gptlab.generation.engine import encode_prompt, generate_steps
+from gptlab.generation.engine import encode_prompt, generate_samples
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import count_parameters
 from gptlab.model.hf.pretrained import load_model
 from gptlab.utils import run_dir
@@ -97,9 +97,11 @@ def alone(run: str, root: str, rounds: int) -> Iterator[float]:
     ids = encode_prompt(model.tokenizer, ASKED["prompt"], model.eot_first)
     for seed in range(rounds):
         began = time.perf_counter()
-        wanted = (model.net, model.tokenizer, ids, SamplingConfig(), 1, ASKED["max_new_tokens"])
-        *_, (sample,) = generate_steps(*wanted, seed)
-        yield len(sample.written) / (time.perf_counter() - began)
+        request = GenerationRequest(
+            model.net, model.tokenizer, ids, max_new_tokens=ASKED["max_new_tokens"], seed=seed
+        )
+        (sample,) = generate_samples(request)
+        yield len(sample.new_tokens) / (time.perf_counter() - began)
 
 
 def main() -> None:

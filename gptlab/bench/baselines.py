@@ -81,7 +81,7 @@ def as_nanogpt(config: TrainConfig, corpus: Corpus) -> "BareLoop":
     plan = make_run_plan(config, corpus)
     torch.manual_seed(config.seed)
     net = GPT(plan.model)
-    net.logits_at_once = sys.maxsize
+    net.max_logits = sys.maxsize
     path, size = corpus.path("train"), plan.row_tokens
 
     def get(_: int) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,9 @@ from gptlab.bench.roofline import reading
 from gptlab.bench.timing import time_in_pairs, timed
 from gptlab.config.schema import ModelConfig, SamplingConfig
 from gptlab.data.tokenizer import GPT2Tokenizer
-from gptlab.generation.beam import generate_samples
+from gptlab.generation.engine import generate_samples
 from gptlab.generation.quantize import quantize_linears
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.hf.gpt2 import to_gpt2_weights
 
@@ -85,9 +86,9 @@ def contenders(prompts: int) -> dict[str, Callable[[], object]]:
     for weights in ("float32", "bfloat16", "int8"):
         mine = copy.deepcopy(net)
         quantize_linears(mine, weights)
-        found[f"gptlab, weights={weights}"] = functools.partial(
-            generate_samples, mine, tokenizer, PROMPT, SamplingConfig(top_k=TOP_K), prompts, NEW
-        )
+        sampling = SamplingConfig(top_k=TOP_K)
+        request = GenerationRequest(mine, tokenizer, PROMPT, sampling, prompts, NEW)
+        found[f"gptlab, weights={weights}"] = functools.partial(generate_samples, request)
     return found
 
 

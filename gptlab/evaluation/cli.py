@@ -82,7 +82,7 @@ def classify_text(config: EvaluateConfig, text: str) -> None:
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
     path = run_dir.find_checkpoint(config.run, config.run_root)
     model = load_model(path)
-    classes = model.facts.get("classes")
+    classes = model.metadata.get("classes")
     known = isinstance(classes, list) and len(classes) == model.net.config.n_classes
     if not model.net.config.n_classes or not known:
         raise UserError(

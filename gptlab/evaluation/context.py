@@ -104,7 +104,7 @@ def of_run(subject: EvalContext) -> tuple[DataConfig, Corpus]:
     model, root = subject.model, subject.root
     try:
         data = config_from_stored(DataConfig, model.config["data"])
-        name, seed = str(model.facts["corpus"]), int(model.config["seed"])
+        name, seed = str(model.metadata["corpus"]), int(model.config["seed"])
     except Exception:  # of an exported model, or of strange content
         raise UserError(
             f"{model.path}: does not say what it was trained on; name a text: data=text "

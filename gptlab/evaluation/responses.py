@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from gptlab.config.schema import SamplingConfig
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.generation.beam import generate_samples
+from gptlab.generation.engine import generate_samples
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT
 
 SHORT = 5  # words; only of answers so short is it fair to ask for the very same
@@ -32,7 +33,8 @@ def generate_responses(
     greedy = SamplingConfig(temperature=0.0)
     responses = []
     for prompt in tqdm(prompts, desc="responses", disable=None, leave=False):
-        (sample,) = generate_samples(net, tokenizer, prompt, greedy, max_new_tokens=max_new_tokens)
+        request = GenerationRequest(net, tokenizer, prompt, greedy, max_new_tokens=max_new_tokens)
+        (sample,) = generate_samples(request)
         responses.append(sample.text.strip())
     return responses
 

@@ -16,9 +16,8 @@ from gptlab.evaluation.memorisation import measure_memorisation
 from gptlab.evaluation.perplexity import bytes_of_tokens, score_documents
 from gptlab.evaluation.results_store import Results
 from gptlab.evaluation.text_quality import measure_text_quality, training_words
-from gptlab.generation.beam import generate_samples
-from gptlab.generation.engine import encode_prompt
-from gptlab.generation.sample import Sample
+from gptlab.generation.engine import encode_prompt, generate_samples
+from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.model.loss import perplexity as exp_perplexity
 from gptlab.utils.errors import UserError
 
@@ -69,12 +68,12 @@ def continued(subject: EvalContext) -> tuple[list[list[int]], list[Sample]]:
     told = tqdm(documents, desc="writing", unit=" texts", disable=None, leave=False)
     for number, document in enumerate(told):
         prompt = first + document[: len(document) // 2]
-        (sample,) = generate_samples(
+        request = GenerationRequest(
             *(model.net, model.tokenizer, prompt, config.sampling),
             max_new_tokens=config.max_new_tokens,
             seed=config.seed + number,
         )
-        samples.append(sample)
+        samples += generate_samples(request)
     return documents, samples
 
 
@@ -92,7 +91,7 @@ def memorisation(subject: EvalContext) -> Results:
     documents, samples = continued(subject)
     most = subject.config.max_new_tokens
     texts = {
-        "written": [sample.written for sample in samples],
+        "written": [sample.new_tokens for sample in samples],
         "held_out": [d[len(d) // 2 :][:most] for d in documents],
     }
     figures: Results = {"n": len(documents)}
@@ -107,17 +106,18 @@ def stories(subject: EvalContext) -> Results:
     """Texts from their first word on: varied, well-formed, at an end; beside real ones."""
     config, model = subject.config, subject.model
     prompt = encode_prompt(model.tokenizer, config.prompt or "", model.eot_first)
-    samples = generate_samples(
-        *(model.net, model.tokenizer, prompt, config.sampling, config.num_samples),
+    request = GenerationRequest(
+        *(model.net, model.tokenizer, prompt, config.sampling),
+        num_samples=config.num_samples,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
-        bar="stories",
     )
+    samples = generate_samples(request, progress_label="stories")
     known = training_words(training_text(subject))
     of_grammar = subject.data.source == "toy_stories" and subject.data.path is None
     log_probability = toy_stories.log_probability if of_grammar else None
     written = [(config.prompt or "") + sample.text for sample in samples]
-    ended = [sample.ended == "end_of_text" for sample in samples]
+    ended = [sample.finish_reason == "end_of_text" for sample in samples]
     documents = subject.documents("valid", config.num_samples)
     real = [decode(model.tokenizer, document) for document in documents]
     return {

@@ -1,120 +1,89 @@
-"""Beam search: the likeliest whole texts, as far as a few beginnings kept at each step find."""
+"""Beam search: find a likely whole text by keeping the best few beginnings at each step."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from gptlab.config.schema import SamplingConfig
-from gptlab.data.tokenizer import Tokenizer
-from gptlab.generation.context import ContextWindow
-from gptlab.generation.engine import append_token, generate_steps, generation_mode, next_logits
-from gptlab.generation.sample import Sample, TextStream
+from gptlab.generation.context import next_logits, open_context
+from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.generation.sampling import apply_penalties
-from gptlab.model.gpt import GPT
-
-
-def beam_search(*wanted: Any, **settings: Any) -> list[Sample]:
-    """The texts that `beam_steps` ends with."""
-    *_, found = beam_steps(*wanted, **settings)
-    return found
 
 
 @torch.inference_mode()
-def beam_steps(
-    net: GPT,
-    tokenizer: Tokenizer,
-    prompt: list[int],
-    sampling: SamplingConfig,
-    num_samples: int = 1,
-    max_new_tokens: int = 100,
-    *,
-    stop: Sequence[str] = (),
-    cached: bool = True,
-) -> Iterator[list[Sample]]:
-    """Yields after each step the best n of the texts found, the best first: by log-probability /
-    length ** penalty. The last are the answer.
+def beam_steps(request: GenerationRequest) -> Iterator[list[Sample]]:
+    """Yield the best finished samples so far after each step; the last list is the result.
 
-    At each step the `sampling.beams` likeliest beginnings are kept; the length counts the tokens
-    written, end-of-text included. Of the sampling settings the two penalties for repetition apply.
-    It ends when no beginning can become better than the worst of as many finished texts.
-    Graves (2012), "Sequence Transduction with Recurrent Neural Networks", arXiv:1211.3711; the
-    length penalty is that of Wu and others (2016), arXiv:1609.08144, as a power of the length.
+    Each step keeps the `sampling.beams` most likely beginnings. Samples are ranked by
+    log-probability / length ** length_penalty, where the length counts new tokens and end-of-text.
+    Of the other sampling settings only `repetition_penalty` and `no_repeat_ngram` apply. The search
+    ends when no beginning can still beat the worst of as many finished samples.
+    Graves (2012), "Sequence Transduction with Recurrent Neural Networks", arXiv:1211.3711; length
+    penalty after Wu et al. (2016), arXiv:1609.08144, as a power of the length.
 
-    Raises UserError for a model that diverged.
+    Raises UserError if the model diverged in training.
     """
-    beams, power = max(num_samples, sampling.beams), sampling.length_penalty
-    alive = [Sample(TextStream(tokenizer), list(prompt), len(prompt), stop)]
+    sampling, tokenizer = request.sampling, request.tokenizer
+    beams, power = max(request.num_samples, sampling.beams), sampling.length_penalty
+    active = [request.new_sample()]
     finished: list[Sample] = []
 
     def score(sample: Sample, length: int | None = None) -> float:
-        return sample.found / (length or len(sample.logprobs)) ** power
+        return sample.search_logprob / (length or len(sample.logprobs)) ** power
 
-    with generation_mode(net):
-        context = ContextWindow(net, prompt, len(prompt) + max_new_tokens, cached)
-        for number in range(max_new_tokens):
-            own_BxV = next_logits(context, tokenizer).float()
-            texts = [sample.tokens for sample in alive]
-            search_BxV = apply_penalties(own_BxV, sampling, texts).log_softmax(dim=-1)
-            last = number == max_new_tokens - 1
-            found = expand_beams(
-                alive, search_BxV, own_BxV.log_softmax(dim=-1), beams, tokenizer.eot, last
+    with open_context(request) as context:
+        for step in range(request.max_new_tokens):
+            model_BxV = next_logits(context, tokenizer.vocab_size).float()
+            texts = [sample.tokens for sample in active]
+            search_BxV = apply_penalties(model_BxV, sampling, texts).log_softmax(dim=-1)
+            is_last = step == request.max_new_tokens - 1
+            expanded = expand_beams(
+                active, search_BxV, model_BxV.log_softmax(dim=-1), beams, tokenizer.eot, is_last
             )
-            finished += [sample for _, sample in found if sample.ended]
+            finished += [sample for _, sample in expanded if sample.finish_reason]
             finished = sorted(finished, key=score, reverse=True)[:beams]
-            yield finished[:num_samples]
-            going = [(row, sample) for row, sample in found if not sample.ended]
-            alive = [sample for _, sample in going]
-            longest = max_new_tokens if power > 0 else number + 2
-            hope = max((score(sample, longest) for sample in alive), default=-torch.inf)
-            if not alive or (len(finished) == beams and score(finished[-1]) >= hope):
+            yield finished[: request.num_samples]
+            expanded = [(row, sample) for row, sample in expanded if not sample.finish_reason]
+            active = [sample for _, sample in expanded]
+            longest = request.max_new_tokens if power > 0 else step + 2
+            best_possible = max((score(sample, longest) for sample in active), default=-torch.inf)
+            if not active or (len(finished) == beams and score(finished[-1]) >= best_possible):
                 return
-            context.take([row for row, _ in going])
-            context.append([sample.tokens[-1] for sample in alive])
+            context.select([row for row, _ in expanded])
+            context.append([sample.tokens[-1] for sample in active])
 
 
 def expand_beams(
-    alive: list[Sample], search_BxV: Tensor, own_BxV: Tensor, beams: int, eot: int, last: bool
+    active: list[Sample],
+    search_BxV: Tensor,
+    model_BxV: Tensor,
+    beams: int,
+    eot: int,
+    is_last: bool,
 ) -> list[tuple[int, Sample]]:
-    """The likeliest next texts with the rows they come from: `beams` that go on, and those that
-    ended and are likelier than the last of these. Log-probabilities: those that the search goes by,
-    and the model's own."""
-    before_Bx1 = torch.tensor([[sample.found] for sample in alive])
-    totals_N = (before_Bx1.to(search_BxV) + search_BxV).flatten()
-    found: list[tuple[int, Sample]] = []
-    going = 0
-    # Each row has one end-of-text: among twice as many there are enough that go on. A stop text
-    # may end many more.
-    most = len(totals_N) if alive[0].stop else min(2 * beams, len(totals_N))
-    for index in totals_N.topk(most).indices.tolist():
-        row, token = divmod(index, search_BxV.shape[1])
-        if going == beams or totals_N[index] == -torch.inf:
-            break
-        sample = alive[row].branch()
-        sample.found = float(totals_N[index])
-        sample.logprobs.append(float(own_BxV[row, token]))
-        append_token(sample, token, eot, last)
-        going += sample.ended is None or sample.ended == "length"
-        found.append((row, sample))
-    return found
+    """Extend the samples by one token and return the most likely results with their source rows.
 
+    Returns `beams` samples that continue, and every finished one more likely than the last of them.
 
-def generate_samples(
-    net: GPT, tokenizer: Tokenizer, prompt: list[int], sampling: SamplingConfig, *more: Any,
-    bar: str | None = None, **settings: Any,
-) -> list[Sample]:  # fmt: skip
-    """The samples that `generate` ends with, or `beam_search`, as the settings say.
-
-    The arguments are those of `generate`; of these a beam search draws nothing by a seed, and
-    knows all log-probabilities. At a terminal `bar` names a bar of the tokens written.
+    Args:
+        search_BxV: log-probabilities after penalties, by which the search ranks.
+        model_BxV: the model's own log-probabilities, which are recorded.
     """
-    wanted = (net, tokenizer, prompt, sampling)
-    if sampling.beams > 1:
-        given = {k: v for k, v in settings.items() if k not in ("seed", "scored")}
-        return beam_search(*wanted, *more[:2], **given)
-    off = None if bar else True  # None: only off a terminal
-    steps = generate_steps(*wanted, *more, **settings)
-    *_, samples = tqdm(steps, desc=bar, unit=" tokens", disable=off, leave=False)
-    return samples
+    previous_Bx1 = torch.tensor([[sample.search_logprob] for sample in active])
+    totals_N = (previous_Bx1.to(search_BxV) + search_BxV).flatten()
+    expanded: list[tuple[int, Sample]] = []
+    continuing = 0
+    # Each row has one end-of-text, so twice as many candidates contain enough that continue. Stop
+    # strings may finish many more.
+    candidates = len(totals_N) if active[0].stop else min(2 * beams, len(totals_N))
+    for index in totals_N.topk(candidates).indices.tolist():
+        row, token = divmod(index, search_BxV.shape[1])
+        if continuing == beams or totals_N[index] == -torch.inf:
+            break
+        sample = active[row].fork()
+        sample.search_logprob = float(totals_N[index])
+        sample.logprobs.append(float(model_BxV[row, token]))
+        sample.append(token, eot, is_last)
+        continuing += sample.finish_reason in (None, "length")
+        expanded.append((row, sample))
+    return expanded

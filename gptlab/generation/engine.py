@@ -1,36 +1,38 @@
-"""Writing with a model: token by token, several samples at once."""
+"""Generate text token by token, several samples at once."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from gptlab.config.schema import SamplingConfig, TrainConfig
+from gptlab.config.schema import GenerateConfig, TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.prompt_templates import TEMPLATES
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.generation.context import ContextWindow
-from gptlab.generation.quantize import fast_linears
-from gptlab.generation.sample import Sample, TextStream
+from gptlab.generation.beam import beam_steps
+from gptlab.generation.context import next_logits, open_context
+from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.generation.sampling import candidate_probabilities, sample_columns
-from gptlab.model.gpt import GPT
+from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import UserError, resolve_choice
 from gptlab.utils.hashing import derive_seed
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, eot_first: bool) -> list[int]:
-    """The ids a text begins with; without any prompt, end-of-text, after which a text begins.
+    """Encode a prompt; an empty one becomes end-of-text, after which a new text starts.
 
-    Raises UserError for characters that the vocabulary lacks.
+    Raises UserError for characters that are not in the vocabulary.
     """
     ids = tokenizer.encode(prompt)
     return [tokenizer.eot, *ids] if eot_first or not ids else ids
 
 
 def training_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
-    """What a run's samples begin with: its prompt, or the first ten tokens held out, or all of the
-    first instruction."""
+    """Return the prompt ids for the samples of a training run.
+
+    Without `prompt`: the first ten validation tokens, or the first validation instruction.
+    """
     data, eot = config.data, corpus.tokenizer.eot
     if config.prompt is None:
         length = int(corpus.marks("valid")[0]) if data.task == "instructions" else 10
@@ -42,102 +44,111 @@ def training_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
     return encode_prompt(corpus.tokenizer, prompt, data.eot_first)
 
 
-@torch.inference_mode()
-def generate_steps(
-    net: GPT,
-    tokenizer: Tokenizer,
-    prompt: list[int],
-    sampling: SamplingConfig,
-    num_samples: int = 1,
-    max_new_tokens: int = 100,
-    seed: int = 0,
-    *,
-    stop: Sequence[str] = (),
-    scored: bool = False,
-    likeliest: int = 0,
-    cached: bool = True,
-) -> Iterator[list[Sample]]:
-    """Yields the n samples after each token that they have grown by.
+def apply_template(config: GenerateConfig, model: LoadedModel, text: str) -> str:
+    """Wrap an instruction in the prompt template that the model was finetuned with.
 
-    A sample ends at end-of-text, which is not written, or where its text holds one of `stop`. Each
-    draws from a generator of its own, so sample i is the same text in whatever company it is
-    written. `scored` keeps each token's log-probability under the model, before any sampling
-    setting, and beside it those of so many of the `likeliest` tokens there. Context says what the
-    model sees of a long text.
-
-    Raises UserError for a model that diverged.
+    Raises UserError for an unknown template, or an `input` without an instruction.
     """
-    draws = [
-        torch.Generator().manual_seed(derive_seed(seed, number)) for number in range(num_samples)
-    ]
-    samples = [Sample(TextStream(tokenizer), list(prompt), len(prompt), stop) for _ in draws]
-    going = list(range(num_samples))  # those that have not ended, a row of the context each
-    with generation_mode(net):
-        context = ContextWindow(net, prompt, len(prompt) + max_new_tokens, cached)
-        logits_BxV = next_logits(context, tokenizer).expand(num_samples, -1)
-        context.take([0] * num_samples)  # the prompt is read once for all
-        for number in range(max_new_tokens):
-            if number:
-                logits_BxV = next_logits(context, tokenizer)
-            texts = [samples[i].tokens for i in going]
-            probabilities_BxC, ids_BxC = candidate_probabilities(logits_BxV, sampling, texts)
-            columns = sample_columns(probabilities_BxC, [draws[i] for i in going])
+    name = config.template
+    if name == "auto":
+        data = model.config["data"]
+        name = str(data.get("template")) if data.get("task") == "instructions" else "none"
+    template = resolve_choice("template", name, {"none": None, **TEMPLATES, "auto": None})
+    if config.input is not None and (template is None or not text):
+        raise UserError("input: needs an instruction: prompt=INSTRUCTION template=alpaca")
+    return template(text, config.input or "") if template and text else text
+
+
+def stop_strings(config: GenerateConfig) -> list[str]:
+    """Return `stop`, which may be null, one text or a list, as a list.
+
+    Raises UserError for anything else.
+    """
+    stop = config.stop
+    texts = [] if stop is None else stop if isinstance(stop, list) else [stop]
+    if not all(isinstance(text, str | int | float) for text in texts):
+        raise UserError(f'stop={stop}: must be a text or a list of texts, as in stop="The end"')
+    return [str(text) for text in texts]
+
+
+def request_from_config(
+    config: GenerateConfig, model: LoadedModel, prompt: str | list[int]
+) -> GenerationRequest:
+    """Build the request of a command; `prompt` is text (after its template) or token ids."""
+    if isinstance(prompt, str):
+        prompt = encode_prompt(model.tokenizer, prompt, model.eot_first)
+    return GenerationRequest(
+        *(model.net, model.tokenizer, prompt, config.sampling),
+        num_samples=config.best_of or config.num_samples,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+        stop=stop_strings(config),
+        logprobs=config.best_of is not None or config.save is not None,
+        use_cache=config.cache,
+    )
+
+
+def generate_samples(request: GenerationRequest, progress_label: str | None = None) -> list[Sample]:
+    """Generate to the end and return the finished samples, of beam search the best first.
+
+    On a terminal, `progress_label` names a progress bar that counts tokens.
+    """
+    steps = beam_steps(request) if request.sampling.beams > 1 else generate_steps(request)
+    disable = None if progress_label else True  # None: disable unless on a terminal
+    *_, samples = tqdm(steps, desc=progress_label, unit=" tokens", disable=disable, leave=False)
+    return samples
+
+
+@torch.inference_mode()
+def generate_steps(request: GenerationRequest) -> Iterator[list[Sample]]:
+    """Sample from the model and yield all samples after each step.
+
+    Each sample draws from its own random generator, so its text is independent of the other samples
+    in the batch. Raises UserError if the model diverged in training.
+    """
+    eot, last_step = request.tokenizer.eot, request.max_new_tokens - 1
+    numbers = range(request.num_samples)
+    generators = [torch.Generator().manual_seed(derive_seed(request.seed, i)) for i in numbers]
+    samples = [request.new_sample() for _ in numbers]
+    active = list(numbers)  # unfinished samples, one row of the context each
+    with open_context(request) as context:
+        logits_BxV = next_logits(context, request.tokenizer.vocab_size)
+        logits_BxV = logits_BxV.expand(request.num_samples, -1)
+        context.select([0] * request.num_samples)  # the prompt is read once for all samples
+        for step in range(request.max_new_tokens):
+            if step:
+                logits_BxV = next_logits(context, request.tokenizer.vocab_size)
+            texts = [samples[i].tokens for i in active]
+            probabilities_BxC, ids_BxC = candidate_probabilities(
+                logits_BxV, request.sampling, texts
+            )
+            columns = sample_columns(probabilities_BxC, [generators[i] for i in active])
             tokens = [int(ids_BxC[row, column]) for row, column in enumerate(columns)]
-            if scored:
-                record_logprobs([samples[i] for i in going], logits_BxV, tokens, likeliest)
-            last = number == max_new_tokens - 1
-            for i, token in zip(going, tokens, strict=True):
-                append_token(samples[i], token, tokenizer.eot, last)
+            if request.logprobs:
+                batch = [samples[i] for i in active]
+                record_logprobs(batch, logits_BxV, tokens, request.top_logprobs)
+            for i, token in zip(active, tokens, strict=True):
+                samples[i].append(token, eot, is_last=step == last_step)
             yield samples
-            rows = [row for row, i in enumerate(going) if samples[i].ended is None]
+            rows = [row for row, i in enumerate(active) if samples[i].finish_reason is None]
             if not rows:
                 return
-            going = [going[row] for row in rows]
-            context.take(rows)
+            active = [active[row] for row in rows]
+            context.select(rows)
             context.append([tokens[row] for row in rows])
 
 
-@contextlib.contextmanager
-def generation_mode(net: GPT) -> Iterator[None]:
-    """Within, without dropout, and quick for a few tokens at a time."""
-    was_training = net.training
-    net.eval()
-    try:
-        with fast_linears(net):
-            yield
-    finally:
-        net.train(was_training)
-
-
 def record_logprobs(
-    samples: list[Sample], logits_BxV: Tensor, tokens: list[int], likeliest: int
+    samples: list[Sample], logits_BxV: Tensor, tokens: list[int], top_logprobs: int
 ) -> None:
+    """Append each new token's log-probability, and those of the most likely tokens if requested."""
     logits_BxV = logits_BxV.float()
-    of_all_B = logits_BxV.logsumexp(dim=-1)
+    total_B = logits_BxV.logsumexp(dim=-1)
     for row, (sample, token) in enumerate(zip(samples, tokens, strict=True)):
-        sample.logprobs.append(float(logits_BxV[row, token] - of_all_B[row]))
-    if not likeliest:
+        sample.logprobs.append(float(logits_BxV[row, token] - total_B[row]))
+    if not top_logprobs:
         return
-    top = logits_BxV.topk(min(likeliest, logits_BxV.shape[-1]))
-    logprobs_BxK = (top.values - of_all_B[:, None]).tolist()
+    top = logits_BxV.topk(min(top_logprobs, logits_BxV.shape[-1]))
+    logprobs_BxK = (top.values - total_B[:, None]).tolist()
     for sample, ids, logprobs in zip(samples, top.indices.tolist(), logprobs_BxK, strict=True):
-        sample.likeliest.append(list(zip(ids, logprobs, strict=True)))
-
-
-def append_token(sample: Sample, token: int, eot: int, last: bool) -> None:
-    """By a token; end-of-text, a stop text and the last token that was asked for end it."""
-    if token == eot:
-        sample.end("end_of_text")
-    else:
-        sample.add(token)
-        if last and sample.ended is None:
-            sample.end("length")
-
-
-def next_logits(context: ContextWindow, tokenizer: Tokenizer) -> Tensor:
-    """(B, V), with the ids that only pad the table impossible."""
-    logits_BxV = context.logits()
-    logits_BxV[:, tokenizer.vocab_size :] = float("-inf")
-    if not logits_BxV[:, : tokenizer.vocab_size].isfinite().all():
-        raise UserError("the model's logits are not finite: its training diverged")
-    return logits_BxV
+        sample.top_logprobs.append(list(zip(ids, logprobs, strict=True)))

@@ -74,14 +74,14 @@ def save_samples(
 
 def sample_to_json(sample: Sample, model: LoadedModel) -> dict[str, Any]:
     """A sample with each token's probability under the model, before any sampling setting."""
-    written = sample.written + ([model.tokenizer.eot] if sample.ended == "end_of_text" else [])
+    pairs = zip(sample.predicted_tokens, sample.logprobs, strict=False)  # none after Ctrl-C
     tokens = [
         {"id": token, "text": decode(model.tokenizer, [token]), "probability": math.exp(logprob)}
-        for token, logprob in zip(written, sample.logprobs, strict=False)  # none after a Ctrl-C
+        for token, logprob in pairs
     ]
     return {
         "text": sample.text,
-        "ended": sample.ended,
-        "nats_per_token": -sample.likelihood,
+        "ended": sample.finish_reason,
+        "nats_per_token": -sample.mean_logprob,
         "tokens": tokens,
     }

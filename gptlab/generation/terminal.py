@@ -20,7 +20,7 @@ class Display(Protocol):
 
     def update(self, samples: list[Sample]) -> None: ...
 
-    def end(self, samples: list[Sample]) -> None: ...
+    def finish(self, samples: list[Sample]) -> None: ...
 
 
 class StreamDisplay:
@@ -36,7 +36,7 @@ class StreamDisplay:
             print(sample.text[self.shown :], end="", flush=True)
             self.shown = len(sample.text)
 
-    def end(self, samples: list[Sample]) -> None:
+    def finish(self, samples: list[Sample]) -> None:
         self.update(samples[:1])
         print(flush=True)
         for number, sample in enumerate(samples[1:], start=2):
@@ -114,8 +114,8 @@ class ColumnDisplay:
     def update(self, samples: list[Sample]) -> None:
         going = []
         for sample, column in zip(samples, self.columns, strict=False):
-            column.take(self.opening + sample.text, sample.ended is not None)
-            if sample.ended is None:
+            column.take(self.opening + sample.text, sample.finish_reason is not None)
+            if sample.finish_reason is None:
                 going.append(len(column.lines))
         longest = max(len(column.lines) for column in self.columns)
         for row in range(self.shown, min(going, default=longest)):
@@ -123,7 +123,7 @@ class ColumnDisplay:
             print(BETWEEN.join(padded(p, self.width) for (p,) in parts).rstrip(), flush=True)
             self.shown = row + 1
 
-    def end(self, samples: list[Sample]) -> None:
+    def finish(self, samples: list[Sample]) -> None:
         """The rest, and the samples for which there was no place beside the first."""
         self.update(samples)
         for first in range(self.side_by_side, len(samples), self.side_by_side):

@@ -30,7 +30,7 @@ class LoadedModel:
     config: dict[str, Any]
     step: int
     eot_first: bool  # whether its texts begin with end-of-text
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def load_checkpoint(path: Path) -> LoadedModel:

@@ -1,7 +1,6 @@
-"""The decoder, whole: embedding → blocks → norm → head. Its parts are in parts.py.
+"""The whole decoder: embedding → blocks → norm → head. Its parts are in layers.py.
 
-In shapes, B is the batch, T the tokens in the window, D d_model, V the vocabulary (of a model
-that classifies, the classes).
+In shapes: B batch, T tokens, D d_model, V vocabulary (for a classifier, its classes).
 """
 
 import math
@@ -20,104 +19,110 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, positions: layers.Positions):
         super().__init__()
-        norm = resolve_choice("model.norm_type", config.norm_type, layers.NORMS)
-        feed_forward = resolve_choice(
+        make_norm = resolve_choice("model.norm_type", config.norm_type, layers.NORMS)
+        make_feed_forward = resolve_choice(
             "model.feed_forward", config.feed_forward, layers.FEED_FORWARDS
         )
-        self.wire = resolve_choice("model.norm", config.norm, layers.RESIDUALS)
-        self.attention_norm = norm(config)
+        self.residual = resolve_choice("model.norm", config.norm, layers.RESIDUALS)
+        self.attention_norm = make_norm(config)
         self.attention = layers.CausalSelfAttention(config, positions)
-        self.feed_forward_norm = norm(config)
-        self.feed_forward = feed_forward(config)
+        self.feed_forward_norm = make_norm(config)
+        self.feed_forward = make_feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BxTxD: Tensor, cache: LayerKVCache | None = None) -> Tensor:
-        attend = self.attention
-        x = self.wire(x_BxTxD, self.attention_norm, lambda y: self.dropout(attend(y, cache)))
-        return self.wire(x, self.feed_forward_norm, lambda y: self.dropout(self.feed_forward(y)))
+        def attend(y_BxTxD: Tensor) -> Tensor:
+            return self.dropout(self.attention(y_BxTxD, cache))
+
+        def feed_forward(y_BxTxD: Tensor) -> Tensor:
+            return self.dropout(self.feed_forward(y_BxTxD))
+
+        x_BxTxD = self.residual(x_BxTxD, self.attention_norm, attend)
+        return self.residual(x_BxTxD, self.feed_forward_norm, feed_forward)
 
 
 class GPT(nn.Module):
     """A decoder-only transformer.
 
     Args:
-        config: `vocab_size` must be set here; raises UserError for a part that no table has.
+        config: needs a `vocab_size`; a part that is in no table raises UserError.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
+        assert config.vocab_size is not None, "the vocabulary size comes from the tokenizer"
         self.config = config
-        self.logits_at_once = MAX_LOGITS
-        norm = resolve_choice("model.norm_type", config.norm_type, layers.NORMS)
+        self.max_logits = MAX_LOGITS  # logits computed at once by the loss
+        make_norm = resolve_choice("model.norm_type", config.norm_type, layers.NORMS)
         self.positions = resolve_choice("model.position", config.position, layers.POSITIONS)(config)
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, self.positions) for _ in range(config.n_layer))
-        self.final_norm = norm(config) if config.final_norm else nn.Identity()
+        self.final_norm = make_norm(config) if config.final_norm else nn.Identity()
         outputs = config.n_classes or config.vocab_size
         self.head = nn.Linear(config.d_model, outputs, bias=config.head_bias)
-        self.initialise()
+        self.init_weights()
         if config.tied_head:
             self.head.weight = self.embedding.weight
 
-    def initialise(self) -> None:
-        """GPT-2's: normal weights, zero biases, residual outputs scaled down by √(2 · n_layer)."""
+    def init_weights(self) -> None:
+        """Initialize as GPT-2: normal weights, zero biases, residual outputs ÷ √(2 · n_layer)."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                residual = name.endswith((".out", ".down"))
-                scale = 1 / math.sqrt(2 * self.config.n_layer) if residual else 1.0
+                is_residual = name.endswith((".out", ".down"))
+                scale = 1 / math.sqrt(2 * self.config.n_layer) if is_residual else 1.0
                 nn.init.normal_(module.weight, std=self.config.init_std * scale)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def embed(self, ids_BxT: Tensor, first: int = 0) -> Tensor:
-        """Token ids, at positions from `first` on, to what the first block reads, (B, T, D)."""
-        x_BxTxD = self.embedding(ids_BxT)
-        if self.config.scale_embeddings:
-            x_BxTxD = x_BxTxD * math.sqrt(self.config.d_model)
-        return self.dropout(self.positions.add(x_BxTxD, first))
-
-    def hidden(self, ids_BxT: Tensor) -> Tensor:
-        """What the head reads, (B, T, D). T ≤ context_length."""
-        return self.read(self.embed(ids_BxT))
-
-    def hidden_after(self, ids_BxT: Tensor, cache: KVCache) -> Tensor:
-        """The same for tokens that follow those in the cache, which takes them in."""
-        x_BxTxD = self.read(self.embed(ids_BxT, cache.length), cache)
-        cache.length += ids_BxT.shape[1]
-        return x_BxTxD
-
-    def make_cache(self, samples: int, tokens: int) -> KVCache:
-        """An empty cache for so many samples of at most so many tokens.
-
-        Raises ValueError for a model whose tokens see the future: what it makes of a token is
-        another with each that follows, and cannot be kept.
-        """
-        config, weight = self.config, self.embedding.weight
-        if config.let_attention_see_the_future:
-            raise ValueError("a model that sees the future has nothing to keep")
-        shape = (config.n_layer, samples, config.n_head, tokens, config.d_model // config.n_head)
-        return KVCache(shape, weight.dtype, weight.device)
-
-    def read(self, x_BxTxD: Tensor, cache: KVCache | None = None) -> Tensor:
-        """All blocks and the final norm: embedded tokens to what the head reads, (B, T, D)."""
-        layers = cache.layers() if cache is not None else [None] * len(self.blocks)
-        for block, layer in zip(self.blocks, layers, strict=True):
-            x_BxTxD = block(x_BxTxD, layer)
-        return self.final_norm(x_BxTxD)
-
     def forward(self, ids_BxT: Tensor, target_BxT: Tensor | None = None) -> Tensor:
-        """Logits for the token after each: (B, T) ids → (B, T, V). T ≤ context_length.
+        """Return the logits of the token after each position, (B, T, V), for T ≤ context_length.
 
-        With the tokens that do come after, (B, T), instead the nats they cost in all.
+        With targets, (B, T), return their cross-entropy instead, in nats, summed over all tokens.
         """
         x_BxTxD = self.hidden(ids_BxT)
         if target_BxT is None:
             return self.head(x_BxTxD)
-        return head_cross_entropy(self.head, x_BxTxD, target_BxT, self.logits_at_once)
+        return head_cross_entropy(self.head, x_BxTxD, target_BxT, self.max_logits)
+
+    def hidden(self, ids_BxT: Tensor) -> Tensor:
+        """Return the hidden states that the head reads, (B, T, D), for T ≤ context_length."""
+        return self.forward_blocks(self.embed(ids_BxT))
+
+    def hidden_cached(self, ids_BxT: Tensor, cache: KVCache) -> Tensor:
+        """Return the hidden states of tokens that follow those in the cache, and add them to it."""
+        x_BxTxD = self.forward_blocks(self.embed(ids_BxT, cache.length), cache)
+        cache.length += ids_BxT.shape[1]
+        return x_BxTxD
+
+    def embed(self, ids_BxT: Tensor, start: int = 0) -> Tensor:
+        """Embed token ids at positions `start`, `start` + 1, …, (B, T, D)."""
+        x_BxTxD = self.embedding(ids_BxT)
+        if self.config.scale_embeddings:
+            x_BxTxD = x_BxTxD * math.sqrt(self.config.d_model)
+        return self.dropout(self.positions.add(x_BxTxD, start))
+
+    def forward_blocks(self, x_BxTxD: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Apply all blocks and the final norm to embedded tokens, (B, T, D)."""
+        layer_caches = cache.layers() if cache is not None else [None] * len(self.blocks)
+        for block, layer_cache in zip(self.blocks, layer_caches, strict=True):
+            x_BxTxD = block(x_BxTxD, layer_cache)
+        return self.final_norm(x_BxTxD)
+
+    def make_cache(self, samples: int, max_tokens: int) -> KVCache:
+        """Return an empty key-value cache.
+
+        Raises ValueError if attention sees the future: then every new token changes the keys and
+        values of earlier ones.
+        """
+        config, weight = self.config, self.embedding.weight
+        if config.let_attention_see_the_future:
+            raise ValueError("a model whose attention sees the future cannot use a cache")
+        head_dim = config.d_model // config.n_head
+        shape = (config.n_layer, samples, config.n_head, max_tokens, head_dim)
+        return KVCache(shape, weight.dtype, weight.device)
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Trainable numbers, a tied matrix once."""
+    """Return the number of trainable parameters, counting a tied matrix once."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -47,12 +47,12 @@ def head_cross_entropy(
     return ChunkedCrossEntropy.apply(x_NxD, head.weight, head.bias, target_N, rows)[0]
 
 
-def log_probabilities(
+def head_log_softmax(
     x_RxD: Tensor, weight_VxD: Tensor, bias_V: Tensor | None, into_RxV: Tensor
 ) -> Tensor:
     """Of each token, after each row; written into that memory, a part at a time."""
     if torch.compiler.is_compiling():
-        return traced_log_probabilities(x_RxD, weight_VxD, bias_V, into_RxV)
+        return traced_head_log_softmax(x_RxD, weight_VxD, bias_V, into_RxV)
     alike = x_RxD.dtype == weight_VxD.dtype == into_RxV.dtype
     if not alike or torch.is_autocast_enabled(x_RxD.device.type):
         into_RxV.copy_(F.linear(x_RxD, weight_VxD, bias_V))
@@ -65,7 +65,7 @@ def log_probabilities(
     return into_RxV
 
 
-def traced_log_probabilities(
+def traced_head_log_softmax(
     x_RxD: Tensor, weight_VxD: Tensor, bias_V: Tensor | None, _: Tensor
 ) -> Tensor:
     """The same for a compiler, which sees to its own memory."""
@@ -87,7 +87,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         for x_RxD, target_R in zip(x_NxD.split(rows), target_N.split(rows), strict=True):
             real_Rx1 = (target_R != IGNORE_INDEX)[:, None]
             place_Rx1 = target_R.clamp(min=0)[:, None]
-            logs_RxV = log_probabilities(x_RxD, weight_VxD, bias_V, buffer_RxV[: len(x_RxD)])
+            logs_RxV = head_log_softmax(x_RxD, weight_VxD, bias_V, buffer_RxV[: len(x_RxD)])
             nats.append(-(logs_RxV.gather(1, place_Rx1) * real_Rx1).sum())
             # By the logits, the gradient is the probabilities, less 1 for the right token.
             slope_RxV = logs_RxV.exp_()

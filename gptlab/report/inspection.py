@@ -5,8 +5,8 @@ from pathlib import Path
 from gptlab.config.schema import SamplingConfig
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation import interpretability
-from gptlab.generation.beam import generate_samples
-from gptlab.generation.engine import encode_prompt
+from gptlab.generation.engine import encode_prompt, generate_samples
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.hf.pretrained import load_model
 from gptlab.report.html import Html, element, picture, table
@@ -32,9 +32,10 @@ def look(folder: Path, prompt: str | None, seed: int = 0) -> Html:
         raise UserError(f"{folder.name}: tells classes apart, and writes nothing")
     net, tokenizer = model.net, model.tokenizer
     begin = encode_prompt(tokenizer, prompt or "", model.eot_first)
-    (sample,) = generate_samples(
+    request = GenerationRequest(
         net, tokenizer, begin, SamplingConfig(top_p=0.95), max_new_tokens=TEXT, seed=seed
     )
+    (sample,) = generate_samples(request)
     ids = sample.tokens[: min(TEXT, net.config.window)]
     if len(ids) < 3:
         raise UserError(f"{folder.name}: wrote too little to look at")

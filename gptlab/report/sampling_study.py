@@ -17,8 +17,9 @@ from gptlab.config.schema import SamplingConfig
 from gptlab.config.validation import CHOICES
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
-from gptlab.generation.beam import generate_samples
+from gptlab.generation.engine import generate_samples
 from gptlab.generation.quantize import quantize_linears
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model import checkpoint
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils import run_dir
@@ -35,9 +36,9 @@ def sampling_ways() -> dict[str, SamplingConfig]:
 
 def real_texts(model: LoadedModel, texts: int, tokens: int) -> list[list[int]]:
     """The first tokens of so many held-out documents that are long enough."""
-    if "corpus" not in model.facts:
+    if "corpus" not in model.metadata:
         raise UserError(f"{model.path}: does not say which corpus it was trained on")
-    corpus = Corpus(Path(model.config["corpus_root"]).expanduser() / model.facts["corpus"])
+    corpus = Corpus(Path(model.config["corpus_root"]).expanduser() / model.metadata["corpus"])
     held_out, ends = corpus.tokens("valid"), corpus.ends("valid")
     places = zip([0, *ends[:-1]], ends, strict=True)
     length = PROMPT + tokens - model.eot_first
@@ -60,9 +61,14 @@ def writer(
     model: LoadedModel, tokens: int, sampling: SamplingConfig
 ) -> Callable[[int, list], Text]:
     def run(number: int, ids: list[int]) -> Text:
-        wanted = (model.net, model.tokenizer, ids[:PROMPT], sampling)
-        (sample,) = generate_samples(*wanted, 1, tokens, seed=number, scored=True)
-        return sample.written, sample.logprobs
+        request = GenerationRequest(
+            *(model.net, model.tokenizer, ids[:PROMPT], sampling),
+            max_new_tokens=tokens,
+            seed=number,
+            logprobs=True,
+        )
+        (sample,) = generate_samples(request)
+        return sample.new_tokens, sample.logprobs
 
     return run
 

@@ -90,7 +90,7 @@ def adopt_structure(wanted: ModelConfig, its: ModelConfig) -> ModelConfig:
 def copy_initial_weights(net: GPT, start: LoadedModel, classes: list[str] | None) -> None:
     """Copies all weights that the two have in common: all but the head of other outputs."""
     weights = start.net.state_dict()
-    if start.facts.get("classes") != classes:
+    if start.metadata.get("classes") != classes:
         weights = {name: w for name, w in weights.items() if not name.startswith("head.")}
         weights |= {n: w for n, w in net.state_dict().items() if n.startswith("head.")}
     net.load_state_dict(weights)

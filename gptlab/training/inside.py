@@ -11,7 +11,8 @@ from lightning.pytorch.loggers import Logger
 from gptlab.config.schema import TrainConfig
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation import interpretability
-from gptlab.generation import beam
+from gptlab.generation.engine import generate_samples
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import resolve_choice
 
@@ -33,8 +34,12 @@ class ModelProbe:
     @cached_property
     def ids(self) -> list[int]:
         net, config = self.model.net, self.config
-        wanted = (net, self.model.tokenizer, self.prompt, config.sampling)
-        (sample,) = beam.generate_samples(*wanted, max_new_tokens=MAX_TOKENS, seed=config.seed)
+        request = GenerationRequest(
+            *(net, self.model.tokenizer, self.prompt, config.sampling),
+            max_new_tokens=MAX_TOKENS,
+            seed=config.seed,
+        )
+        (sample,) = generate_samples(request)
         return sample.tokens[: min(MAX_TOKENS, net.config.window)]
 
     def words(self, ids: list[int]) -> list[str]:

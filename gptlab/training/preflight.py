@@ -236,11 +236,11 @@ def head_bytes(net: GPT, tokens: int, wide: int, graph: bool) -> int:
     of its input. In a graph the weights' gradient comes last, and all chunks are held until then.
     """
     logits = tokens * net.head.out_features
-    if logits <= net.logits_at_once:
+    if logits <= net.max_logits:
         return 4 * logits * wide
     weights = net.head.weight.numel()
-    held = logits if graph else net.logits_at_once
-    return (net.logits_at_once + held + 2 * weights + tokens * net.config.d_model) * wide
+    held = logits if graph else net.max_logits
+    return (net.max_logits + held + 2 * weights + tokens * net.config.d_model) * wide
 
 
 def state_bytes(optim: OptimConfig, wide: int) -> int:

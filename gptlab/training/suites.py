@@ -17,8 +17,8 @@ from gptlab.evaluation.memorisation import measure_memorisation
 from gptlab.evaluation.perplexity import Score, score_split
 from gptlab.evaluation.responses import generate_responses
 from gptlab.evaluation.responses import score_responses as score_responses
-from gptlab.generation.beam import generate_samples
-from gptlab.generation.engine import training_prompt
+from gptlab.generation.engine import generate_samples, training_prompt
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import perplexity as exp_perplexity
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
@@ -149,14 +149,13 @@ def memorisation(examiner: TrainingEvaluator, net: GPT, max_tokens: int | None) 
     """Verbatim spans of the training text in the model's own, and in as much held-out text."""
     config, corpus = examiner.config, examiner.data.corpus
     prompt = training_prompt(config, corpus)
-    wanted = (
-        corpus.tokenizer,
-        prompt,
-        config.sampling,
-        MEMORISATION_SAMPLES,
-        config.max_new_tokens,
+    request = GenerationRequest(
+        *(net, corpus.tokenizer, prompt, config.sampling),
+        num_samples=MEMORISATION_SAMPLES,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
     )
-    written = [sample.written for sample in generate_samples(net, *wanted, seed=config.seed)]
+    written = [sample.new_tokens for sample in generate_samples(request)]
     held_out, ends = corpus.tokens("valid"), corpus.ends("valid")
     begins = [0, *ends[:-1]]
     real = [

@@ -218,7 +218,7 @@ def make_net(config: TrainConfig, plan: RunPlan, start: LoadedModel | None, corp
     add_lora(net, config.finetune)
     freeze(net, config.finetune)
     if not config.trainer.chunked_loss:
-        net.logits_at_once = sys.maxsize
+        net.max_logits = sys.maxsize
     return net
 
 

@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 from gptlab.config.schema import SamplingConfig
-from gptlab.generation.engine import encode_prompt, generate_steps
+from gptlab.generation.engine import encode_prompt, generate_samples
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.hf.pretrained import load_model
 from tests.conftest import ROOT
@@ -183,9 +184,9 @@ def texts(events: list[dict[str, Any]], n: int = 1) -> list[str]:
 
 
 def by_hand(model: LoadedModel, **more: Any) -> list[Any]:
-    settings = {"num_samples": 2, "max_new_tokens": 12, "seed": 5, "scored": True} | more
+    settings = {"num_samples": 2, "max_new_tokens": 12, "seed": 5, "logprobs": True} | more
     ids = encode_prompt(model.tokenizer, PROMPT, model.eot_first)
-    *_, samples = generate_steps(
-        model.net, model.tokenizer, ids, SamplingConfig(top_p=0.9), **settings
+    sampling = SamplingConfig(top_p=0.9)
+    return generate_samples(
+        GenerationRequest(model.net, model.tokenizer, ids, sampling, **settings)
     )
-    return samples

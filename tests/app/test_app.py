@@ -25,9 +25,8 @@ from gptlab.evaluation.interpretability import (
     nearest_tokens,
     token_expectations,
 )
-from gptlab.generation.beam import beam_search
-from gptlab.generation.cli import apply_template
-from gptlab.generation.engine import encode_prompt
+from gptlab.generation.engine import apply_template, encode_prompt, generate_samples
+from gptlab.generation.sample import GenerationRequest
 from gptlab.utils import run_dir
 from tests.app.serving import PROMPT, Server, by_hand, model_of, run_of, texts
 from tests.test_readme_commands import COMMANDS
@@ -60,7 +59,7 @@ def test_the_ten_that_a_token_beat_are_those_that_the_model_expected(
     events = server.write(prompt=PROMPT, max_new_tokens=10, seed=3, sampling={"top_p": 0.9})
     tokens = [event for event in events if event["event"] == "token"]
     expected = token_expectations(model.net, sample.tokens, model.tokenizer.vocab_size)
-    expected = expected[sample.prompt - 1 :]
+    expected = expected[sample.prompt_length - 1 :]
     for token, found in zip(tokens, expected, strict=False):
         assert token["probability"] == pytest.approx(found.probability, rel=1e-2)
         mine = [p for _, p in token["likeliest"]]
@@ -71,17 +70,18 @@ def test_the_ten_that_a_token_beat_are_those_that_the_model_expected(
 
 def test_telling_the_likeliest_changes_no_text(folder: Path) -> None:
     model = model_of(folder)
-    plain, told = by_hand(model, scored=False), by_hand(model, likeliest=3)
+    plain, told = by_hand(model, logprobs=False), by_hand(model, top_logprobs=3)
     assert [s.tokens for s in plain] == [s.tokens for s in told]
-    assert all(len(s.likeliest) == len(s.logprobs) for s in told)
-    assert all(s.likeliest == [] and s.logprobs == [] for s in plain)
+    assert all(len(s.top_logprobs) == len(s.logprobs) for s in told)
+    assert all(s.top_logprobs == [] and s.logprobs == [] for s in plain)
 
 
 def test_a_search_with_beams_tells_its_tokens_too(folder: Path, server: Server) -> None:
     model = model_of(folder)
     sampling = SamplingConfig(beams=3)
     ids = encode_prompt(model.tokenizer, PROMPT, model.eot_first)
-    best = beam_search(model.net, model.tokenizer, ids, sampling, 2, 8)
+    request = GenerationRequest(model.net, model.tokenizer, ids, sampling, 2, 8)
+    best = generate_samples(request)
     events = server.write(prompt=PROMPT, n=2, max_new_tokens=8, sampling={"beams": 3})
     assert texts(events, 2) == [sample.text for sample in best]
     searched = [event["tokens"] for event in events if event["event"] == "searched"]

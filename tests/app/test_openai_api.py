@@ -60,7 +60,7 @@ def test_openais_client_has_its_other_fields(folder: Path, client: openai.OpenAI
     settings = {"model": run, "prompt": PROMPT, "max_tokens": 8, "seed": 2, "logprobs": 0}
     best = client.completions.create(**settings, best_of=4, top_p=0.9).choices
     samples = by_hand(model_of(folder), num_samples=4, seed=2, max_new_tokens=8)
-    assert [choice.text for choice in best] == [max(samples, key=lambda s: s.likelihood).text]
+    assert [choice.text for choice in best] == [max(samples, key=lambda s: s.mean_logprob).text]
 
 
 def test_openais_client_is_told_what_is_wrong(client: openai.OpenAI) -> None:

@@ -14,7 +14,8 @@ from gptlab.bench import baselines, generation, isolated, roofline
 from gptlab.bench.timing import time_in_pairs
 from gptlab.config.schema import ModelConfig, SamplingConfig
 from gptlab.data.tokenizer import GPT2Tokenizer
-from gptlab.generation import beam
+from gptlab.generation.engine import generate_samples
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT, count_parameters
 from tests.conftest import files_below
 
@@ -125,7 +126,7 @@ def test_all_contenders_write_as_many_tokens(monkeypatch, capsys) -> None:
             for name, write_all in found.items():
                 written = write_all()
                 if name.startswith("gptlab"):
-                    assert [len(sample.written) for sample in written] == [6] * prompts
+                    assert [len(sample.new_tokens) for sample in written] == [6] * prompts
                 else:
                     assert written.reshape(prompts, -1).shape[1] == len(generation.PROMPT) + 6
     generation.generation(1)
@@ -144,5 +145,5 @@ def test_transformers_writes_what_we_write(monkeypatch) -> None:
     greedy = SamplingConfig(temperature=0.0)
     tokenizer = GPT2Tokenizer()
     tokenizer.eot = -1
-    (mine,) = beam.generate_samples(net, tokenizer, [5, 6], greedy, 1, 30)
+    (mine,) = generate_samples(GenerationRequest(net, tokenizer, [5, 6], greedy, 1, 30))
     assert theirs[0].tolist() == mine.tokens == plain[0].tolist()

@@ -9,9 +9,8 @@ import torch
 from gptlab.config.schema import ModelConfig, SamplingConfig, TokenizerConfig
 from gptlab.data.tokenizer import CharTokenizer
 from gptlab.generation import sampling
-from gptlab.generation.beam import generate_samples
-from gptlab.generation.engine import encode_prompt
-from gptlab.generation.sampling import sample_columns
+from gptlab.generation.engine import encode_prompt, generate_samples
+from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.model.gpt import GPT
 
 LOGITS_1xV = torch.log(torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05]]))
@@ -47,7 +46,7 @@ def test_draws_follow_the_probabilities(settings: dict) -> None:
     """Chi-square over 20,000 draws at 99.9 %."""
     expected = torch.tensor(probabilities(**settings))
     draws = [torch.Generator().manual_seed(5)] * 20_000
-    drawn = sample_columns(expected.expand(20_000, 5), draws)
+    drawn = sampling.sample_columns(expected.expand(20_000, 5), draws)
     counts = torch.bincount(torch.tensor(drawn), minlength=5)
     possible = expected > 0
     assert counts[~possible].sum() == 0
@@ -64,11 +63,18 @@ def net() -> GPT:
     ))  # fmt: skip
 
 
+def generate(net: GPT, prompt: list[int], sampling: SamplingConfig, *more, **rest) -> list[Sample]:
+    return generate_samples(GenerationRequest(net, TOKENIZER, prompt, sampling, *more, **rest))
+
+
 def test_greedy_is_the_likeliest_token_each_time(net: GPT) -> None:
     ids = encode_prompt(TOKENIZER, "abc", eot_first=False)
     net.eval()
-    (sample,) = generate_samples(net, TOKENIZER, ids, SamplingConfig(temperature=0.0), 1, 12)
-    wanted = [*sample.written, *([TOKENIZER.eot] if sample.ended == "end_of_text" else [])]
+    (sample,) = generate(net, ids, SamplingConfig(temperature=0.0), 1, 12)
+    wanted = [
+        *sample.new_tokens,
+        *([TOKENIZER.eot] if sample.finish_reason == "end_of_text" else []),
+    ]
     assert len(wanted) > 5  # beyond the window of 8
     for token in wanted:
         logits = net(torch.tensor([ids]))[0, -1, : TOKENIZER.vocab_size]
@@ -81,17 +87,13 @@ def test_padding_ids_are_never_written(net: GPT) -> None:
         net.embedding.weight[TOKENIZER.vocab_size :] = (
             50.0  # the head is tied: by far the likeliest
         )
-    for sample in generate_samples(
-        net, TOKENIZER, [0], SamplingConfig(), num_samples=20, max_new_tokens=10
-    ):
-        assert all(token < TOKENIZER.vocab_size for token in sample.written)
+    for sample in generate(net, [0], SamplingConfig(), num_samples=20, max_new_tokens=10):
+        assert all(token < TOKENIZER.vocab_size for token in sample.new_tokens)
 
 
 def test_a_seed_is_the_same_text_in_any_company(net: GPT) -> None:
     def texts(n: int, seed: int) -> list[str]:
-        samples = generate_samples(
-            net, TOKENIZER, [1, 2], SamplingConfig(), n, max_new_tokens=30, seed=seed
-        )
+        samples = generate(net, [1, 2], SamplingConfig(), n, max_new_tokens=30, seed=seed)
         return [sample.text for sample in samples]
 
     together = texts(5, 7)
@@ -102,30 +104,23 @@ def test_a_seed_is_the_same_text_in_any_company(net: GPT) -> None:
 
 def test_writing_does_not_touch_the_global_random_state(net: GPT) -> None:
     before = torch.get_rng_state()
-    generate_samples(net, TOKENIZER, [1], SamplingConfig(), 2, 5)
+    generate(net, [1], SamplingConfig(), 2, 5)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_each_sample_stops_at_its_own_end_of_text(net: GPT) -> None:
-    samples = generate_samples(
-        net, TOKENIZER, [1], SamplingConfig(), num_samples=12, max_new_tokens=60
-    )
-    assert len({len(sample.written) for sample in samples}) > 1
-    assert {sample.ended for sample in samples} <= {"end_of_text", "length"}
+    samples = generate(net, [1], SamplingConfig(), num_samples=12, max_new_tokens=60)
+    assert len({len(sample.new_tokens) for sample in samples}) > 1
+    assert {sample.finish_reason for sample in samples} <= {"end_of_text", "length"}
     for sample in samples:
-        assert (len(sample.written) == 60) == (sample.ended == "length")
-        assert TOKENIZER.eot not in sample.written
+        assert (len(sample.new_tokens) == 60) == (sample.finish_reason == "length")
+        assert TOKENIZER.eot not in sample.new_tokens
 
 
 def test_a_prompt_longer_than_the_context_counts_by_its_end(net: GPT) -> None:
     long = encode_prompt(TOKENIZER, "abcdefgabcdefgabcdefg", eot_first=False)
-    arguments = (TOKENIZER, SamplingConfig(), 3, 20, 1)
-    tokenizer, settings, n, most, seed = arguments
     texts = [
-        [
-            sample.text
-            for sample in generate_samples(net, tokenizer, prompt, settings, n, most, seed)
-        ]
+        [sample.text for sample in generate(net, prompt, SamplingConfig(), 3, 20, 1)]
         for prompt in (long, long[-8:])
     ]
     assert texts[0] == texts[1]
@@ -139,8 +134,8 @@ def test_without_a_prompt_the_text_begins_after_end_of_text() -> None:
 
 def test_a_training_net_goes_on_training(net: GPT) -> None:
     noisy = GPT(replace(net.config, dropout=0.5)).train()
-    first = generate_samples(noisy, TOKENIZER, [1], SamplingConfig(temperature=0.0), 1, 10)
+    first = generate(noisy, [1], SamplingConfig(temperature=0.0), 1, 10)
     assert noisy.training
-    again = generate_samples(noisy, TOKENIZER, [1], SamplingConfig(temperature=0.0), 1, 10)
+    again = generate(noisy, [1], SamplingConfig(temperature=0.0), 1, 10)
     assert first[0].tokens == again[0].tokens
     assert math.isfinite(float(noisy(torch.tensor([[1]])).sum().detach()))

@@ -16,8 +16,9 @@ from transformers import (
 from gptlab.config.schema import ModelConfig, SamplingConfig, TokenizerConfig
 from gptlab.data.tokenizer import CharTokenizer
 from gptlab.generation import sampling
-from gptlab.generation.beam import beam_search, generate_samples
-from gptlab.generation.engine import generate_steps
+from gptlab.generation.beam import beam_steps
+from gptlab.generation.engine import generate_samples, generate_steps
+from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.model.gpt import GPT
 
 TOKENIZER = CharTokenizer.train(["ab"], TokenizerConfig())  # and end-of-text
@@ -101,6 +102,17 @@ def net() -> GPT:
     )
 
 
+def generate(net: GPT, prompt: list[int], sampling: SamplingConfig, *more, **rest) -> list[Sample]:
+    return generate_samples(GenerationRequest(net, TOKENIZER, prompt, sampling, *more, **rest))
+
+
+def beam_search(
+    net: GPT, prompt: list[int], sampling: SamplingConfig, *more, **rest
+) -> list[Sample]:
+    *_, samples = beam_steps(GenerationRequest(net, TOKENIZER, prompt, sampling, *more, **rest))
+    return samples
+
+
 def every_text(net: GPT, prompt: list[int], most: int, power: float) -> list[tuple[float, list]]:
     """All texts of at most so many tokens with their scores, the best first."""
     eot, found = TOKENIZER.eot, []
@@ -122,65 +134,66 @@ def test_a_wide_beam_finds_the_best_of_all_texts(net: GPT, power: float) -> None
     net.eval()
     wanted = every_text(net, [0, 1], 5, power)
     settings = SamplingConfig(beams=300, length_penalty=power)
-    found = beam_search(net, TOKENIZER, [0, 1], settings, num_samples=10, max_new_tokens=5)
-    assert [sample.written for sample in found] == [tokens for _, tokens in wanted[:10]]
+    found = beam_search(net, [0, 1], settings, num_samples=10, max_new_tokens=5)
+    assert [sample.new_tokens for sample in found] == [tokens for _, tokens in wanted[:10]]
     for sample, (score, _) in zip(found, wanted, strict=False):
         mine = sum(sample.logprobs) / len(sample.logprobs) ** power
         assert mine == pytest.approx(score, rel=1e-4)
 
 
 def test_one_beam_is_greedy_and_more_are_no_worse(net: GPT) -> None:
-    (greedy,) = generate_samples(
-        net, TOKENIZER, [0], SamplingConfig(temperature=0.0), 1, 20, scored=True
-    )
+    (greedy,) = generate(net, [0], SamplingConfig(temperature=0.0), 1, 20, logprobs=True)
     totals = []
     for beams in (1, 2, 8):
         settings = SamplingConfig(beams=beams, length_penalty=0.0)
-        (sample,) = beam_search(net, TOKENIZER, [0], settings, max_new_tokens=20)
+        (sample,) = beam_search(net, [0], settings, max_new_tokens=20)
         totals.append(sum(sample.logprobs))
         if beams == 1:
-            assert sample.tokens == greedy.tokens and sample.ended == greedy.ended
+            assert sample.tokens == greedy.tokens and sample.finish_reason == greedy.finish_reason
     assert totals == sorted(totals)
 
 
 def test_beams_stop_and_do_without_a_cache(net: GPT) -> None:
     settings = SamplingConfig(beams=4)
-    plain = beam_search(net, TOKENIZER, [0], settings, 4, 30, cached=False)
-    cached = beam_search(net, TOKENIZER, [0], settings, 4, 30)
+    plain = beam_search(net, [0], settings, 4, 30, use_cache=False)
+    cached = beam_search(net, [0], settings, 4, 30)
     assert [s.tokens for s in plain] == [s.tokens for s in cached]
-    stopped = beam_search(net, TOKENIZER, [0], settings, 4, 30, stop=["ab", "ba", "aa"])
+    stopped = beam_search(net, [0], settings, 4, 30, stop=["ab", "ba", "aa"])
     assert len(stopped) == 4
-    for sample in beam_search(net, TOKENIZER, [0], settings, 4, 30, stop=["ab"]):
+    for sample in beam_search(net, [0], settings, 4, 30, stop=["ab"]):
         assert "ab" not in sample.text
-        assert sample.ended != "stop" or sample.tokens[-2:] == TOKENIZER.encode("ab")
+        assert sample.finish_reason != "stop" or sample.tokens[-2:] == TOKENIZER.encode("ab")
 
 
 def test_log_probabilities_are_the_models_own(net: GPT) -> None:
     settings = SamplingConfig(temperature=0.5, top_k=2, repetition_penalty=1.5)
-    samples = generate_samples(net, TOKENIZER, [0, 1], settings, 5, 6, scored=True)
+    samples = generate(net, [0, 1], settings, 5, 6, logprobs=True)
     beams = SamplingConfig(beams=3, repetition_penalty=3.0)
-    for sample in samples + beam_search(net, TOKENIZER, [0, 1], beams, 3, 6):
-        tokens = [*sample.tokens, *([TOKENIZER.eot] if sample.ended == "end_of_text" else [])]
+    for sample in samples + beam_search(net, [0, 1], beams, 3, 6):
+        tokens = [
+            *sample.tokens,
+            *([TOKENIZER.eot] if sample.finish_reason == "end_of_text" else []),
+        ]
         whole = net(torch.tensor([tokens[:-1]])).log_softmax(dim=-1)[0].detach()
         wanted = [float(whole[at - 1, tokens[at]]) for at in range(2, len(tokens))]
         assert sample.logprobs == pytest.approx(wanted, abs=1e-5)
-        assert sample.likelihood == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
-        assert not math.isnan(sample.likelihood)
+        assert sample.mean_logprob == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
+        assert not math.isnan(sample.mean_logprob)
 
 
 def test_a_stop_text_ends_a_sample_and_is_never_shown(net: GPT) -> None:
-    plain = generate_samples(net, TOKENIZER, [0], SamplingConfig(), 20, 40)
+    plain = generate(net, [0], SamplingConfig(), 20, 40)
     shown: list[list[str]] = [[] for _ in range(20)]
     for samples in generate_steps(
-        net, TOKENIZER, [0], SamplingConfig(), 20, 40, stop=["aab", "bbb"]
+        GenerationRequest(net, TOKENIZER, [0], SamplingConfig(), 20, 40, stop=["aab", "bbb"])
     ):
         for texts, sample in zip(shown, samples, strict=True):
             texts.append(sample.text)
-    assert {"stop"} < {sample.ended for sample in samples}
+    assert {"stop"} < {sample.finish_reason for sample in samples}
     for texts, sample, whole in zip(shown, samples, plain, strict=True):
         cut = min(
             (at for stop in ("aab", "bbb") if (at := whole.text.find(stop)) >= 0), default=None
         )
         assert sample.text == whole.text[:cut]
-        assert (sample.ended == "stop") == (cut is not None)
+        assert (sample.finish_reason == "stop") == (cut is not None)
         assert all(sample.text.startswith(text) for text in texts)  # nothing is taken back

@@ -9,8 +9,9 @@ import torch
 from gptlab.config.schema import ModelConfig, SamplingConfig, TokenizerConfig
 from gptlab.data.tokenizer import CharTokenizer
 from gptlab.generation import quantize
-from gptlab.generation.beam import generate_samples
 from gptlab.generation.context import ContextWindow
+from gptlab.generation.engine import generate_samples
+from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.model.gpt import GPT
 from gptlab.model.layers import ATTENTIONS, FEED_FORWARDS, NORMS, POSITIONS, RESIDUALS
 
@@ -37,6 +38,10 @@ def a_net(**changes: object) -> GPT:
     return GPT(replace(SMALL, **changes)).eval()
 
 
+def generate(net: GPT, prompt: list[int], sampling: SamplingConfig, *more, **rest) -> list[Sample]:
+    return generate_samples(GenerationRequest(net, TOKENIZER, prompt, sampling, *more, **rest))
+
+
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 @torch.inference_mode()
 def test_logits_are_those_without_a_cache(changes: dict) -> None:
@@ -54,10 +59,10 @@ def test_logits_are_those_without_a_cache(changes: dict) -> None:
             assert seen <= window and (seen > window // 2 or seen == begins + step)
             if step == 4:
                 for context in (cached, plain):
-                    context.take([0, 0, 0])
+                    context.select([0, 0, 0])
             if step == 9:
                 for context in (cached, plain):
-                    context.take([2, 0])
+                    context.select([2, 0])
             tokens = torch.randint(13, (len(cached.ids_BxT),), generator=chance).tolist()
             for context in (cached, plain):
                 context.append(tokens)
@@ -70,7 +75,7 @@ def test_several_tokens_at_once_see_no_future() -> None:
         ids = torch.arange(12)[None]
         whole = net.hidden(ids)
         cache = net.make_cache(1, 12)
-        parts = [net.hidden_after(part, cache) for part in ids.split((5, 4, 1, 2), dim=1)]
+        parts = [net.hidden_cached(part, cache) for part in ids.split((5, 4, 1, 2), dim=1)]
         torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-5, atol=1e-6)
 
 
@@ -78,17 +83,15 @@ def test_a_token_reads_itself_alone() -> None:
     net = a_net()
     lengths = []
     net.blocks[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[:2]))
-    generate_samples(
-        net, TOKENIZER, [1, 2, 3], SamplingConfig(temperature=0.0), num_samples=4, max_new_tokens=8
-    )
+    generate(net, [1, 2, 3], SamplingConfig(temperature=0.0), num_samples=4, max_new_tokens=8)
     assert lengths[0] == (1, 3)  # the prompt, once for all samples
     assert all(tokens == 1 for _, tokens in lengths[1:]) and len(lengths) > 1
 
 
 def test_the_cache_is_as_long_as_the_text_will_be() -> None:
     net = a_net()
-    assert ContextWindow(net, [1, 2], 5).cache.kept_2xLxBxHxWxK.shape == (2, 3, 1, 2, 5, 8)
-    assert ContextWindow(net, [1, 2], 10**6).cache.kept_2xLxBxHxWxK.shape == (2, 3, 1, 2, 12, 8)
+    assert ContextWindow(net, [1, 2], 5).cache.kv_2xLxBxHxWxK.shape == (2, 3, 1, 2, 5, 8)
+    assert ContextWindow(net, [1, 2], 10**6).cache.kv_2xLxBxHxWxK.shape == (2, 3, 1, 2, 12, 8)
     with pytest.raises(ValueError, match="future"):
         a_net(let_attention_see_the_future=True).make_cache(1, 12)
 
@@ -96,10 +99,9 @@ def test_the_cache_is_as_long_as_the_text_will_be() -> None:
 def test_the_same_text_with_and_without() -> None:
     for changes in ({}, {"position": "rotary"}, {"let_attention_see_the_future": True}):
         net = a_net(**changes)
-        arguments = (net, TOKENIZER, [1, 2], SamplingConfig(), 5, 60, 9)
+        arguments = (net, [1, 2], SamplingConfig(), 5, 60, 9)
         texts = [
-            [s.text for s in generate_samples(*arguments, cached=cached)]
-            for cached in (True, False)
+            [s.text for s in generate(*arguments, use_cache=cached)] for cached in (True, False)
         ]
         assert texts[0] == texts[1] and len(set(texts[0])) > 1
 
@@ -131,8 +133,8 @@ def test_weights_in_eight_bits_say_nearly_the_same() -> None:
     assert (error <= rounded.scale_O[:, None] / 2 + 1e-7).all()
     difference = (net(ids).log_softmax(dim=-1).detach() - wanted).square().mean().sqrt()
     assert 1e-4 < float(difference / wanted.std()) < 0.05
-    (sample,) = generate_samples(net, TOKENIZER, [1], SamplingConfig(temperature=0.0), 1, 5)
-    assert sample.ended
+    (sample,) = generate(net, [1], SamplingConfig(temperature=0.0), 1, 5)
+    assert sample.finish_reason
 
 
 @pytest.mark.parametrize("inputs", [1, 20, 33, 100, 170, 341])
@@ -151,4 +153,4 @@ def test_weights_in_bfloat16_write_too() -> None:
     assert net.head.weight_OxI.dtype == torch.bfloat16
     difference = (net(ids).detach() - wanted).square().mean().sqrt() / wanted.std()
     assert 1e-5 < float(difference) < 0.02
-    assert generate_samples(net, TOKENIZER, [1, 2], SamplingConfig(), 3, 30)[0].written
+    assert generate(net, [1, 2], SamplingConfig(), 3, 30)[0].new_tokens

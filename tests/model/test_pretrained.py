@@ -195,7 +195,7 @@ def test_a_mirror_of_the_hub_serves_them_once_and_a_damaged_copy_is_seen(theirs,
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
         "from gptlab.model.hf.pretrained import *\n"
-        "try: print(open_model(find('some/tiny')).net.config.d_model)\n"
+        "try: print(load_model(resolve_pretrained('some/tiny')).net.config.d_model)\n"
         "except UserError as error: print(error)"
     )
     here = {

@@ -87,7 +87,7 @@ def test_loss_and_gradients_are_those_of_autograd() -> None:
     torch.manual_seed(5)
     graph(source, target, 0.01, add=True)
     assert_same_gradients([p.grad for p in graph.parameters], [2 * g for g in once], 1e-6)
-    net.logits_at_once = 50 * 10  # the loss in chunks
+    net.max_logits = 50 * 10  # the loss in chunks
     chunked = CompiledStep(net)
     chunked.compile_or_raise(source, target)
     torch.manual_seed(5)

@@ -181,7 +181,7 @@ def test_a_loss_in_chunks_is_the_loss(tied: bool, half: bool, monkeypatch) -> No
     target[0, 4:] = IGNORE_INDEX
     found = []
     for at_once in (57 * 7, 57 * 60, 2**25):  # chunks of 7 rows of the 60, and all at once
-        net.logits_at_once = at_once
+        net.max_logits = at_once
         torch.manual_seed(1)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             nats = net(source, target)
@@ -208,7 +208,7 @@ def test_the_loss_is_in_chunks_and_memory_kept_unless_refused(
 ) -> None:
     chunked, kept = [], []
     apply = ChunkedCrossEntropy.apply
-    monkeypatch.setattr("gptlab.model.gpt.AT_ONCE", 10_000)
+    monkeypatch.setattr("gptlab.model.gpt.MAX_LOGITS", 10_000)
     monkeypatch.setattr(
         ChunkedCrossEntropy, "apply", lambda *inputs: chunked.append(1) or apply(*inputs)
     )

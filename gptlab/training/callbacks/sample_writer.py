@@ -10,7 +10,8 @@ from gptlab.config.schema import SamplingConfig, TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import Tokenizer, decode
 from gptlab.evaluation.classification import class_probabilities
-from gptlab.generation import beam
+from gptlab.generation.engine import generate_samples
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.step_callback import GracefulShutdown, StepCallback, epoch_ended
@@ -96,12 +97,13 @@ class SampleWriter(StepCallback):
         opening = decode(self.tokenizer, self.prompt)
         lines, first = [], ""
         for kind, (sampling, n) in kinds.items():
-            samples = beam.generate_samples(
+            request = GenerationRequest(
                 *(net, self.tokenizer, self.prompt, sampling),
                 num_samples=n,
                 max_new_tokens=self.max_new_tokens,
                 seed=self.seed,
             )
+            samples = generate_samples(request)
             lines += [f"[{kind}]\n{opening}{sample.text}\n" for sample in samples]
             first = opening + samples[0].text
         return lines, first

@@ -188,11 +188,11 @@ def eager_attention_and_loss(net: GPT, tokens: int) -> Iterator[None]:
     before = [attention.attend for attention in attentions]
     for attention in attentions:
         attention.attend = layers.eager_attention
-    by_parts, loss.log_probabilities = loss.log_probabilities, loss.traced_log_probabilities
+    by_parts, loss.head_log_softmax = loss.head_log_softmax, loss.traced_head_log_softmax
     try:
         yield
     finally:
-        loss.log_probabilities = by_parts
+        loss.head_log_softmax = by_parts
         for attention, attend in zip(attentions, before, strict=True):
             attention.attend = attend
 
