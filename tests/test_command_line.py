@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 
-from gptlab.config.schema import ModelConfig, SamplingConfig
+from gptlab.config.schema import ModelConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.toy import stories
-from gptlab.generation.beam import generate_samples
+from gptlab.generation.engine import generate_samples
+from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT
 from tests.conftest import ROOT, TINY, files_below
 
@@ -58,7 +59,8 @@ def test_every_model_choice_trains_and_generates(command, toy_corpus: Corpus, mo
     ids_1xT = torch.arange(9)[None]
     net(ids_1xT[:, :-1], ids_1xT[:, 1:]).backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
-    (sample,) = generate_samples(net, toy_corpus.tokenizer, [0], SamplingConfig(), max_new_tokens=3)
+    request = GenerationRequest(net, toy_corpus.tokenizer, [0], max_new_tokens=3)
+    (sample,) = generate_samples(request)
     assert sample.written
 
 
