@@ -198,7 +198,7 @@ def test_foreign_checkpoints_are_refused_and_not_executed(command, tmp_path: Pat
 def test_an_interruption_keeps_the_run(command, tmp_path, monkeypatch, number, code) -> None:
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(
-        "gptlab.training.callbacks.sample_writer.SampleWriter.write",
+        "gptlab.training.callbacks.sample_writer.SampleWriter.write_samples",
         lambda *_: os.kill(os.getpid(), number),
     )
     result = command("train", *SMOKE, "trainer.sample_every=2", "trainer.max_steps=500")

@@ -1,7 +1,8 @@
-"""Optimizers, and learning rates as pure functions of the step."""
+"""Optimizers and learning-rate schedules. To add one, write a function and enter it in a table."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,56 +12,100 @@ from gptlab.config.schema import OptimConfig
 from gptlab.model.gpt import GPT
 from gptlab.utils.errors import resolve_choice
 
+# Optimizers: (parameter groups, config, fused) -> optimizer. `fused` updates each tensor in one
+# pass; it excludes gradients that must be unscaled first (16-mixed).
 
-def constant(step: int, steps: int, config: OptimConfig) -> float:
+ParameterGroups = list[dict[str, Any]]
+
+
+def adamw(groups: ParameterGroups, config: OptimConfig, fused: bool) -> Optimizer:
+    return AdamW(groups, lr=config.lr, betas=adam_betas(config), eps=config.eps, fused=fused)
+
+
+def adam(groups: ParameterGroups, config: OptimConfig, fused: bool) -> Optimizer:
+    return Adam(groups, lr=config.lr, betas=adam_betas(config), eps=config.eps, fused=fused)
+
+
+def adam_betas(config: OptimConfig) -> tuple[float, float]:
+    beta1, beta2 = config.betas
+    return beta1, beta2
+
+
+def sgd(groups: ParameterGroups, config: OptimConfig, fused: bool) -> Optimizer:
+    return SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+
+
+OPTIMIZERS: dict[str, Callable[[ParameterGroups, OptimConfig, bool], Optimizer]] = {
+    "adamw": adamw,
+    "adam": adam,
+    "sgd": sgd,
+}
+
+
+# Schedules: (step, total steps, config) -> learning rate, after the warm-up.
+
+
+def constant(step: int, total_steps: int, config: OptimConfig) -> float:
     return config.lr
 
 
-def cosine(step: int, steps: int, config: OptimConfig) -> float:
+def cosine(step: int, total_steps: int, config: OptimConfig) -> float:
     """Half a cosine from lr to min_lr. Loshchilov and Hutter (2016), arXiv:1608.03983."""
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return (
-        config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * min(1.0, done))) / 2
-    )
+    warmup = config.warmup_steps or 0
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    factor = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    return config.min_lr + (config.lr - config.min_lr) * factor
 
 
-def wsd(step: int, steps: int, config: OptimConfig) -> float:
-    """Stable at lr, then a straight line to min_lr. Hu and others (2024), arXiv:2404.06395."""
-    length = config.cooldown * steps
-    left = min(1.0, max(0.0, (steps - step) / length)) if length else 1.0
-    return config.min_lr + (config.lr - config.min_lr) * left
+def warmup_stable_decay(step: int, total_steps: int, config: OptimConfig) -> float:
+    """Constant at lr, then a straight line to min_lr. Hu and others (2024), arXiv:2404.06395."""
+    cooldown_steps = config.cooldown * total_steps
+    factor = min(1.0, max(0.0, (total_steps - step) / cooldown_steps)) if cooldown_steps else 1.0
+    return config.min_lr + (config.lr - config.min_lr) * factor
 
 
 SCHEDULES: dict[str, Callable[[int, int, OptimConfig], float]] = {
     "constant": constant,
     "cosine": cosine,
-    "wsd": wsd,
+    "wsd": warmup_stable_decay,
 }
 
 
-def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
-    """The rate of optimizer step `step`, counted from 0, of `steps` in all.
+def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
+    """Return the rate of optimizer step `step`, counted from 0.
 
-    Linear warm-up to the highest rate over the first `warmup_steps`, then the schedule.
+    The rate rises linearly over the first `warmup_steps`, then follows the schedule.
     """
     schedule = resolve_choice("optim.schedule", config.schedule, SCHEDULES)
-    if step < config.warmup_steps:
+    if config.warmup_steps and step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    return schedule(step, steps, config)
+    return schedule(step, total_steps, config)
 
 
-def total_norm(gradients: list[Tensor]) -> Tensor:
-    """The norm of all gradients as one vector: torch.nn.utils.get_total_norm, which in half its
-    time looks for several devices and dtypes."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+def make_optimizer(
+    net: GPT, config: OptimConfig, fused: bool, layer_decay: float = 1.0
+) -> Optimizer:
+    """Make the optimizer of the net's parameters; raises UserError for an unknown name."""
+    make = resolve_choice("optim.name", config.name, OPTIMIZERS)
+    return make(parameter_groups(net, config, layer_decay), config, fused)
 
 
-def parameter_groups(net: GPT, config: OptimConfig, layer_decay: float = 1.0) -> list[dict]:
-    """Weight decay for matrices only (embeddings too), or for all parameters.
+def optimizer_values_per_weight(config: OptimConfig) -> int:
+    """Count the numbers that the optimizer stores per weight, by one step on a small tensor."""
+    weights = nn.Parameter(torch.zeros(1024))
+    weights.grad = torch.zeros_like(weights)
+    optimizer = OPTIMIZERS[config.name]([{"params": [weights]}], config, False)
+    optimizer.step()
+    state = optimizer.state[weights].values()
+    return sum(value.numel() for value in state if isinstance(value, Tensor)) // weights.numel()
 
+
+def parameter_groups(net: GPT, config: OptimConfig, layer_decay: float = 1.0) -> ParameterGroups:
+    """Group the trained parameters by weight decay and learning rate, highest rate first.
+
+    Weight decay applies to matrices only (embeddings included), or to everything (decay=all).
     With `layer_decay` d the rate is lr · d ** (layers above), counting the head as one layer and
-    the embeddings as one. Clark and others (2020), "ELECTRA", arXiv:2003.10555. The groups of the
-    highest rate come first.
+    the embeddings as one. Clark and others (2020), "ELECTRA", arXiv:2003.10555.
     """
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
@@ -70,11 +115,11 @@ def parameter_groups(net: GPT, config: OptimConfig, layer_decay: float = 1.0) ->
             groups.setdefault((above, not decayed), []).append(parameter)
     return [
         {
-            "params": groups[above, plain],
-            "weight_decay": 0.0 if plain else config.weight_decay,
+            "params": groups[above, undecayed],
+            "weight_decay": 0.0 if undecayed else config.weight_decay,
             "lr": config.lr * layer_decay**above,
         }
-        for above, plain in sorted(groups)
+        for above, undecayed in sorted(groups)
     ]
 
 
@@ -85,18 +130,9 @@ def layers_above(name: str, n_layer: int) -> int:
     return 0 if name.startswith(("head.", "final_norm.")) else n_layer + 1
 
 
-def make_optimizer(
-    net: GPT, config: OptimConfig, fused: bool, layer_decay: float = 1.0
-) -> Optimizer:
-    """The optimizer over the net's parameters; raises UserError for a name it does not know.
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """Return the norm of all gradients as one vector.
 
-    `fused` updates each tensor in one pass; it cannot have its gradients unscaled before.
+    Same as torch.nn.utils.get_total_norm, in half the time: no search for devices and dtypes.
     """
-    groups = parameter_groups(net, config, layer_decay)
-    adam = {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps, "fused": fused}
-    table: dict[str, Callable[[], Optimizer]] = {
-        "adamw": lambda: AdamW(groups, **adam),
-        "adam": lambda: Adam(groups, **adam),
-        "sgd": lambda: SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused),
-    }
-    return resolve_choice("optim.name", config.name, table)()
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

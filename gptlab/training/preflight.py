@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from gptlab.config.schema import OptimConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import TextDataModule, TrainingBatches
 from gptlab.data.sequences import IGNORE_INDEX, RecordSequences
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.training.fast.compiled_step import CompiledStep
+from gptlab.training.optim import optimizer_values_per_weight
 from gptlab.training.run_plan import RunPlan
 from gptlab.utils.device import autocast, available_memory, resident_memory
 from gptlab.utils.errors import UserError
@@ -100,8 +100,8 @@ def time_step(
     """
     for _ in range(2):
         began = time.perf_counter()
-        if graph and graph.fits(source):
-            loss, _ = graph(source, target, 1.0, add=False)
+        if graph and graph.matches(source):
+            loss, _ = graph(source, target, 1.0)
         else:
             with autocast(plan.precision, plan.accelerator):
                 loss = net(source, target)
@@ -202,9 +202,6 @@ def check_device(net: GPT, source_1xT: Tensor, target_1xT: Tensor, plan: RunPlan
 
 ALLOCATOR_OVERHEAD = 1.15  # what malloc keeps of freed blocks, measured on six models (1.05 to 1.3)
 
-# Bytes a parameter that the optimizer keeps from step to step.
-OPTIMIZER_STATE_BYTES = {"adamw": 8, "adam": 8, "sgd": 4}
-
 
 def estimate_memory(net: GPT, source_1xT: Tensor, plan: RunPlan) -> int:
     """Bytes at the peak of a training step, on the device where the net is.
@@ -218,7 +215,10 @@ def estimate_memory(net: GPT, source_1xT: Tensor, plan: RunPlan) -> int:
     kept = saved_bytes(net, source_1xT, plan.precision) * rows
     wide = 2 if plan.precision == "bf16-true" else 4
     parameters = count_parameters(net)
-    gradients, state = parameters * wide, parameters * state_bytes(plan.optim, wide)
+    gradients, state = (
+        parameters * wide,
+        optimizer_values_per_weight(plan.optim) * parameters * wide,
+    )
     loss = head_bytes(net, tokens, wide, plan.compile == "step")
     before = gradients if plan.shape.accumulate > 1 else 0  # those of the micro-batches before
     # The optimizer, while it acts, holds as much again as one of its states.
@@ -241,12 +241,6 @@ def head_bytes(net: GPT, tokens: int, wide: int, graph: bool) -> int:
     weights = net.head.weight.numel()
     held = logits if graph else net.max_logits
     return (net.max_logits + held + 2 * weights + tokens * net.config.d_model) * wide
-
-
-def state_bytes(optim: OptimConfig, wide: int) -> int:
-    if optim.name == "sgd" and not optim.momentum:
-        return 0
-    return OPTIMIZER_STATE_BYTES.get(optim.name, 8) * wide // 4
 
 
 def saved_bytes(net: GPT, source: Tensor, precision: str) -> int:

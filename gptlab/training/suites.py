@@ -21,8 +21,9 @@ from gptlab.generation.engine import generate_samples, training_prompt
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import perplexity as exp_perplexity
+from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
-from gptlab.training.callbacks.step_callback import GracefulShutdown, StepCallback
+from gptlab.training.callbacks.step_callback import StepCallback
 from gptlab.training.run_plan import RunPlan
 from gptlab.utils.errors import UserError, resolve_choice
 
@@ -221,11 +222,14 @@ class InitialEvaluation(StepCallback):
     """Runs the suites of `before` at step 0, and keeps their figures."""
 
     def __init__(
-        self, examiner: TrainingEvaluator, meter: MetricsLogger, interruption: GracefulShutdown
+        self,
+        examiner: TrainingEvaluator,
+        metrics_logger: MetricsLogger,
+        shutdown: GracefulShutdown,
     ):
         self.examiner = examiner
-        self.meter = meter
-        self.interruption = interruption
+        self.metrics_logger = metrics_logger
+        self.shutdown = shutdown
         self.results: Results = {}
 
     def state_dict(self) -> Results:
@@ -239,9 +243,9 @@ class InitialEvaluation(StepCallback):
         config = self.examiner.config
         if self.step:
             return
-        with self.meter.paused(), self.interruption.at_once():
+        with self.metrics_logger.timer_paused(), self.shutdown.interruptible():
             self.results = self.examiner.run(
                 config.eval_before, module.net, config.data.final_tokens
             )
         if self.results:
-            self.meter.write(trainer, self.results, remember=False)
+            self.metrics_logger.log_metrics(trainer, self.results, update_latest=False)

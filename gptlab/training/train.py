@@ -27,8 +27,8 @@ from gptlab.model.lora import add_lora, freeze
 from gptlab.model.size import check_size
 from gptlab.training import baseline, preflight, resume
 from gptlab.training.baseline import FinishedRun
+from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown, ShutdownRequested
 from gptlab.training.callbacks.metrics_logger import csv_header
-from gptlab.training.callbacks.step_callback import GracefulShutdown, ShutdownRequested
 from gptlab.training.checks import check_settings
 from gptlab.training.console import opening_lines
 from gptlab.training.fast.compiled_step import CompiledStep, resolve_compile_mode
@@ -283,12 +283,12 @@ def run_folder(config: TrainConfig, plan: RunPlan, resumed: ResumedRun | None) -
 
 def leave_if_interrupted(trainer: Trainer, folder: Path) -> None:
     """Raises SystemExit with the shell's code for the signal, 130 for Ctrl-C, if one came."""
-    (interruption,) = (c for c in trainer.callbacks if isinstance(c, GracefulShutdown))
-    if interruption.signal is not None:
+    (shutdown,) = (c for c in trainer.callbacks if isinstance(c, GracefulShutdown))
+    if shutdown.received_signal is not None:
         if trainer.is_global_zero:
             words = f"stopped after step {trainer.global_step:,}; go on with"
             print(f"{words}  python train.py resume={shlex.quote(str(folder))}", file=sys.stderr)
-        raise SystemExit(128 + interruption.signal)
+        raise SystemExit(128 + shutdown.received_signal)
 
 
 def is_child_process() -> bool:

@@ -14,15 +14,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gptlab.config.schema import TrainConfig
 from gptlab.generation.engine import training_prompt
-from gptlab.training.callbacks.checkpointing import (
-    AtomicCheckpointIO,
-    CheckpointWriter,
-    PublishRunDir,
-)
+from gptlab.training.callbacks.checkpointing import AtomicCheckpointIO, CheckpointWriter
+from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.progress_bar import ProgressBar
-from gptlab.training.callbacks.sample_writer import ClassifiedExamples, SampleWriter
-from gptlab.training.callbacks.step_callback import GracefulShutdown
+from gptlab.training.callbacks.publish_run_dir import PublishRunDir
+from gptlab.training.callbacks.sample_writer import PredictionWriter, SampleWriter
 from gptlab.training.checks import instantiate_group
 from gptlab.training.fast.fast_loop import FastLoop
 from gptlab.training.resume import ResumedRun, resolved_settings
@@ -38,13 +35,11 @@ def make_callbacks(
     """What every run has; the order is that in which they act after a step."""
     config, plan, corpus = examiner.config, examiner.plan, examiner.data.corpus
     best_possible = examiner.data.best_possible(config.data.valid_tokens)
-    meter = MetricsLogger(folder, plan, config, best_possible, resumed)
-    interruption = GracefulShutdown()
+    metrics_logger = MetricsLogger(folder, plan, config, best_possible, resumed)
+    shutdown = GracefulShutdown()
     prompt = training_prompt(config, corpus)
     content = {"config": stored_config(config, plan), "tokenizer": corpus.tokenizer.state()}
-    samples, more = (
-        (ClassifiedExamples, {"corpus": corpus}) if corpus.classes else (SampleWriter, {})
-    )
+    samples, more = (PredictionWriter, {"corpus": corpus}) if corpus.classes else (SampleWriter, {})
     facts = {
         "decided": resolved_settings(plan, torch.get_num_threads()),
         "corpus": corpus.folder.name,
@@ -52,13 +47,13 @@ def make_callbacks(
         "classes": corpus.classes,
     }
     return [
-        interruption,
-        meter,
+        shutdown,
+        metrics_logger,
         *([] if resumed else [PublishRunDir(folder, make_loggers(config, folder, None))]),
-        InitialEvaluation(examiner, meter, interruption),
-        ProgressBar(meter, plan.steps, seconds),
-        samples(folder, plan, meter, corpus.tokenizer, prompt, config, interruption, **more),
-        CheckpointWriter(folder, plan, meter, content, facts, config.trainer),
+        InitialEvaluation(examiner, metrics_logger, shutdown),
+        ProgressBar(metrics_logger, plan.steps, seconds),
+        samples(folder, plan, metrics_logger, corpus.tokenizer, prompt, config, shutdown, **more),
+        CheckpointWriter(folder, plan, metrics_logger, content, facts, config.trainer),
     ]
 
 

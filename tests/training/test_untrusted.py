@@ -194,7 +194,7 @@ ASKED = {
     "strange loops": put("loops", value={"fit_loop": {"state_dict": "x"}}),
     "no optimizer": put("optimizer_states", value=[]),
     "a strange optimizer": put("optimizer_states", value=[{"state": {}, "param_groups": 7}]),
-    "strange callbacks": put("callbacks", value={"Meter": 3}),
+    "strange callbacks": put("callbacks", value={"MetricsLogger": 3}),
 }
 
 

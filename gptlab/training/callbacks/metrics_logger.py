@@ -1,4 +1,4 @@
-"""Loss and speed, gathered step by step, for metrics.csv, the loggers and the terminal."""
+"""Collect loss and speed for metrics.csv, the loggers and the progress bar."""
 
 import contextlib
 import csv
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from gptlab.config.schema import TrainConfig
 from gptlab.model.loss import perplexity
-from gptlab.training.callbacks.step_callback import StepCallback, epoch_ended
+from gptlab.training.callbacks.step_callback import StepCallback, completed_epoch
 from gptlab.training.resume import ResumedRun
 from gptlab.training.run_plan import RunPlan
 from gptlab.utils.elapsed_time import ElapsedTime
@@ -24,14 +24,11 @@ METRIC_COLUMNS = [
     *("train/gradient_norm", "train/tokens_per_second", "valid/loss", "valid/perplexity"),
     *("valid/bits_per_byte", "valid/best_possible", "train/epoch_loss"),
 ]
-
-
-STATE_FIELDS = ("tokens", "tokens_seen", "epoch_nats", "epoch_tokens", "latest")  # in checkpoints
 CLASSIFICATION_COLUMNS = ["valid/accuracy", "valid/f1"]
+STATE_FIELDS = ("tokens", "tokens_seen", "epoch_nats", "epoch_tokens", "latest")  # in checkpoints
 
 
 def metric_columns(task: str) -> list[str]:
-    """Of metrics.csv."""
     return METRIC_COLUMNS + CLASSIFICATION_COLUMNS if task == "classification" else METRIC_COLUMNS
 
 
@@ -40,9 +37,9 @@ def csv_header(task: str) -> str:
 
 
 class MetricsLogger(StepCallback):
-    """Gathers loss and speed, and writes them to metrics.csv and to the loggers.
+    """Sum the loss over `trainer.log_every` steps, then write a row to metrics.csv and the loggers.
 
-    Losses stay on the device between two lines of the log: no step waits for them.
+    The sum stays on the device until a row is due, so that no step waits for the GPU.
     """
 
     def __init__(
@@ -55,35 +52,32 @@ class MetricsLogger(StepCallback):
     ):
         self.path = folder / "metrics.csv"
         self.columns = metric_columns(config.data.task)
-        # Bytes that are known.
-        self.size = resumed.metrics_size if resumed else len(csv_header(config.data.task))
-        self.clock = resumed.clock if resumed else ElapsedTime()
+        self.csv_size = resumed.metrics_size if resumed else len(csv_header(config.data.task))
+        self.elapsed_time = resumed.clock if resumed else ElapsedTime()
         self.plan = plan
         self.log_every = config.trainer.log_every
-        self.say_epochs = config.trainer.max_epochs is not None
+        self.print_epoch_loss = config.trainer.max_epochs is not None
         self.best_possible = best_possible
-        self.nats: Any = 0.0  # a number, a tensor, or just restored a number for each process
-        self.tokens = 0  # targets since the last line
+        # Sums since the last row. Nats are a number, a tensor, or one number per process (resumed).
+        self.nats: Any = 0.0
+        self.tokens = 0
+        self.paused_seconds = 0.0  # spent on validation, samples and checkpoints
         self.tokens_seen = 0
-        self.paused_seconds = 0.0  # in validation, samples and checkpoints since the last line
         self.epoch_nats = 0.0
         self.epoch_tokens = 0
-        self.rate = 0.0
-        self.latest: dict[str, float] = {}
+        self.learning_rate = 0.0
+        self.latest: dict[str, float] = {}  # each metric's last value
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)
         self.trainer = trainer
-        if isinstance(self.nats, list):  # restored: each process goes on with its own sum
+        if isinstance(self.nats, list):
             self.nats = self.nats[trainer.global_rank]
-        if (
-            trainer.is_global_zero and self.path.exists()
-        ):  # lines after the checkpoint that the run goes on from
-            os.truncate(self.path, self.size)
-        self.began = time.perf_counter()
+        if trainer.is_global_zero and self.path.exists():
+            os.truncate(self.path, self.csv_size)  # drop rows written after the checkpoint
+        self.start_time = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next line of the log needs of the steps before."""
         nats = torch.as_tensor(self.nats, device=self.trainer.strategy.root_device)
         return {
             "nats": self.trainer.strategy.all_gather(nats).reshape(-1).tolist(),
@@ -95,33 +89,39 @@ class MetricsLogger(StepCallback):
             setattr(self, name, state[name])
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time in which the run does not train, left out of the speed."""
-        began = time.perf_counter()
+    def timer_paused(self) -> Iterator[None]:
+        """Leave the time of the enclosed work out of tokens per second."""
+        start = time.perf_counter()
         yield
-        self.paused_seconds += time.perf_counter() - began
+        self.paused_seconds += time.perf_counter() - start
 
     def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
-        self.rate = optimizer.param_groups[0]["lr"]  # before the scheduler moves on
+        self.learning_rate = optimizer.param_groups[0]["lr"]  # before the schedule changes it
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.nats = self.nats + outputs["nats"]
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
-    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+    def on_step(self, trainer: Trainer, module: Any, batch: Any) -> None:
         self.tokens += batch["step_tokens"]
         self.tokens_seen += batch["step_tokens"]
-        epoch = epoch_ended(self.plan, self.step)
-        if self.step % self.log_every and self.step != self.plan.steps and not epoch:
-            return
+        epoch = completed_epoch(self.plan, self.step)
+        if self.step % self.log_every == 0 or self.step == self.plan.steps or epoch:
+            self.log_training(trainer, module, epoch)
+            module.raise_if_diverged()
+
+    def log_training(self, trainer: Trainer, module: Any, epoch: int | None) -> None:
+        """Log the steps since the last row and begin a new sum."""
         nats = torch.as_tensor(self.nats, device=module.device)
         loss = float(trainer.strategy.reduce(nats, reduce_op="sum")) / self.tokens
         now = time.perf_counter()
-        seconds = now - self.began - self.paused_seconds
+        seconds = now - self.start_time - self.paused_seconds
         metrics = {
             "train/loss": loss,
             "train/perplexity": perplexity(loss),
-            "train/lr": self.rate,
+            "train/lr": self.learning_rate,
             "train/gradient_norm": float(module.gradient_norm),
             "train/tokens_per_second": self.tokens / max(seconds, 1e-9),
         }
@@ -130,18 +130,17 @@ class MetricsLogger(StepCallback):
         if epoch:
             metrics["train/epoch_loss"] = self.epoch_nats / self.epoch_tokens
             self.epoch_nats, self.epoch_tokens = 0.0, 0
-            if self.say_epochs and trainer.is_global_zero:
+            if self.print_epoch_loss and trainer.is_global_zero:
                 tqdm.write(f"epoch {epoch}: average loss {metrics['train/epoch_loss']:.4f}")
         self.nats, self.tokens = 0.0, 0
-        self.began, self.paused_seconds = now, 0.0
-        self.write(trainer, metrics)
-        module.check_finite()
+        self.start_time, self.paused_seconds = now, 0.0
+        self.log_metrics(trainer, metrics)
 
     def on_validation_start(self, *_: Any) -> None:
-        self.validation_began = time.perf_counter()
+        self.validation_start_time = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.paused_seconds += time.perf_counter() - self.validation_began
+        self.paused_seconds += time.perf_counter() - self.validation_start_time
         metrics = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -149,26 +148,33 @@ class MetricsLogger(StepCallback):
         }
         if self.best_possible is not None:
             metrics["valid/best_possible"] = self.best_possible
-        self.write(trainer, metrics)
+        self.log_metrics(trainer, metrics)
 
-    def flush(self) -> None:
-        """Hands everything to the operating system: a killed process loses none of it."""
+    def flush_loggers(self) -> None:
+        """Hand buffered events to the operating system, so that a killed process loses none."""
         for logger in self.trainer.loggers if self.step else ():
-            if hasattr(logger.experiment, "flush"):
-                logger.experiment.flush()
+            experiment: Any = getattr(logger, "experiment", None)
+            if hasattr(experiment, "flush"):
+                experiment.flush()
 
-    def write(self, trainer: Trainer, metrics: dict[str, float], remember: bool = True) -> None:
-        """To metrics.csv and the loggers, at the step at hand; `latest` goes into checkpoints."""
-        self.latest |= metrics if remember else {}
+    def log_metrics(
+        self, trainer: Trainer, metrics: dict[str, float], update_latest: bool = True
+    ) -> None:
+        """Write the metrics of the current step to metrics.csv and the loggers.
+
+        `latest`, which checkpoints store, takes them in unless `update_latest` is false.
+        """
+        if update_latest:
+            self.latest |= metrics
         if not trainer.is_global_zero:
             return
-        place = {
+        position = {
             "step": self.step,
             "tokens": self.tokens_seen,
             "epoch": self.step * self.plan.shape.rows_per_step / self.plan.rows_per_epoch,
         }
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(place | metrics)
-            self.size = file.tell()
+            csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(position | metrics)
+            self.csv_size = file.tell()
         for logger in trainer.loggers:
-            logger.log_metrics(metrics | {"train/tokens": place["tokens"]}, step=self.step)
+            logger.log_metrics(metrics | {"train/tokens": self.tokens_seen}, step=self.step)

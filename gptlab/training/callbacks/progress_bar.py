@@ -1,4 +1,4 @@
-"""What a run shows while it trains."""
+"""Show a run's progress: loss, speed, time left."""
 
 import math
 import sys
@@ -13,60 +13,64 @@ from gptlab.training.callbacks.step_callback import StepCallback
 
 
 class ProgressBar(StepCallback):
-    """One live bar on a terminal; elsewhere a plain line now and then."""
+    """Update a bar on a terminal; print a line now and then elsewhere."""
 
-    def __init__(self, meter: MetricsLogger, steps: int, expected: float):
-        self.meter = meter
-        self.steps = steps
+    def __init__(self, metrics_logger: MetricsLogger, total_steps: int, expected_seconds: float):
+        self.metrics_logger = metrics_logger
+        self.total_steps = total_steps
         self.bar: tqdm | None = None
         self.live = sys.stderr.isatty()
-        # Seconds between two looks: a line is not worth putting together for each step.
-        self.every = 0.1 if self.live else max(10.0, expected / 60)
+        # Formatting a line takes time, so not at every step.
+        self.interval = 0.1 if self.live else max(10.0, expected_seconds / 60)  # seconds
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)
-        self.first, self.began = self.step, time.perf_counter()
-        self.said = self.began
-        self.show = trainer.is_global_zero
-        self.bar = tqdm(
-            total=self.steps,
-            initial=self.step,
-            disable=not (self.live and self.show),
-            bar_format="{bar:24} {n_fmt}/{total_fmt}  {desc}",
-            leave=False,
-            mininterval=0,
-            miniters=0,
-        )
+        self.first_step, self.start_time = self.step, time.perf_counter()
+        self.last_shown = self.start_time
+        self.enabled = trainer.is_global_zero
+        if self.live and self.enabled:
+            self.bar = tqdm(
+                total=self.total_steps,
+                initial=self.step,
+                bar_format="{bar:24} {n_fmt}/{total_fmt}  {desc}",
+                leave=False,
+                mininterval=0,
+                miniters=0,
+            )
 
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         now = time.perf_counter()
-        if not self.show or (self.step != self.steps and now - self.said <= self.every):
+        due = now - self.last_shown > self.interval or self.step == self.total_steps
+        if not (self.enabled and due):
             return
-        self.said = now
-        if self.live:
-            self.bar.set_description_str(self.words(now), refresh=False)
+        self.last_shown = now
+        text = self.status_text(now)
+        if self.bar is not None:
+            self.bar.set_description_str(text, refresh=False)
             self.bar.update(self.step - self.bar.n)
         else:
-            print(f"step {self.step:,}/{self.steps:,}  {self.words(now)}", flush=True)
+            print(f"step {self.step:,}/{self.total_steps:,}  {text}", flush=True)
 
-    def words(self, now: float) -> str:
-        left = (now - self.began) / (self.step - self.first) * (self.steps - self.step)
-        latest = self.meter.latest
-        words = []
+    def status_text(self, now: float) -> str:
+        seconds_per_step = (now - self.start_time) / (self.step - self.first_step)
+        latest = self.metrics_logger.latest
+        parts = []
         if "train/loss" in latest:
-            words.append(f"loss {latest['train/loss']:.3f}")
-            words.append(f"perplexity {latest['train/perplexity']:.4g}")
+            parts.append(f"loss {latest['train/loss']:.3f}")
+            parts.append(f"perplexity {latest['train/perplexity']:.4g}")
         if "valid/loss" in latest:
-            words.append(f"valid {latest['valid/loss']:.3f}")
+            parts.append(f"valid {latest['valid/loss']:.3f}")
         if "train/loss" in latest:
-            words.append(f"{latest['train/tokens_per_second']:,.0f} tokens/s")
-        return "  ".join([*words, f"{format_duration(left)} left"])
+            parts.append(f"{latest['train/tokens_per_second']:,.0f} tokens/s")
+        parts.append(f"{format_duration(seconds_per_step * (self.total_steps - self.step))} left")
+        return "  ".join(parts)
 
     def on_train_end(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
 
-    on_exception = on_train_end
+    def on_exception(self, *_: Any) -> None:
+        self.on_train_end()
 
 
 def format_duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What the model writes while it trains."""
+"""Generate text while the model trains and show it."""
 
 from pathlib import Path
 from typing import Any
@@ -13,127 +13,136 @@ from gptlab.evaluation.classification import class_probabilities
 from gptlab.generation.engine import generate_samples
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT
+from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
-from gptlab.training.callbacks.step_callback import GracefulShutdown, StepCallback, epoch_ended
+from gptlab.training.callbacks.step_callback import StepCallback, completed_epoch
 from gptlab.training.run_plan import RunPlan
 from gptlab.utils.errors import UserError
 
-MAX_MESSAGES = 16  # messages
+MAX_MESSAGES = 16  # held-out messages a classifier is shown
+MAX_TERMINAL_LENGTH = 400  # characters
+
+# What to generate: for each heading in the file, how to sample and how many samples.
+SampleKinds = dict[str, tuple[SamplingConfig, int]]
 
 
 class SampleWriter(StepCallback):
-    """Lets the model write, into `samples/`, the loggers and the terminal."""
+    """Write samples to `samples/`, the loggers and the terminal."""
 
     def __init__(
         self,
         folder: Path,
         plan: RunPlan,
-        meter: MetricsLogger,
+        metrics_logger: MetricsLogger,
         tokenizer: Tokenizer,
         prompt: list[int],
         config: TrainConfig,
-        interruption: GracefulShutdown,
+        shutdown: GracefulShutdown,
     ):
         self.folder = folder / "samples"
         self.plan = plan
-        self.meter = meter
+        self.metrics_logger = metrics_logger
         self.tokenizer = tokenizer
         self.prompt = prompt
-        self.kinds = {"sampled": (config.sampling, config.num_samples)}
-        self.greedy = {"greedy": (SamplingConfig(temperature=0.0), 1)}
+        self.sampled: SampleKinds = {"sampled": (config.sampling, config.num_samples)}
+        self.greedy: SampleKinds = {"greedy": (SamplingConfig(temperature=0.0), 1)}
         self.max_new_tokens = config.max_new_tokens
         self.seed = config.seed
         self.every_epoch = config.trainer.sample_every_epoch
         self.at_start = "samples" in config.eval_before
-        self.interruption = interruption
-        self.done = 0  # the last step whose samples are written
+        self.shutdown = shutdown
+        self.completed_step = 0  # the last step with all its samples written
 
     def state_dict(self) -> dict[str, int]:
-        return {"done": self.done}
+        return {"completed_step": self.completed_step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.done = state["done"]
+        self.completed_step = state["completed_step"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)
         if self.at_start and trainer.is_global_zero and self.step == 0:
-            self.write(trainer, module, f"step_{self.step}", self.kinds)
-        if self.done < self.step:  # stopped in the middle of them
+            self.write_samples(trainer, module, f"step_{self.step}", self.sampled)
+        if self.completed_step < self.step:  # the run was stopped while it sampled
             self.on_step(trainer, module, None)
 
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         if trainer.is_global_zero:
-            with self.interruption.at_once():
-                self.write_due(trainer, module)
-        self.done = self.step
+            with self.shutdown.interruptible():
+                self.write_due_samples(trainer, module)
+        self.completed_step = self.step
 
-    def write_due(self, trainer: Trainer, module: LightningModule) -> None:
-        if epoch := epoch_ended(self.plan, self.step) if self.every_epoch else None:
-            self.write(trainer, module, f"generated_text_epoch_{epoch}", self.greedy | self.kinds)
-        every, last = self.plan.sample_every, self.step == self.plan.steps
-        if every and (self.step % every == 0 or last):
-            self.write(trainer, module, f"step_{self.step}", self.kinds)
+    def write_due_samples(self, trainer: Trainer, module: LightningModule) -> None:
+        if epoch := completed_epoch(self.plan, self.step) if self.every_epoch else None:
+            kinds = self.greedy | self.sampled
+            self.write_samples(trainer, module, f"generated_text_epoch_{epoch}", kinds)
+        interval, is_last = self.plan.sample_every, self.step == self.plan.steps
+        if interval and (self.step % interval == 0 or is_last):
+            self.write_samples(trainer, module, f"step_{self.step}", self.sampled)
 
-    def write(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
-        with self.meter.paused():
+    def write_samples(self, trainer: Trainer, module: Any, name: str, kinds: SampleKinds) -> None:
+        with self.metrics_logger.timer_paused():
             try:
-                self.write_now(trainer, module, name, kinds)
-            except UserError as error:  # a model that has diverged is no reason to end the run
+                texts, preview = self.generate_texts(module.net, kinds)
+            except UserError as error:  # a diverged model cannot sample, but the run may go on
                 tqdm.write(f"  step {self.step:,}: no sample: {error}\n")
+                return
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
+            for logger in trainer.loggers:
+                experiment: Any = getattr(logger, "experiment", None)
+                if hasattr(experiment, "add_text"):
+                    experiment.add_text("samples", "\n\n".join(texts), self.step)
+            line = " ".join(preview.split())
+            if len(line) > MAX_TERMINAL_LENGTH:
+                line = line[:MAX_TERMINAL_LENGTH] + " …"
+            tqdm.write(f"  step {self.step:,}: {line}\n")
 
-    def write_now(self, trainer: Trainer, module: LightningModule, name: str, kinds: dict) -> None:
-        lines, first = self.texts(module.net, kinds)
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
-        for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_text"):
-                logger.experiment.add_text("samples", "\n\n".join(lines), self.step)
-        shown = " ".join(first.split())
-        short = shown if len(shown) <= 400 else shown[:400] + " …"
-        tqdm.write(f"  step {self.step:,}: {short}\n")
-
-    def texts(self, net: GPT, kinds: dict) -> tuple[list[str], str]:
-        """The samples' file, text by text, and what the terminal shows of it."""
-        opening = decode(self.tokenizer, self.prompt)
-        lines, first = [], ""
-        for kind, (sampling, n) in kinds.items():
+    def generate_texts(self, net: GPT, kinds: SampleKinds) -> tuple[list[str], str]:
+        """Return the texts for the file, and the one to show on the terminal."""
+        prompt_text = decode(self.tokenizer, self.prompt)
+        texts, preview = [], ""
+        for kind, (sampling, num_samples) in kinds.items():
             request = GenerationRequest(
-                *(net, self.tokenizer, self.prompt, sampling),
-                num_samples=n,
+                net,
+                self.tokenizer,
+                self.prompt,
+                sampling,
+                num_samples=num_samples,
                 max_new_tokens=self.max_new_tokens,
                 seed=self.seed,
             )
             samples = generate_samples(request)
-            lines += [f"[{kind}]\n{opening}{sample.text}\n" for sample in samples]
-            first = opening + samples[0].text
-        return lines, first
+            texts += [f"[{kind}]\n{prompt_text}{sample.text}\n" for sample in samples]
+            preview = prompt_text + samples[0].text
+        return texts, preview
 
 
-class ClassifiedExamples(SampleWriter):
-    """Of a classifier: held-out messages, and what it takes them for."""
+class PredictionWriter(SampleWriter):
+    """Write a classifier's predictions for held-out messages instead of samples."""
 
-    def __init__(self, *arguments: Any, corpus: Corpus, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+    def __init__(self, *arguments: Any, corpus: Corpus, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        assert corpus.classes
         ends = corpus.ends("valid")[:MAX_MESSAGES].tolist()
-        stream, names = corpus.tokens("valid"), corpus.classes
-        self.messages = [
-            (decode(self.tokenizer, stream[begin:end].tolist()), names[label])
-            for begin, end, label in zip([0, *ends], ends, corpus.marks("valid"), strict=False)
+        stream, self.classes = corpus.tokens("valid"), corpus.classes
+        self.labelled_messages = [
+            (decode(self.tokenizer, stream[start:end].tolist()), self.classes[label])
+            for start, end, label in zip([0, *ends], ends, corpus.marks("valid"), strict=False)
         ]
-        self.classes = names
         self.eot_first = bool(self.prompt) and self.prompt[0] == self.tokenizer.eot
 
     @property
     def state_key(self) -> str:
-        return SampleWriter.__name__  # what a checkpoint keeps of it is the same
+        return SampleWriter.__name__  # checkpoints of both hold the same state
 
-    def texts(self, net: GPT, kinds: dict) -> tuple[list[str], str]:
+    def generate_texts(self, net: GPT, kinds: SampleKinds) -> tuple[list[str], str]:
         lines, was_training = [], net.training
         net.eval()
-        for text, label in self.messages:
-            found = class_probabilities(net, self.tokenizer, text, self.eot_first)
-            said = max(range(len(found)), key=found.__getitem__)
-            right = "right" if self.classes[said] == label else f"wrong, it is {label}"
-            lines.append(f"{self.classes[said]} {found[said]:.2f} ({right}): {text}\n")
+        for text, label in self.labelled_messages:
+            probabilities = class_probabilities(net, self.tokenizer, text, self.eot_first)
+            best = max(range(len(probabilities)), key=probabilities.__getitem__)
+            verdict = "right" if self.classes[best] == label else f"wrong, it is {label}"
+            lines.append(f"{self.classes[best]} {probabilities[best]:.2f} ({verdict}): {text}\n")
         net.train(was_training)
         return lines, lines[0]

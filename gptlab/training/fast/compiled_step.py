@@ -1,14 +1,13 @@
-"""Forward and backward pass of a micro-batch as one compiled graph.
+"""Forward and backward pass of a micro-batch as one compiled graph. Optional, for one CPU process.
 
-`torch.compile(net)` makes two graphs, one of each pass, and between them autograd keeps its books:
-for a small model that costs more than it saves. Here the gradient is a *function* of the weights
-(`torch.func.grad_and_value`), and that function is traced into one graph, from token ids to all
-gradients and their norm, and compiled as one. Written-out attention then beats the fused kernel
-on short windows, because softmax, mask and scaling melt into their neighbours.
+`torch.compile(net)` makes two graphs, one per pass, and autograd's bookkeeping between them costs a
+small model more than it saves. Here the gradient is a *function* of the weights
+(`torch.func.grad_and_value`), traced into one graph from token ids to all gradients and their norm.
+Eager attention then beats the fused kernel on short windows, because the compiler fuses softmax,
+mask and scaling with their neighbours.
 
-The graph gives the gradients to `.grad`, as `loss.backward()` does. Clipping, optimizer, schedule,
-accumulation, callbacks and checkpoints do not know the difference. `trainer.compile=false` is
-without it.
+The gradients end up in `.grad`, as after `loss.backward()`, so clipping, optimizer, schedule,
+accumulation, callbacks and checkpoints are the same. `trainer.compile=false` turns it off.
 """
 
 import contextlib
@@ -17,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._inductor.config
@@ -33,80 +33,83 @@ from gptlab.utils.console import print_status
 from gptlab.utils.device import autocast
 from gptlab.utils.errors import UserError, resolve_choice
 
-EAGER_ATTENTION_LIMIT = 128  # tokens
+EAGER_ATTENTION_LIMIT = 128  # tokens; the fused kernel is faster on longer windows
 
 COMPILE_MODES = {
-    "auto": "step where it pays, on a CPU",
-    "false": "nothing is compiled",
+    "auto": "step on a CPU, if the run is long enough to gain from it",
+    "false": "no compilation",
     "model": "torch.compile of the model, on any device",
-    "step": "forward and backward pass as one graph, on one CPU",
+    "step": "forward and backward pass as one graph, in one process on a CPU",
 }
 
 
 def check_compile_mode(trainer: TrainerConfig, accelerator: str, precision: str) -> str:
-    """The mode that trainer.compile names; raises UserError where it is none, or not for here."""
+    """Return trainer.compile as a mode; raises UserError if it is unknown or unavailable here."""
     mode = str(trainer.compile).lower()
     resolve_choice("trainer.compile", mode, COMPILE_MODES)
-    if mode == "step" and not step_can_compile(trainer, accelerator, precision):
+    if mode == "step" and not can_compile_step(trainer, accelerator, precision):
         raise UserError(
-            "trainer.compile=step: is for one process on a CPU, in 32-true or bf16-mixed; here "
-            "trainer.compile=model can do"
+            "trainer.compile=step needs one process on a CPU and trainer.precision=32-true or "
+            "bf16-mixed (try trainer.compile=model)"
         )
     return mode
 
 
-def step_can_compile(trainer: TrainerConfig, accelerator: str, precision: str) -> bool:
-    alone = trainer.devices * trainer.num_nodes == 1
-    return accelerator == "cpu" and alone and precision in ("32-true", "bf16-mixed")
+def can_compile_step(trainer: TrainerConfig, accelerator: str, precision: str) -> bool:
+    single_process = trainer.devices * trainer.num_nodes == 1
+    return accelerator == "cpu" and single_process and precision in ("32-true", "bf16-mixed")
 
 
 def resolve_compile_mode(trainer: TrainerConfig, plan: RunPlan, net: GPT) -> str:
-    """`auto` decided by what the run has planned: by nothing measured, so that the same command
-    computes the same bits each time."""
+    """Resolve `auto`, from the plan alone and no measurement, so that the same command always
+    computes the same bits."""
     mode = check_compile_mode(trainer, plan.accelerator, plan.precision)
     if mode != "auto":
         return mode
-    here = step_can_compile(trainer, plan.accelerator, plan.precision) and not plan.varying
-    return "step" if here and compiling_pays(plan, net) else "false"
+    possible = can_compile_step(trainer, plan.accelerator, plan.precision) and not plan.varying
+    return "step" if possible and compiling_pays(plan, net) else "false"
 
 
 def compiling_pays(plan: RunPlan, net: GPT) -> bool:
-    """Whether the graph saves more than compiling costs the first time.
+    """Whether the graph saves more time than its compilation takes.
 
-    By what was measured on two cores at 2 × 10¹¹ operations a second (docs/speed.md); on a faster
-    machine both shrink.
+    The figures were measured on two cores at 2 × 10¹¹ operations a second (docs/speed.md); on a
+    faster machine both sides shrink.
     """
-    layers = plan.model.n_layer
+    n_layer = plan.model.n_layer
     operations = 6 * count_parameters(net) * plan.shape.batch_size * plan.row_tokens
-    saved = 0.001 * layers + 0.025 * operations / 1e11  # seconds a micro-batch
-    return plan.steps * plan.shape.accumulate * saved > 1.25 * (10 + 4 * layers)
+    seconds_saved = 0.001 * n_layer + 0.025 * operations / 1e11  # per micro-batch
+    compile_seconds = 10 + 4 * n_layer
+    return plan.steps * plan.shape.accumulate * seconds_saved > 1.25 * compile_seconds
 
 
 class CompiledStep:
-    """Calls are like forward and backward pass of the net in training, on a CPU.
+    """Call it instead of the net's forward and backward pass in training, on a CPU.
 
     Args:
-        net: its trainable parameters are what gradients are of.
-        precision: as for Lightning's Trainer, `32-true` or `bf16-mixed`.
+        net: gradients are computed for its trainable parameters.
+        precision: `32-true` or `bf16-mixed`, as for Lightning's Trainer.
     """
 
     def __init__(self, net: GPT, precision: str = "32-true"):
         self.net = net
         self.precision = precision
-        named = dict(net.named_parameters())
-        trained = {name: p for name, p in named.items() if p.requires_grad}
-        # Inputs too, or they would be written into the machine code.
-        still = {
-            name: t for name, t in [*named.items(), *net.named_buffers()] if name not in trained
+        parameters = dict(net.named_parameters())
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        # Frozen tensors are inputs too, or they would be constants in the machine code.
+        frozen = {
+            name: tensor
+            for name, tensor in [*parameters.items(), *net.named_buffers()]
+            if name not in trained
         }
-        self.names, self.still_names = list(trained), list(still)
-        self.parameters, self.still = list(trained.values()), list(still.values())
-        self.shape: torch.Size | None = None  # (B, T) that the graph is of; None: not compiled
+        self.trained_names, self.frozen_names = list(trained), list(frozen)
+        self.parameters, self.frozen = list(trained.values()), list(frozen.values())
+        self.shape: torch.Size | None = None  # (B, T) of the graph; None: not compiled
 
     def compile(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
-        """Compiles for batches of this shape, or says in one line why that cannot be.
+        """Compile for batches of this shape; print why if the compiler fails.
 
-        Changes nothing else, but that it draws from the generator where there is dropout.
+        With dropout, this draws from the random generator.
         """
         from torch._dynamo.exc import TorchDynamoException
 
@@ -114,62 +117,64 @@ class CompiledStep:
             self.compile_or_raise(source_BxT, target_BxT)
         except (TorchDynamoException, OSError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            print_status(f"training is not compiled, which is slower but the same: {reason}")
+            print_status(
+                f"the training step is not compiled (slower, with the same result): {reason}"
+            )
 
     def compile_or_raise(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        assert self.net.training, "a graph is of the net in training"
-        inputs = [*self.parameters, *self.still, source_BxT, target_BxT, self.scalar(1.0)]
-        with torch.no_grad(), eager_attention_and_loss(self.net, source_BxT.shape[1]):
+        assert self.net.training, "the graph is that of the net in training mode"
+        inputs = [*self.parameters, *self.frozen, source_BxT, target_BxT, self.scalar(1.0)]
+        with torch.no_grad(), traceable(self.net, source_BxT.shape[1]):
             trace = make_fx(
                 lambda *inputs: self.gradients(*inputs),
                 tracing_mode="fake",
                 _allow_non_fake_inputs=True,
             )
-            # Not torch.compile: each call would go through guards for what `fits` looks at.
-            self.compiled = compile_or_load(trace(*inputs), inputs)
+            # Not torch.compile, whose guards would check at each call what `matches` checks.
+            self.compiled = load_or_compile(trace(*inputs), inputs)
         self.shape = source_BxT.shape
 
     def scalar(self, number: float) -> Tensor:
-        """A tensor, for a Python number would be compiled in."""
+        """A tensor, because a Python number would be a constant of the graph."""
         return torch.tensor(number, dtype=self.parameters[0].dtype)
 
-    def fits(self, source_BxT: Tensor) -> bool:
+    def matches(self, source_BxT: Tensor) -> bool:
+        """Whether the graph is for batches of this shape."""
         return source_BxT.shape == self.shape
 
     def gradients(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What is traced: of what is trained, what stays still, source, target and scale, the
-        gradients of nats · scale by each that is trained, their norm, and the nats."""
-        *weights, source_BxT, target_BxT, scale = inputs
-        parameters, rest = weights[: len(self.names)], weights[len(self.names) :]
-        still = dict(zip(self.still_names, rest, strict=True))
+        """The traced function: gradients of nats · scale, their norm, and the nats.
 
-        def scaled(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-            weights = still | dict(zip(self.names, parameters, strict=True))
+        Inputs: trained tensors, frozen tensors, source, target, scale.
+        """
+        *weights, source_BxT, target_BxT, scale = inputs
+        trained, frozen = weights[: len(self.trained_names)], weights[len(self.trained_names) :]
+        frozen_by_name = dict(zip(self.frozen_names, frozen, strict=True))
+
+        def scaled_nats(trained: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+            by_name = frozen_by_name | dict(zip(self.trained_names, trained, strict=True))
             with autocast(self.precision, "cpu"):
-                nats = functional_call(self.net, weights, (source_BxT, target_BxT))
+                nats = functional_call(self.net, by_name, (source_BxT, target_BxT))
             return nats * scale, nats
 
-        found, (_, nats) = grad_and_value(scaled, has_aux=True)(parameters)
-        # The optimizer's fused kernel takes for granted that a gradient lies as its weight does.
-        found = [g.contiguous() for g in found]
-        norm = torch.stack([g.square().sum() for g in found]).sum().sqrt()
-        return *found, norm, nats
+        gradients, (_, nats) = grad_and_value(scaled_nats, has_aux=True)(trained)
+        # The fused optimizer assumes that a gradient has the memory layout of its weight.
+        gradients = [gradient.contiguous() for gradient in gradients]
+        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+        return *gradients, norm, nats
 
     def __call__(
-        self, source_BxT: Tensor, target_BxT: Tensor, scale: float, add: bool
+        self, source_BxT: Tensor, target_BxT: Tensor, scale: float, accumulate: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """The batch's nats, and the norm of the gradient of nats · scale.
-
-        The gradient goes to `.grad`: added to what is there, or in its place.
-        """
+        """Set or accumulate `.grad` for nats · scale; return the nats and the gradient's norm."""
         with torch.no_grad():
-            *found, norm, nats = self.compiled(
-                [*self.parameters, *self.still, source_BxT, target_BxT, self.scalar(scale)]
+            *gradients, norm, nats = self.compiled(
+                [*self.parameters, *self.frozen, source_BxT, target_BxT, self.scalar(scale)]
             )
-        for parameter, gradient in zip(self.parameters, found, strict=True):
-            if add:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if accumulate and parameter.grad is not None:
                 parameter.grad += gradient
             else:
                 parameter.grad = gradient
@@ -177,70 +182,74 @@ class CompiledStep:
 
 
 @contextlib.contextmanager
-def eager_attention_and_loss(net: GPT, tokens: int) -> Iterator[None]:
-    """Within, short windows have their attention written out, and all the loss: the same but for
-    rounding."""
-    attentions = [block.attention for block in net.blocks]
-    if (
-        tokens > EAGER_ATTENTION_LIMIT or net.config.attention_dropout
-    ):  # its draws are the kernel's own
+def traceable(net: GPT, tokens: int) -> Iterator[None]:
+    """Within, the net computes in the way that compiles best; results differ by rounding only.
+
+    Attention is eager on short windows (but not with dropout, for which the fused kernel draws its
+    own random numbers), and the loss leaves memory to the compiler.
+    """
+    attentions: list[Any] = [block.attention for block in net.blocks]
+    if tokens > EAGER_ATTENTION_LIMIT or net.config.attention_dropout:
         attentions = []
-    before = [attention.attend for attention in attentions]
+    originals = [attention.attend for attention in attentions]
     for attention in attentions:
         attention.attend = layers.eager_attention
-    by_parts, loss.head_log_softmax = loss.head_log_softmax, loss.traced_head_log_softmax
+    original_log_softmax = loss.head_log_softmax
+    loss.head_log_softmax = loss.traced_head_log_softmax  # type: ignore[assignment]  # same types
     try:
         yield
     finally:
-        loss.head_log_softmax = by_parts
-        for attention, attend in zip(attentions, before, strict=True):
+        loss.head_log_softmax = original_log_softmax
+        for attention, attend in zip(attentions, originals, strict=True):
             attention.attend = attend
 
 
-CompiledFunction = Callable[[Sequence[Tensor]], list[Tensor]]
+CompiledFunction = Callable[[list[Tensor]], list[Tensor]]
 
 
-def compile_or_load(traced: GraphModule, inputs: Sequence[Tensor]) -> CompiledFunction:
-    """The graph as a function of such inputs, on a CPU: from the library, or compiled now.
+def load_or_compile(traced: GraphModule, inputs: list[Tensor]) -> CompiledFunction:
+    """Return the graph as a CPU function, from the cache or compiled now.
 
-    Raises what the compiler raises: TorchDynamoException, OSError.
+    Raises the compiler's errors: TorchDynamoException, OSError.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    kept = Path(cache_dir()) / "gptlab" / f"{graph_key(traced, inputs)}.so"
-    if kept.exists():
-        try:
-            return load_library(kept)
-        except RuntimeError:  # no library: it is made anew
-            pass
+    cached = Path(cache_dir()) / "gptlab" / f"{graph_key(traced, inputs)}.so"
+    if cached.exists():
+        with contextlib.suppress(RuntimeError):  # damaged: compile it again
+            return load_library(cached)
     print_status(
         "compiling forward and backward pass as one graph: up to a minute, the first time only"
     )
-    made = Path(torch._inductor.aot_compile(traced, tuple(inputs)))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may be doing the same: whole, under its name, or not there.
-    partial = kept.with_suffix(f".{os.getpid()}")
+    library = str(torch._inductor.aot_compile(traced, tuple(inputs)))
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    # Rename a complete copy: another process may be compiling the same graph.
+    partial = cached.with_suffix(f".{os.getpid()}")
     try:
-        shutil.copyfile(made, partial)
-        partial.replace(kept)
+        shutil.copyfile(library, partial)
+        partial.replace(cached)
     finally:
         partial.unlink(missing_ok=True)
-    return load_library(kept)
+    return load_library(cached)
 
 
 def load_library(library: Path) -> CompiledFunction:
-    """Raises RuntimeError where it is none."""
-    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1).run
+    """Load a compiled graph in a millisecond; raises RuntimeError if the file is damaged.
+
+    The public aoti_load_package takes more than a second, most of it to import the compiler.
+    """
+    runner: Any = torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1)
+    return runner.run
 
 
 def graph_key(traced: GraphModule, inputs: Sequence[Tensor]) -> str:
-    """A hash of all that decides what is compiled: the graph, its constants, what its inputs are
-    like, the compiler and its settings, the machine."""
-    like = [(tuple(x.shape), x.stride(), str(x.dtype)) for x in inputs]
+    """Hash everything that the machine code depends on: the graph, its constants, the layout of its
+    inputs, the compiler and its settings, the machine."""
+    layouts = [(tuple(x.shape), x.stride(), str(x.dtype)) for x in inputs]
     settings = torch._inductor.config.get_hash().hex()
     machine = cpu_name(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
-    digest = sha256(repr((traced.code, like, torch.__version__, settings, machine)).encode())
+    digest = sha256(repr((traced.code, layouts, torch.__version__, settings, machine)).encode())
     for name, constant in sorted(traced.named_buffers()):
         digest.update(repr((name, tuple(constant.shape), str(constant.dtype))).encode())
-        digest.update(constant.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(constant.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

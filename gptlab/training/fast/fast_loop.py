@@ -1,17 +1,16 @@
-"""Lightning's training loop with nothing between the steps that nobody asked for.
+"""Lightning's training loop in fewer calls. Optional: runs are the same bit for bit without it.
 
-A micro-batch goes through some 2,900 Python calls in Lightning's own loop: each hook of each
-callback, whether it has one or not, in a profiler's context; closures within closures for the
-optimizer; metrics gathered where none was logged. That is a millisecond, a tenth of a small
-model's step. Where one process trains on a CPU and nobody listens in between, `ShortLoop` calls
-directly what is there to be called, in the same order and with the same bits in the end.
-Validation, checkpoints, counters and the way out stay Lightning's, and so does every other case.
+Lightning's own loop makes about 2,900 Python calls per micro-batch: every hook of every callback,
+also empty ones, in a profiler's context; nested closures for the optimizer; metrics collected where
+none was logged. That takes a millisecond, a tenth of a small model's step. For one process on a
+CPU, FastLoop calls only what has something to do, in the same order. Validation, checkpoints,
+counters and the end of the run stay Lightning's, and so does everything in all other cases.
 """
 
 import math
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.profilers import PassThroughProfiler
 
@@ -22,17 +21,17 @@ SKIPPED_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward
 
 
 def overrides_hook(callback: Callback, hook: str) -> bool:
-    """By the class, or, as Lightning's LambdaCallback does, on the instance."""
+    """Whether the callback's class defines the hook, or, as in LambdaCallback, its instance."""
     return getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
 
 
-def can_run_fast(trainer: Trainer) -> bool:
-    """Whether nothing is set that only Lightning's own loop looks after."""
+def can_run_fast(trainer: Any) -> bool:
+    """Whether no setting of the Trainer needs Lightning's own loop."""
     return (
         trainer.world_size == 1
         and trainer.strategy.root_device.type == "cpu"
         and isinstance(trainer.profiler, PassThroughProfiler)
-        and not trainer.lightning_module.scaled
+        and not trainer.lightning_module.uses_loss_scaling
         and trainer.num_training_batches == math.inf
         and trainer.check_val_every_n_epoch is None
         and trainer._val_check_time_interval is None
@@ -41,13 +40,13 @@ def can_run_fast(trainer: Trainer) -> bool:
 
 
 class FastLoop(_TrainingEpochLoop):
-    """Trains on micro-batches as the loop above it does, in fewer calls."""
+    """Replaces `trainer.fit_loop.epoch_loop`."""
 
     def on_run_start(self, data_fetcher: Any) -> None:
         super().on_run_start(data_fetcher)
-        trainer = self.trainer
-        self.short = can_run_fast(trainer)
-        self.module = trainer.lightning_module
+        trainer: Any = self.trainer
+        self.fast = can_run_fast(trainer)
+        self.module: Any = trainer.lightning_module
         self.hooks = {
             hook: [getattr(c, hook) for c in trainer.callbacks if overrides_hook(c, hook)]
             for hook in CALLED_HOOKS
@@ -57,54 +56,62 @@ class FastLoop(_TrainingEpochLoop):
     def global_step(self) -> int:
         return self.automatic_optimization.optim_progress.optimizer.step.total.completed
 
-    def call(self, hook: str, *arguments: Any) -> None:
-        self.module._current_fx_name = hook  # for a callback that logs
-        for listener in self.hooks[hook]:
-            listener(self.trainer, self.module, *arguments)
+    def set_current_hook(self, hook: str | None) -> None:
+        """Tell Lightning which hook runs, for callbacks that log.
+
+        Not by setattr, with which nn.Module would search its parameters.
+        """
+        self.module.__dict__["_current_fx_name"] = hook
+
+    def call_hook(self, hook: str, *arguments: Any) -> None:
+        self.set_current_hook(hook)
+        for callback_hook in self.hooks[hook]:
+            callback_hook(self.trainer, self.module, *arguments)
 
     def advance(self, data_fetcher: Any) -> None:
-        """One micro-batch."""
-        if self.restarting or not self.short:
+        """Train on one micro-batch."""
+        if self.restarting or not self.fast:
             super().advance(data_fetcher)
             self.stepped = not self._should_accumulate()
             return
-        module, progress, logged = self.module, self.batch_progress, self._results
+        module, progress, results = self.module, self.batch_progress, self._results
         batch, _, _ = next(data_fetcher)
         number = progress.current.ready
         progress.is_last_batch = data_fetcher.done
         progress.increment_ready()
         connector = self.trainer._logger_connector
         connector._first_loop_iter = connector._first_loop_iter is None
-        logged.batch, logged.batch_size, logged.dataloader_idx = batch, None, None
-        self.call("on_train_batch_start", batch, number)
+        results.batch, results.batch_size, results.dataloader_idx = batch, None, None
+        self.call_hook("on_train_batch_start", batch, number)
         module.on_train_batch_start(batch, number)
         progress.increment_started()
-        outputs = self.step(batch, number)
+        outputs = self.forward_backward_step(batch, number)
         progress.increment_processed()
-        self.call("on_train_batch_end", outputs, batch, number)
-        module._current_fx_name = None
-        if logged:
+        self.call_hook("on_train_batch_end", outputs, batch, number)
+        self.set_current_hook(None)
+        if results:
             connector.on_batch_end()
-        logged.batch = None
+        results.batch = None
         progress.increment_completed()
-        if logged:
+        if results:
             connector.update_train_step_metrics()
 
-    def step(self, batch: Batch, number: int) -> dict[str, Any]:
-        """Forward and backward pass; and optimizer and schedule after a step's last micro-batch."""
-        trainer, module = self.trainer, self.module
+    def forward_backward_step(self, batch: Batch, number: int) -> dict[str, Any]:
+        """Run forward and backward pass, and after the last micro-batch optimizer and schedule."""
+        trainer: Any = self.trainer
+        module = self.module
         outputs = trainer.strategy.training_step(batch, number)
-        loss, parts = outputs["loss"], trainer.accumulate_grad_batches
-        loss = loss / parts if parts > 1 else loss
+        loss, micro_batches = outputs["loss"], trainer.accumulate_grad_batches
+        loss = loss / micro_batches if micro_batches > 1 else loss
         module.backward(loss)
         outputs["loss"] = loss.detach()
-        self.stepped = self.batch_progress.current.ready % parts == 0
+        self.stepped = self.batch_progress.current.ready % micro_batches == 0
         if self.stepped:
             (optimizer,), (schedule,) = trainer.optimizers, trainer.lr_scheduler_configs
             progress = self.automatic_optimization.optim_progress.optimizer
             progress.zero_grad.increment_by(1)
             progress.step.increment_ready()
-            self.call("on_before_optimizer_step", optimizer)
+            self.call_hook("on_before_optimizer_step", optimizer)
             module.configure_gradient_clipping(optimizer)
             optimizer.step()
             progress.step.increment_completed()
@@ -114,10 +121,10 @@ class FastLoop(_TrainingEpochLoop):
         return outputs
 
     def on_advance_end(self, data_fetcher: Any) -> None:
-        trainer = self.trainer
+        trainer: Any = self.trainer
         validate = self.batch_progress.total.ready % trainer.val_check_batch == 0
-        ends = trainer.should_stop or trainer.received_sigterm
-        if not self.short or validate or ends or self._skip_next_val:
+        stopping = trainer.should_stop or trainer.received_sigterm
+        if not self.fast or validate or stopping or self._skip_next_val:
             super().on_advance_end(data_fetcher)
         elif self.stepped:
             self._batches_that_stepped += 1

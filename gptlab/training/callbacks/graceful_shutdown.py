@@ -1,0 +1,82 @@
+"""Stop a run on Ctrl-C or SIGTERM so that it can be resumed."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from gptlab.training.callbacks.step_callback import StepCallback
+
+
+class ShutdownRequested(Exception):
+    """Raised by a signal during work that a resumed run repeats: validation, sampling."""
+
+
+class GracefulShutdown(StepCallback):
+    """Finish the current step after a first Ctrl-C or SIGTERM; exit at once after a second one."""
+
+    def __init__(self) -> None:
+        self.received_signal: int | None = None
+        self.previous_handlers: dict[int, Any] = {}
+        self.may_raise = False
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        self.single_process = trainer.world_size == 1
+        # Not in setup(): Lightning installs its own handlers between setup() and here.
+        self.previous_handlers = {
+            number: signal.signal(number, self.handle_signal)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def handle_signal(self, number: int, _frame: Any) -> None:
+        if self.received_signal is not None:
+            os._exit(128 + number)
+        self.received_signal = number
+        print(
+            "\nstopping after this step; press Ctrl-C again to stop at once",
+            file=sys.stderr,
+            flush=True,
+        )
+        if self.may_raise:
+            self.may_raise = False
+            raise ShutdownRequested
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal abort the enclosed work, which a resumed run does again.
+
+        Several processes must stop after the same step, so there the signal waits.
+        """
+        if self.received_signal is not None and self.single_process:
+            raise ShutdownRequested
+        self.may_raise = self.single_process
+        try:
+            yield
+        finally:
+            self.may_raise = False
+
+    def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        stop = self.received_signal is not None
+        if trainer.world_size > 1:  # a signal to one process stops all of them
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        trainer.should_stop = trainer.should_stop or stop
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.validation_context = self.interruptible()
+        self.validation_context.__enter__()
+
+    def on_validation_end(self, *_: Any) -> None:
+        self.validation_context.__exit__(None, None, None)
+
+    def on_train_end(self, *_: Any) -> None:
+        self.may_raise = False
+        for number, handler in self.previous_handlers.items():
+            signal.signal(number, handler)
+
+    def on_exception(self, *_: Any) -> None:
+        self.on_train_end()
