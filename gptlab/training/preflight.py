@@ -133,7 +133,7 @@ def check_causality(net: GPT, row_T: Tensor) -> Check:
     net.eval()
     # Weighted, for the plain sum of what a norm gives is the same whatever it reads.
     weights = torch.linspace(1, 2, net.config.d_model, device=row.device)
-    (net.read(x)[0, half] * weights).sum().backward()
+    (net.forward_blocks(x)[0, half] * weights).sum().backward()
     net.train(was_training)
     net.zero_grad(set_to_none=True)
     leaked = bool((x.grad[0, half + 1 :] != 0).any())
