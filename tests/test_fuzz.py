@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gptlab.config.cli import command, config_groups, group_choices
+from gptlab.config.keys import flatten
 from gptlab.config.schema import (
     DataConfig,
     GenerateConfig,
@@ -28,7 +29,6 @@ from gptlab.config.schema import (
     SamplingConfig,
     TokenizerConfig,
     TrainConfig,
-    flatten,
 )
 from gptlab.config.validation import validate_config
 from gptlab.data.build import open_corpus

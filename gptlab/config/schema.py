@@ -1,45 +1,59 @@
-"""The groups of the configuration, every key with its type and default; conf/ holds the named
-choices. The commands, which these are parts of, are in commands.py.
+"""Every configuration key with its type, default, help, bounds and choices.
 
+First the groups, then the commands that are made of them. conf/ holds named choices for the groups.
 Nothing heavy is imported here: `--help` and shell completion load this file.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from gptlab.config.keys import MAX_SEED, KeyInfo, key, keys_of, text_key
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true")
+WEIGHT_DTYPES = ("float32", "bfloat16", "int8")
+UNKNOWN = ("error", "skip")
+TEMPLATES = "gptlab.data.prompt_templates.TEMPLATES"
 
 
 @dataclass
 class ModelConfig:
-    """The decoder (gptlab/model). Names are those of the tables in gptlab/model/layers.py."""
+    """The decoder (gptlab/model)."""
 
-    n_layer: int = 4
-    n_head: int = 4
-    d_model: int = 128
-    d_ff: int | None = None  # null: 4 × d_model
-    context_length: int = 128  # tokens the model can see at once
-    trained_length: int | None = None  # set by training: positions beyond it never occurred
-    vocab_size: int | None = None  # null: the tokenizer's; larger: padded with ids never written
-    norm: str = "pre"  # pre | post
-    norm_type: str = "layernorm"  # layernorm | rmsnorm
-    final_norm: bool = True
-    position: str = "learned"  # sinusoidal | learned | rotary | none
-    feed_forward: str = "gelu"  # relu | gelu | gelu_tanh | relu2 | swiglu
-    attention: str = "fused"  # fused | eager
-    bias: bool = True  # in attention, feed-forward and norms
-    qkv_bias: bool | None = None  # null: as bias
-    tied_head: bool = True  # the head is the embedding's matrix
-    head_bias: bool = False
-    scale_embeddings: bool = False  # token embeddings times √d_model
-    dropout: float = 0.0  # on embeddings and on each sublayer's output
-    attention_dropout: float = 0.0
-    init_std: float = 0.02
-    let_attention_see_the_future: bool = False  # a demonstration of a leak; never for a real model
-    n_classes: int | None = None  # set by data with classes: the head tells these apart, not tokens
-    pretrained: str | None = None  # GPT-2's weights: a folder, a file, or a name on the hub: gpt2
+    n_layer: int = key(4, "decoder blocks", low=1)
+    n_head: int = key(4, "attention heads per block; must divide d_model", low=1)
+    d_model: int = key(128, "width of the embeddings and the residual stream", low=1)
+    d_ff: int | None = key(None, "width of the feed-forward layer; null: 4 × d_model", low=1)
+    context_length: int = key(128, "longest sequence the model can read, in tokens", low=1)
+    trained_length: int | None = key(None, "set by training: positions that its rows reached")
+    vocab_size: int | None = key(None, "null: the tokenizer's; ids beyond it are never used", low=1)
+    norm: str = key(
+        "pre", "normalise before or after sublayers", choices="gptlab.model.layers.RESIDUALS"
+    )
+    norm_type: str = key("layernorm", "normalisation", choices="gptlab.model.layers.NORMS")
+    final_norm: bool = key(True, "normalise once more before the output head")
+    position: str = key("learned", "position encoding", choices="gptlab.model.layers.POSITIONS")
+    feed_forward: str = key("gelu", "activation", choices="gptlab.model.layers.FEED_FORWARDS")
+    attention: str = key(
+        "fused", "fused: fast; eager: step by step", choices="gptlab.model.layers.ATTENTIONS"
+    )
+    bias: bool = key(True, "biases in attention, feed-forward and norms")
+    qkv_bias: bool | None = key(None, "biases of query, key and value; null: as model.bias")
+    tied_head: bool = key(True, "share one matrix between token embedding and output head")
+    head_bias: bool = key(False, "bias of the output head")
+    scale_embeddings: bool = key(False, "multiply token embeddings by √d_model")
+    dropout: float = key(0.0, "dropout on embeddings and sublayer outputs", low=0, high=0.99)
+    attention_dropout: float = key(0.0, "dropout on attention weights", low=0, high=0.99)
+    init_std: float = key(0.02, "standard deviation of the initial weights", low=0)
+    let_attention_see_the_future: bool = key(
+        False, "no causal mask: demonstrates a leak, never for real"
+    )
+    n_classes: int | None = key(None, "set by the data: classify texts", low=2, high=10_000)
+    pretrained: str | None = text_key(None, "start from GPT-2 weights: folder, file or hub name")
 
     @property
     def window(self) -> int:
-        """Tokens to show the model at once: those positions that its training has reached."""
+        """Longest input at inference, in tokens: later positions were never trained."""
         return min(self.context_length, self.trained_length or self.context_length)
 
 
@@ -47,183 +61,239 @@ class ModelConfig:
 class TokenizerConfig:
     """How text becomes token ids (gptlab/data/tokenizer.py)."""
 
-    name: str = "gpt2"  # gpt2 | words | char
-    max_words: int = 8192  # words: rarer ones are spelled, character by character
-    unknown: str = "error"  # char, words: error | skip, for what the vocabulary cannot spell
+    name: str = key(
+        "gpt2", "tokenizer", choices=("gpt2", "gptlab.data.tokenizer.TRAINABLE_TOKENIZERS")
+    )
+    max_words: int = key(8192, "words: vocabulary size; rarer words are spelled", low=1)
+    unknown: str = key("error", "char, words: on characters not in the vocabulary", choices=UNKNOWN)
 
 
 @dataclass
 class DataConfig:
     """Where documents come from and how they become batches (gptlab/data)."""
 
-    task: str = "text"  # text | classification | instructions: what is learnt of a document
-    source: str = "text"  # text | toy_stories | hub; or a set of records, see conf/data
-    path: Any = None  # a file, a list of files, or a folder; instead of the source's own documents
-    valid_path: Any = None  # held-out documents; null: split off by the rule below
-    hub: str | None = None  # a data set on the Hugging Face hub, or a folder with a copy of one
-    hub_config: str | None = None
-    text_column: str | None = None  # of .jsonl, .json and .parquet; null: `text`
-    documents: str = "auto"  # auto (by <|endoftext|>) | line | file: one document of a text file
-    repair_encoding: bool = False  # turn â€œ back into “ and so on
-    max_samples: int | None = (
-        None  # training documents, from the first; toy_stories: how many in all
+    task: str = key(
+        "text", "what to learn from a document", choices=("text", "classification", "instructions")
     )
-    max_tokens: int | None = None  # stop reading after about so many
-    subset: float = 1.0  # a random share of the training documents, before any is held out
-    split: float = 0.1  # share held out: for validation, or for a test where validation exists
-    split_by: str = "random"  # random | tail
-    test_split: float = 0.0  # records: share held out for a test, beside `split` to validate
-    balance: bool = True  # classification: of each class as many as there are of the rarest
-    template: str = (
-        "alpaca"  # instructions: how one is put to the model (gptlab/data/prompt_templates.py)
+    source: str = key("text", "text: your own files (data.path); otherwise a built-in source")
+    path: Any = text_key(None, "your own files instead: a file, a list of files, or a folder")
+    valid_path: Any = text_key(None, "held-out documents; null: split off as data.split says")
+    hub: str | None = text_key(None, "source=hub: Hugging Face dataset, or a folder with its copy")
+    hub_config: str | None = key(None, "source=hub: configuration of the dataset")
+    text_column: str | None = key(None, "text column of .jsonl, .json, .parquet; null: text")
+    documents: str = key(
+        "auto",
+        "where a document of a text file ends; auto: at <|endoftext|>",
+        choices=("auto", "line", "file"),
     )
-    loss_on: str = "response"  # instructions: response | all
-    batching: str = "random"  # rows | random | sliding
-    batch_size: int = 16  # rows in a micro-batch
-    stride: int | None = None  # sliding: tokens from one window to the next; null: context_length
-    row_length: int | None = None  # tokens of a row, input and target; null: context_length + 1
-    eot_first: bool = False  # begin rows and prompts with end-of-text: the first word counts too
-    keep_first_eot: bool = True  # rows: learn to end; false: ignore every end-of-text in the loss
-    valid_tokens: int = 100_000  # at most so many tokens are scored in one validation
-    final_tokens: int | None = None  # likewise at the end, of each split; null: all
-    max_steps: int = 2000  # of a run that names neither trainer.max_steps nor max_epochs
-    num_workers: int = 0  # processes that make batches ready
-    fit_to_text: bool = False  # own text: shorten context and training where the text is short
-    prompt: str | None = None  # what samples begin with; null: the opening of a held-out document
+    repair_encoding: bool = key(False, "repair mis-decoded characters, such as â€œ for “")
+    max_samples: int | None = key(
+        None, "first documents only; toy sources: how many to make", low=2
+    )
+    max_tokens: int | None = key(None, "stop reading after about this many tokens", low=1)
+    subset: float = key(
+        1.0, "use a random share of the documents, before any split", low=1e-9, high=1
+    )
+    split: float = key(
+        0.1, "share held out for validation (for a test, if given one)", low=0, high=0.9
+    )
+    split_by: str = key(
+        "random", "hold out random documents or the end", choices=("random", "tail")
+    )
+    test_split: float = key(0.0, "records: also hold out this share for a test", low=0, high=0.9)
+    balance: bool = key(True, "classification: reduce every class to the size of the smallest")
+    template: str = key("alpaca", "instructions: prompt format", choices=TEMPLATES)
+    loss_on: str = key("response", "instructions: tokens in the loss", choices=("response", "all"))
+    batching: str = key(
+        "random",
+        "rows: one document a row; random: windows at random; sliding: consecutive windows",
+        choices="gptlab.data.sequences.BATCHING",
+    )
+    batch_size: int = key(16, "rows in a micro-batch", low=1)
+    stride: int | None = key(
+        None, "sliding: tokens from window to window; null: the context", low=1
+    )
+    row_length: int | None = key(None, "tokens of a row with its target; null: context + 1", low=2)
+    eot_first: bool = key(False, "start rows with end-of-text, to learn the first word")
+    keep_first_eot: bool = key(True, "rows: learn to end; false: no loss on end-of-text")
+    valid_tokens: int = key(100_000, "most tokens scored in each validation", low=1)
+    final_tokens: int | None = key(
+        None, "most tokens scored per split at the end; null: all", low=1
+    )
+    max_steps: int = key(2000, "run length if trainer.max_steps and max_epochs are null", low=1)
+    num_workers: int = key(0, "processes that prepare batches; 0: the main process", low=0)
+    fit_to_text: bool = key(False, "shorten context and run to fit a short text")
+    prompt: str | None = text_key(None, "sample prompt; null: start of a held-out document")
 
 
 @dataclass
 class OptimConfig:
     """Optimizer and schedule (gptlab/training/optim.py)."""
 
-    name: str = "adamw"  # adamw | adam | sgd
-    lr: float = 1e-3  # the highest
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    eps: float = 1e-8
-    momentum: float = 0.9  # sgd
-    weight_decay: float = 0.1
-    decay: str = "matrices"  # matrices | all
-    grad_clip: float = 1.0  # largest gradient norm; 0: no clipping
-    schedule: str = "constant"  # constant | cosine | wsd
-    warmup_steps: int | None = 0  # null: a tenth of the run, at most 100
-    min_lr: float = 0.0  # where cosine and wsd end
-    cooldown: float = 0.2  # wsd: share of all steps in which the rate falls
+    name: str = key("adamw", "optimizer", choices=("adamw", "adam", "sgd"))
+    lr: float = key(1e-3, "peak learning rate", low=0)
+    betas: list[float] = key([0.9, 0.95], "adam, adamw: decay rates of both moments")
+    eps: float = key(1e-8, "adam, adamw: added to the denominator", low=0)
+    momentum: float = key(0.9, "sgd: momentum", low=0, high=1)
+    weight_decay: float = key(0.1, "weight decay", low=0)
+    decay: str = key("matrices", "weights that decay", choices=("matrices", "all"))
+    grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
+    schedule: str = key("constant", "after the warmup", choices="gptlab.training.optim.SCHEDULES")
+    warmup_steps: int | None = key(0, "linear warmup; null: a tenth of the run, at most 100", low=0)
+    min_lr: float = key(0.0, "cosine, wsd: learning rate at the end", low=0)
+    cooldown: float = key(0.2, "wsd: share of all steps in which the rate falls", low=0, high=1)
 
 
 @dataclass
 class FinetuneConfig:
-    """What of a model is trained, and how far (gptlab/model/lora.py, gptlab/training/optim.py).
+    """Which weights are trained (gptlab/model/lora.py, gptlab/training/optim.py).
 
-    Weights are named as in a checkpoint; `*` stands for anything, `blocks.-1` for the last block.
+    Weights are named as in a checkpoint; `*` matches anything, `blocks.-1` is the last block.
     """
 
-    trainable: list[str] = field(default_factory=lambda: ["*"])  # these weights; the rest stay
-    layer_decay: float = 1.0  # the rate of each block is this times that of the block above it
-    lora_rank: int | None = None  # add to matrices a trained product of this rank; null: do not
-    lora_alpha: float = 16.0  # … times alpha / rank
-    lora_targets: list[str] = field(default_factory=lambda: ["*.qkv", "*.out", "*.up", "*.down"])
+    trainable: list[str] = key(["*"], "patterns of the weights to train; the others stay frozen")
+    layer_decay: float = key(
+        1.0, "rate of a block = this × rate of the block above", low=1e-3, high=1
+    )
+    lora_rank: int | None = key(None, "train low-rank updates of this rank; null: no LoRA", low=1)
+    lora_alpha: float = key(16.0, "LoRA: updates are scaled by lora_alpha / lora_rank", low=0)
+    lora_targets: list[str] = key(["*.qkv", "*.out", "*.up", "*.down"], "LoRA: layers to update")
 
 
 @dataclass
 class TrainerConfig:
     """The run (gptlab/training). Steps are optimizer steps."""
 
-    max_steps: int | None = None  # whichever of these two comes first ends the run;
-    max_epochs: float | None = None  # both null: as many steps as data.max_steps says
-    accumulate_grad_batches: int = 1
-    tokens_per_step: int | None = None  # sets accumulate_grad_batches
-    eval_every: int | None = None  # steps; null: a fifth of the run, at most 1000; 0: never
-    checkpoint_every: int | None = None  # likewise
-    checkpoint_seconds: float | None = 60.0  # and whenever so much time has passed; null: never
-    checkpoint_every_epoch: bool = False
-    keep_steps: bool = False  # keep each of checkpoint_every as step_N.ckpt
-    sample_every: int | None = None  # likewise
-    sample_every_epoch: bool = False
-    log_every: int = 10
-    accelerator: str = "auto"  # auto | cpu | gpu | cuda | mps
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "auto"  # auto | 32-true | bf16-mixed | 16-mixed | bf16-true
-    halve_on_out_of_memory: bool = True  # on one GPU: half the rows, twice the accumulation
-    threads: int | None = None  # of a CPU; null: as many as it has cores
-    compile: str = "auto"  # auto | false | model | step: forward and backward as one graph
-    chunked_loss: bool = True  # a large vocabulary's logits are never there all at once
-    fast_loop: bool = True  # on a CPU: Lightning's training loop in fewer calls
-    keep_freed_memory: bool = True  # on a CPU: freed blocks stay with the process, to be used again
-    deterministic: bool | None = None  # the same bits each time; null: on a CPU, at no cost
-    extra: dict[str, Any] = field(default_factory=dict)  # Lightning's: +trainer.extra.NAME=VALUE
+    max_steps: int | None = key(None, "run length; both null: data.max_steps", low=1)
+    max_epochs: float | None = key(
+        None, "passes over the data; with max_steps: the shorter", low=1e-9
+    )
+    accumulate_grad_batches: int = key(1, "micro-batches per step", low=1)
+    tokens_per_step: int | None = key(None, "tokens per step; sets accumulate_grad_batches", low=1)
+    eval_every: int | None = key(None, "null: a fifth of the run, at most 1000; 0: never", low=0)
+    checkpoint_every: int | None = key(
+        None, "null: a fifth of the run, at most 1000; 0: never", low=0
+    )
+    checkpoint_seconds: float | None = key(60.0, "also after this many seconds; null: never", low=0)
+    checkpoint_every_epoch: bool = key(False, "keep a checkpoint of each epoch")
+    keep_steps: bool = key(False, "keep every checkpoint of checkpoint_every as step_N.ckpt")
+    sample_every: int | None = key(None, "null: a fifth of the run, at most 1000; 0: never", low=0)
+    sample_every_epoch: bool = key(False, "generate samples after each epoch")
+    log_every: int = key(10, "steps between logged metrics", low=1)
+    accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
+    devices: int = key(1, "devices per machine", low=1)
+    num_nodes: int = key(1, "machines", low=1)
+    strategy: str = key("auto", "Lightning strategy, such as ddp")
+    precision: str = key("auto", "auto: bf16-mixed if the GPU supports it", choices=PRECISIONS)
+    halve_on_out_of_memory: bool = key(True, "one GPU: retry with smaller micro-batches")
+    threads: int | None = key(None, "CPU threads; null: one per core", low=1)
+    compile: str = key(
+        "auto",
+        "false: nothing; model: torch.compile; step: one graph on a CPU; auto: step if it pays",
+        choices="gptlab.training.fast.compiled_step.COMPILE_MODES",
+    )
+    chunked_loss: bool = key(True, "large vocabulary: compute the loss in chunks to save memory")
+    fast_loop: bool = key(True, "CPU: run Lightning's training loop with less overhead")
+    keep_freed_memory: bool = key(True, "CPU: reuse freed memory instead of returning it")
+    deterministic: bool | None = key(None, "bit-identical results; null: only on a CPU")
+    extra: dict[str, Any] = key({}, "arguments of Lightning's Trainer: +trainer.extra.NAME=VALUE")
 
 
 @dataclass
 class SamplingConfig:
     """From logits to the next token (gptlab/generation/sampling.py)."""
 
-    temperature: float = 1.0  # 0: always the likeliest token
-    top_k: int | None = None  # among the k likeliest
-    top_p: float | None = None  # among the likeliest that together have this probability
-    min_p: float | None = None  # among those this many times as likely as the likeliest, or more
-    repetition_penalty: float = 1.0  # above 1: what the text has already is less likely
-    no_repeat_ngram: int | None = None  # no run of so many tokens comes twice
-    beams: int = 1  # above 1: beam search, for the likeliest whole text; draws nothing
-    length_penalty: float = 1.0  # of beam search: log-probability / length ** this; above 1: longer
+    temperature: float = key(
+        1.0,
+        "above 1 more random, below 1 safer; 0: always the most likely token",
+        low=0,
+        high=1e4,
+        slider=(0, 2, 0.05),
+    )
+    top_k: int | None = key(
+        None, "only the k most likely tokens; null: off", low=1, slider=(1, 100, 1)
+    )
+    top_p: float | None = key(
+        None,
+        "sample only from the most likely tokens with this total probability; null: off",
+        low=1e-9,
+        high=1,
+        slider=(0.05, 1, 0.01),
+    )
+    min_p: float | None = key(
+        None,
+        "drop tokens less likely than this × the most likely one; null: off",
+        low=0,
+        high=1,
+        slider=(0, 0.5, 0.01),
+    )
+    repetition_penalty: float = key(
+        1.0, "above 1: make tokens already in the text less likely", low=1e-3, slider=(0.5, 2, 0.05)
+    )
+    no_repeat_ngram: int | None = key(
+        None, "never repeat a sequence of this many tokens; null: off", low=1, slider=(1, 10, 1)
+    )
+    beams: int = key(1, "above 1: beam search, without sampling", low=1, slider=(1, 8, 1))
+    length_penalty: float = key(
+        1.0,
+        "beam search: rank by log-probability / length ** this; above 1: longer texts",
+        low=-10,
+        high=10,
+        slider=(0, 2, 0.1),
+    )
 
 
 @dataclass
 class HellaswagConfig:
-    """Which continuation is the right one (gptlab/evaluation/hellaswag.py)."""
+    """Choose the right ending of a text (gptlab/evaluation/hellaswag.py)."""
 
-    path: str | None = None  # the official file; null: fetched once, its hash checked
-    rows: int | None = None  # the first so many; null: all
-    batch_size: int = 32  # sequences scored at once
+    path: str | None = text_key(None, "the official file; null: download it once")
+    rows: int | None = key(None, "use only the first questions; null: all", low=1)
+    batch_size: int = key(32, "sequences scored at once", low=1)
 
 
 @dataclass
 class JudgeConfig:
-    """A model that judges responses (gptlab/evaluation/judge.py)."""
+    """A model that rates responses (gptlab/evaluation/judge.py)."""
 
-    url: str | None = None  # of a server that speaks OpenAI's API: http://localhost:11434/v1
-    model: str = "llama3.2"  # by the server's name
-    api_key_env: str = "OPENAI_API_KEY"  # the environment's variable that holds a key, if any
-    timeout: float = 120.0  # to wait for an answer
+    url: str | None = text_key(None, "server with OpenAI's API, such as http://localhost:11434/v1")
+    model: str = key("llama3.2", "name of the model on that server")
+    api_key_env: str = key("OPENAI_API_KEY", "environment variable with the server's API key")
+    timeout: float = key(120.0, "seconds to wait for an answer")
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"model.n_layer": 4, …}` of a configuration dataclass."""
-    flat: dict[str, Any] = {}
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            flat.update(flatten(value, f"{prefix}{item.name}."))
-        else:
-            flat[prefix + item.name] = value
-    return flat
+RUN = "latest, a run folder, or a checkpoint file"
+RUN_ROOT = "folder of all runs"
+CORPUS_ROOT = "folder of tokenised corpora"
+SEED_HELP = "seed of all random numbers"
 
 
 @dataclass
 class TrainConfig:
     """conf/train.yaml"""
 
-    seed: int = 1337
-    resume: str | None = None  # latest, or a run folder: go on where that run stopped
-    preflight: str = "auto"  # auto: what takes a moment, before each run | only: all checks, no run
-    init_from: str | None = None  # a run or checkpoint whose model a new run goes on to train
-    from_scratch: bool = False  # of init_from or model.pretrained take all but the weights
-    baseline: bool = True  # classification: beside pretrained weights train random ones too
-    baseline_of: str | None = None  # set by training: the run, by its folder's name, it is beside
-    name: str | None = None  # the run's; null: from the choices made
-    run_root: str = "runs"
-    corpus_root: str = "corpora"
-    prompt: str | None = None  # of the samples written while training
-    num_samples: int = 1  # samples each time
-    max_new_tokens: int = 128
-    eval_before: list[str] = field(
-        default_factory=list
-    )  # at step 0: perplexity, samples, hellaswag
-    eval_after: list[str] = field(default_factory=lambda: ["perplexity"])  # likewise; also: windows
-    log_interpretability: list[str] = field(
-        default_factory=lambda: ["attention"]
-    )  # also: logit_lens, surprise
+    seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
+    resume: str | None = text_key(None, "continue a run: latest, or a run folder")
+    preflight: str = key(
+        "auto",
+        "auto: quick checks before each run; only: all checks and no run",
+        choices=("auto", "only"),
+    )
+    init_from: str | None = text_key(None, "start from the weights of a run or checkpoint")
+    from_scratch: bool = key(False, "with init_from or model.pretrained: random weights")
+    baseline: bool = key(True, "classification: also train from random weights")
+    baseline_of: str | None = key(None, "set by training: run folder this baseline belongs to")
+    name: str | None = text_key(None, "end of the run folder's name; null: chosen groups")
+    run_root: str = text_key("runs", RUN_ROOT)
+    corpus_root: str = text_key("corpora", CORPUS_ROOT)
+    prompt: str | None = text_key(None, "prompt of the samples generated in training")
+    num_samples: int = key(1, "samples to generate each time", low=1)
+    max_new_tokens: int = key(128, "longest sample, in tokens", low=1)
+    eval_before: list[str] = key([], "evaluations at step 0: perplexity, samples, hellaswag …")
+    eval_after: list[str] = key(["perplexity"], "evaluations at the end; also responses …")
+    log_interpretability: list[str] = key(
+        ["attention"], "pictures of the model's inside: attention, logit_lens, surprise, embedding"
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -232,30 +302,32 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     hellaswag: HellaswagConfig = field(default_factory=HellaswagConfig)
-    callbacks: dict[str, Any] = field(default_factory=dict)
-    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = key({}, "your Lightning callbacks: +callbacks.NAME._target_=CLASS")
+    logger: dict[str, Any] = key({}, "Lightning loggers: +logger.NAME._target_=CLASS")
 
 
 @dataclass
 class GenerateConfig:
     """conf/generate.yaml"""
 
-    run: str = "latest"  # latest, a run folder, or a checkpoint file
-    run_root: str = "runs"
-    prompt: str | None = None  # how the text begins; -: standard input; null: asked at a terminal
-    prompt_file: str | None = None
-    template: str = "auto"  # auto: as the model was finetuned | none | alpaca | plain: of prompts
-    input: str | None = None  # what an instruction is about
-    num_samples: int = 1  # samples
-    best_of: int | None = None  # so many samples are written, and the n likeliest shown
-    max_new_tokens: int = 200
-    stop: Any = None  # a text, or a list of them: a sample ends where it has one
-    save: str | None = None  # NAME: the texts in NAME.txt, settings and probabilities in NAME.json
-    weights: str = "float32"  # float32 | bfloat16 | int8: less to read for each token, less exact
-    cache: bool = True  # keep keys and values of tokens that were read; the same text either way
-    seed: int = 1337
-    unknown: str = "error"  # error | skip, for characters the model never saw
-    accelerator: str = "auto"
+    run: str = text_key("latest", RUN)
+    run_root: str = text_key("runs", RUN_ROOT)
+    prompt: str | None = text_key(None, "start of the text; -: standard input; null: ask")
+    prompt_file: str | None = text_key(None, "file with the prompt")
+    template: str = key(
+        "auto", "prompt format; auto: as trained", choices=("auto", "none", TEMPLATES)
+    )
+    input: str | None = text_key(None, "input of an instruction, as in alpaca")
+    num_samples: int = key(1, "samples to generate", low=1, slider=(1, 8, 1))
+    best_of: int | None = key(None, "generate this many, show the num_samples most likely", low=1)
+    max_new_tokens: int = key(200, "longest sample, in tokens", low=1, slider=(10, 500, 10))
+    stop: Any = text_key(None, "end a sample at this text, or at one of a list")
+    save: str | None = text_key(None, "NAME: write NAME.txt, with probabilities NAME.json")
+    weights: str = key("float32", "bfloat16, int8: faster, less exact", choices=WEIGHT_DTYPES)
+    cache: bool = key(True, "cache keys and values; the text is the same either way")
+    seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
+    unknown: str = key("error", "what to do with characters the model never saw", choices=UNKNOWN)
+    accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
@@ -263,21 +335,21 @@ class GenerateConfig:
 class EvaluateConfig:
     """conf/evaluate.yaml"""
 
-    run: str = "latest"  # latest, a run folder, a checkpoint, or a folder of an exported model
-    run_root: str = "runs"
-    corpus_root: str | None = None  # null: the run's
-    suite: list[str] = field(default_factory=list)  # perplexity, hellaswag, overlap, stories, …
-    num_samples: int = 20  # texts written: by overlap, memorisation and stories
-    max_new_tokens: int = 200
-    prompt: str | None = None  # of stories; null: from the first word on
-    batch_size: int = 8  # rows scored at once
-    max_tokens: int | None = None  # of each held-out split; null: all
-    stride: int | None = None  # of windows: score the last so many tokens of each; null: all
-    seed: int = 1337
-    text: str | None = None  # a message: which class is it of?
-    unknown: str = "error"  # error | skip, for characters the model never saw
-    accelerator: str = "auto"
-    precision: str = "auto"
+    run: str = text_key("latest", f"{RUN}, or an exported model")
+    run_root: str = text_key("runs", RUN_ROOT)
+    corpus_root: str | None = text_key(None, f"{CORPUS_ROOT}; null: as in the run")
+    suite: list[str] = key([], "evaluations to run", choices="gptlab.evaluation.suites.SUITES")
+    num_samples: int = key(20, "overlap, memorisation, stories: samples to generate", low=1)
+    max_new_tokens: int = key(200, "longest sample, in tokens", low=1)
+    prompt: str | None = text_key(None, "stories: prompt; null: start from nothing")
+    batch_size: int = key(8, "rows scored at once", low=1)
+    max_tokens: int | None = key(None, "most tokens scored per split; null: all", low=1)
+    stride: int | None = key(None, "sliding windows: score the last tokens; null: all", low=1)
+    seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
+    text: str | None = text_key(None, "message to classify")
+    unknown: str = key("error", "what to do with characters the model never saw", choices=UNKNOWN)
+    accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
+    precision: str = key("auto", "auto: as trainer.precision=auto", choices=PRECISIONS)
     data: DataConfig = field(default_factory=DataConfig)  # another text than the run's
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -289,19 +361,19 @@ class EvaluateConfig:
 class ExportConfig:
     """conf/export.yaml"""
 
-    run: str = "latest"  # latest, a run folder, or a checkpoint file
-    run_root: str = "runs"
-    output_dir: str | None = None  # the folder to write
-    adapter: bool = False  # of a model trained with LoRA only what was added, as PEFT keeps it
+    run: str = text_key("latest", RUN)
+    run_root: str = text_key("runs", RUN_ROOT)
+    output_dir: str | None = text_key(None, "folder to write")
+    adapter: bool = key(False, "model trained with LoRA: export only the adapter, for PEFT")
 
 
 @dataclass
 class PrepareConfig:
     """conf/prepare.yaml"""
 
-    seed: int = 1337
-    corpus_root: str = "corpora"
-    verify: bool = False  # read every block of a finished corpus and compare its checksum
+    seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
+    corpus_root: str = text_key("corpora", CORPUS_ROOT)
+    verify: bool = key(False, "compare every block of an existing corpus with its checksum")
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
@@ -310,18 +382,18 @@ class PrepareConfig:
 class AppConfig:
     """conf/app.yaml"""
 
-    run: str = "latest"  # shown first: latest, a run folder, a checkpoint, or an exported model
-    run_root: str = "runs"  # the runs that can be chosen on the page
-    host: str = "127.0.0.1"  # an address that other machines can reach takes a token
-    port: int = 8642  # 0: any that is free
-    token: str | None = None  # the page and the API are for those who know it; 16 letters or more
-    max_new_tokens: int = 1000  # at most so many tokens of a sample, whatever is asked for
-    max_queue: int = 8  # requests that may wait for their turn; further ones are told to come back
-    max_models: int = 3  # kept in memory; the one that was not used for longest makes room
-    weights: str = "float32"  # float32 | bfloat16 | int8: less to read for each token, less exact
-    accelerator: str = "auto"
-    open_browser: bool = True  # where there is a screen
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)  # what the page begins with
+    run: str = text_key("latest", f"shown first: {RUN}, or an exported model")
+    run_root: str = text_key("runs", "folder of the runs shown on the page")
+    host: str = text_key("127.0.0.1", "address; a public one needs a token")
+    port: int = key(8642, "port; 0: any free one", low=0, high=65535)
+    token: str | None = text_key(None, "password of page and API, at least 16 letters")
+    max_new_tokens: int = key(1000, "longest sample of any request, in tokens", low=1)
+    max_queue: int = key(8, "maximum queue length; beyond it, HTTP 429", low=0, high=1000)
+    max_models: int = key(3, "models kept in memory; the least recently used goes", low=1, high=100)
+    weights: str = key("float32", "bfloat16, int8: faster, less exact", choices=WEIGHT_DTYPES)
+    accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
+    open_browser: bool = key(True, "open the page in a browser, if there is a screen")
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)  # start values of the page
 
 
 SCHEMAS = {
@@ -332,3 +404,11 @@ SCHEMAS = {
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
 }
+
+
+def field_info(name: str, command: str = "train") -> KeyInfo:
+    """What is known about a key of a command: help, bounds, choices, default, slider.
+
+    Raises KeyError if the command has no such key.
+    """
+    return keys_of(SCHEMAS[command])[name]

@@ -13,8 +13,7 @@ import torch
 import yaml
 
 from gptlab.config.cli import CONF_DIR
-from gptlab.config.schema import SamplingConfig
-from gptlab.config.validation import CHOICES
+from gptlab.config.schema import WEIGHT_DTYPES, SamplingConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
 from gptlab.generation.engine import generate_samples
@@ -119,7 +118,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", default="latest")
     parser.add_argument("--texts", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=100, help="that are written of each")
-    parser.add_argument("--weights", default="float32", choices=CHOICES["weights"])
+    parser.add_argument("--weights", default="float32", choices=WEIGHT_DTYPES)
     wanted = parser.parse_args()
     with exit_on_error("report"):
         if wanted.texts < 1 or wanted.tokens < 1:

@@ -9,7 +9,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from gptlab.config import sweeps
-from gptlab.config.schema import TrainConfig, flatten
+from gptlab.config.keys import flatten
+from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
 from gptlab.generation.engine import training_prompt

@@ -15,7 +15,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gptlab.config.schema import ModelConfig, TrainConfig, flatten
+from gptlab.config.keys import flatten
+from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import load_tokenizer

@@ -31,7 +31,7 @@ def resolve_choice(key: str, name: str, table: Mapping[str, T]) -> T:
     """The table's entry of that name; raises UserError with the list of choices."""
     if name not in table:
         raise UserError(
-            f"{key}={name}: there is no such choice; the choices are {', '.join(table)}"
+            f"{key}={name}: invalid choice; choose from {', '.join(table)}"
             f"{did_you_mean(str(name), table)}"
         )
     return table[name]

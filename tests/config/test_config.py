@@ -1,6 +1,7 @@
 """The command line: what is composed, what is refused, and how it is said."""
 
-import math
+import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -9,8 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gptlab.config.cli import CONF_DIR, quote_free_text
-from gptlab.config.schema import TrainConfig
+from gptlab.config.cli import CONF_DIR, help_text, quote_free_text
+from gptlab.config.keys import KeyInfo, keys_of
+from gptlab.config.schema import SCHEMAS, TrainConfig
+from gptlab.config.validation import validate_config
+from gptlab.utils.errors import UserError
 from tests.conftest import ROOT, files_below
 
 CHOICES = [path.relative_to(CONF_DIR) for path in CONF_DIR.glob("*/*.yaml")]
@@ -22,7 +26,6 @@ def compose(*arguments: str) -> TrainConfig:
     from hydra.core.config_store import ConfigStore
 
     from gptlab.config.cli import to_config
-    from gptlab.config.schema import SCHEMAS
 
     ConfigStore.instance().store("train_schema", SCHEMAS["train"])
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -38,34 +41,34 @@ def test_every_choice_composes_and_opens_with_its_command(choice) -> None:
 
 
 REFUSED = {
-    "sede=3": "sede: there is no such key; did you mean 'seed'?",
-    "+sede=3": "sede: there is no such key; did you mean 'seed'?",
-    "model.n_hed=2": "model.n_hed: there is no such key; did you mean 'model.n_head'?",
-    "lr=3": "lr: there is no such key; did you mean 'optim.lr'?",
-    "model.n_layer=abc": "model.n_layer=abc: must be a whole number",
-    "model.n_layer=0": "model.n_layer=0: must be at least 1",
-    "optim.lr=abc": "optim.lr=abc: must be a number",
-    "optim.lr=nan": "optim.lr=nan: not a finite number",
-    "optim.lr=-1": "optim.lr=-1.0: must be at least 0",
-    "optim.betas=[0.9,x]": "optim.betas[1]=x: must be a number",
-    "model.bias=perhaps": "model.bias=perhaps: must be true or false",
-    "data=tinystory": "data=tinystory: there is no such choice; the choices are fineweb_edu,",
-    "model.n_head=5": "model.n_head=5: must divide model.d_model=128; these do: 1, 2, 4,",
-    "data.row_length=500": "data.row_length=500: a row is input and target, so at most",
-    "data.source=files": "data.source=files: there is no such choice",
-    "data.batching=stripes": "data.batching=stripes: must be one of rows, random, sliding",
-    "model.position=absolute": "model.position=absolute: there is no such choice; the choices are",
-    "model.feed_forward=gelo": "model.feed_forward=gelo: there is no such choice",
-    "model.norm=mid": "model.norm=mid: there is no such choice; the choices are pre, post",
-    "optim.name=adan": "optim.name=adan: there is no such choice; the choices are adamw, adam, sgd",
-    "optim.schedule=cosin": "optim.schedule=cosin: there is no such choice",
-    "tokenizer.name=bpe": "tokenizer=bpe: there is no such choice",
+    "sede=3": "sede: unknown key; did you mean 'seed'?",
+    "+sede=3": "sede: unknown key; did you mean 'seed'?",
+    "model.n_hed=2": "model.n_hed: unknown key; did you mean 'model.n_head'?",
+    "lr=3": "lr: unknown key; did you mean 'optim.lr'?",
+    "model.n_layer=abc": "model.n_layer=abc must be a whole number",
+    "model.n_layer=0": "model.n_layer=0 must be at least 1",
+    "optim.lr=abc": "optim.lr=abc must be a number",
+    "optim.lr=nan": "optim.lr=nan must be a finite number",
+    "optim.lr=-1": "optim.lr=-1.0 must be at least 0",
+    "optim.betas=[0.9,x]": "optim.betas[1]=x must be a number",
+    "model.bias=perhaps": "model.bias=perhaps must be true or false",
+    "data=tinystory": "data=tinystory: invalid choice; choose from fineweb_edu,",
+    "model.n_head=5": "model.n_head=5 must divide model.d_model=128 (try 4 or 8)",
+    "data.row_length=500": "data.row_length=500 must be at most 129",
+    "data.source=files": "data.source=files: invalid choice",
+    "data.batching=stripes": "data.batching=stripes: invalid choice",
+    "model.position=absolute": "model.position=absolute: invalid choice; choose from",
+    "model.feed_forward=gelo": "model.feed_forward=gelo: invalid choice",
+    "model.norm=mid": "model.norm=mid: invalid choice; choose from pre, post",
+    "optim.name=adan": "optim.name=adan: invalid choice; choose from adamw, adam, sgd",
+    "optim.schedule=cosin": "optim.schedule=cosin: invalid choice",
+    "tokenizer.name=bpe": "tokenizer.name=bpe: invalid choice",
     "trainer.tokens_per_step=1000": "trainer.tokens_per_step=1000: must be a multiple of",
     "model.vocab_size=5": "model.vocab_size=5: the tokenizer has",
     "optim.warmup_steps=999": "optim.warmup_steps=999: the run has 400 steps",
     "+trainer.extra.max_steps=3": "trainer.extra.max_steps: is decided by",
     "trainer.strategy=dpp": "Lightning cannot train with these trainer settings",
-    "model.n_layer=null": "model.n_layer=null: must have a value",
+    "model.n_layer=null": "model.n_layer=null must be a value",
     "model=null": "a group must name one of its choices",
     "model.n_layer=1,2": "add -m",
     "trainer.devices=4096": "trainer.devices=4096: this machine has",
@@ -99,17 +102,15 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(command, tmp_path, argume
 def test_a_source_that_is_none_is_refused_beside_a_path(command, tmp_path) -> None:
     (tmp_path / "own.txt").write_text("a cat " * 300)
     result = command("train", "data=text", "data.path=own.txt", "data.source=files")
-    assert result.code == 2 and "data.source=files: there is no such choice" in result.err
+    assert result.code == 2 and "data.source=files: invalid choice" in result.err
 
 
 def test_contradictions_between_values() -> None:
-    from gptlab.utils.errors import UserError
-
     for arguments, words in {
-        ("model.position=rotary", "model.d_model=12", "model.n_head=4"): "even width",
-        ("model.position=sinusoidal", "model.d_model=5", "model.n_head=1"): "even width",
-        ("optim.min_lr=1", "optim.lr=0.1"): "above optim.lr",
-        ("trainer.tokens_per_step=64", "trainer.accumulate_grad_batches=2"): "leave",
+        ("model.position=rotary", "model.d_model=12", "model.n_head=4"): "even head width",
+        ("model.position=sinusoidal", "model.d_model=5", "model.n_head=1"): "must be even",
+        ("optim.min_lr=1", "optim.lr=0.1"): "at most optim.lr",
+        ("trainer.tokens_per_step=64", "trainer.accumulate_grad_batches=2"): "remove",
         ("optim.betas=[0.9,1.0]",): "optim.betas",
     }.items():
         with pytest.raises(UserError, match=words):
@@ -189,10 +190,48 @@ def test_shell_completion_names_the_choices() -> None:
     assert done.stdout.split() == ["model=tiny_char"]
 
 
-def test_bounds_name_existing_keys() -> None:
-    from gptlab.config.schema import SCHEMAS, flatten
-    from gptlab.config.validation import BOUNDS, CHOICES
+ALL_KEYS = [(command, info) for command in SCHEMAS for info in keys_of(SCHEMAS[command]).values()]
 
-    known = {key for schema in SCHEMAS.values() for key in flatten(schema())}
-    assert {key for key, *_ in BOUNDS} | set(CHOICES) <= known
-    assert all(low is not None and math.isfinite(low) for _, low, _ in BOUNDS)
+
+def key_id(value: object) -> str:
+    return value.name if isinstance(value, KeyInfo) else str(value)
+
+
+def validation_error(command: str, name: str, value: object) -> str:
+    """What validation says about this command's defaults with one value changed."""
+    config = SCHEMAS[command]()
+    *groups, last = name.split(".")
+    target = functools.reduce(getattr, groups, config)
+    setattr(target, last, [value] if isinstance(getattr(target, last), list) else value)
+    try:
+        validate_config(config)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("command", "info"), ALL_KEYS, ids=key_id)
+def test_every_key_has_help_and_its_bounds_and_choices_are_enforced(command, info) -> None:
+    assert info.help and info.name in help_text(command)
+    refused = [low - 1 for low in [info.low] if low is not None]
+    refused += [high + 1 for high in [info.high] if high is not None]
+    for value in refused:
+        assert f"{info.name}={value} must be {info.range}" in validation_error(
+            command, info.name, value
+        )
+    for value in (info.low, info.high):
+        assert "must be " + (info.range or "?") not in validation_error(command, info.name, value)
+    if info.choices:
+        assert "invalid choice" in validation_error(command, info.name, "no-such-choice")
+        for choice in info.choices:
+            assert "invalid choice" not in validation_error(command, info.name, choice)
+
+
+def test_choices_read_from_source_are_those_of_the_table() -> None:
+    for reference in {ref for _, info in ALL_KEYS for ref in info.allowed if "." in ref}:
+        module, _, table = reference.rpartition(".")
+        code = f"from gptlab.config.keys import table_names; print(table_names({reference!r}))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        names = list(getattr(importlib.import_module(module), table))
+        assert done.stdout.strip() == str(names), reference

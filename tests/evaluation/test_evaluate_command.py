@@ -161,7 +161,7 @@ def test_overlap_has_a_floor_and_real_endings_beside() -> None:
         (["suite=[hellaswag]", "hellaswag.path=none"], "hellaswag.path=none"),
         (["suite=[perplexity]", "stride=5"], "stride: is for windows"),
         (["suite=[perplexity]", "data=text", "data.path=none.txt"], "no such file"),
-        (["suite=[perplexity]", "precision=fp8"], "precision=fp8: must be one of"),
+        (["suite=[perplexity]", "precision=fp8"], "precision=fp8: invalid choice"),
         (["suite=[overlap]", "num_samples=1"], "num_samples: must be at least 2"),
         (["suite=[stories]", "prompt=Xyloph§"], "unknown=skip"),
     ],

@@ -207,7 +207,7 @@ def test_suites_before_and_after(command, tmp_path: Path) -> None:
     [
         ("eval_after=[perplexity,helaswag]", "did you mean 'hellaswag'?"),
         ("eval_after=[]", "needs perplexity"),
-        ("eval_before=[samples,magic]", "eval_before=magic: there is no such choice"),
+        ("eval_before=[samples,magic]", "eval_before=magic: invalid choice"),
         ("hellaswag.rows=0", "must be at least 1"),
     ],
 )

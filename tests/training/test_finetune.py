@@ -489,6 +489,6 @@ def test_what_data_decides_cannot_be_typed(command) -> None:
     result = command("train", *TINY, "finetune=head", "profile=smoke")
     assert result.code == 2 and "take finetune=last_block" in result.err
     result = command("train", *TINY, "finetune.trainable=head", "profile=smoke")
-    assert result.code == 2 and "finetune.trainable: must be a list" in result.err
+    assert result.code == 2 and "finetune.trainable must be a list" in result.err
     result = command("train", *TINY, "data=toy_spam", "data.subset=0.5")
     assert result.code == 2 and "data.subset=0.5: is of texts" in result.err

@@ -14,7 +14,8 @@ from zlib import crc32
 
 import yaml
 
-from gptlab.config.schema import TrainConfig, flatten
+from gptlab.config.keys import flatten
+from gptlab.config.schema import TrainConfig
 from gptlab.report.load_runs import MetricPoint, flatten_stored, read_metrics
 from gptlab.utils.errors import UserError
 

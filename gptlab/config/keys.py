@@ -1,0 +1,127 @@
+"""Declare configuration keys: default, help, bounds and choices in one place.
+
+`gptlab/config/schema.py` declares the keys; `--help`, the validation and the page's form read them
+with `keys_of` and `field_info`. Nothing heavy is imported here.
+"""
+
+import ast
+import importlib
+import sys
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """What is known about one key, besides its value in a run."""
+
+    name: str  # with its group: model.n_layer
+    type: str  # as in the source: int | None
+    default: Any
+    help: str
+    low: float | None = None  # smallest and largest allowed value, both included; None: no limit
+    high: float | None = None
+    allowed: tuple[str, ...] = ()  # choices, or tables of them: "gptlab.model.layers.NORMS"
+    free_text: bool = False  # text or a path: passed on exactly as typed
+    slider: tuple[float, float, float] | None = None  # lowest, highest, step of the page's slider
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All allowed names, those of tables included; empty if any value is allowed."""
+        lists = (table_names(c) if c.startswith("gptlab.") else [c] for c in self.allowed)
+        return tuple(name for names in lists for name in names)
+
+    @property
+    def range(self) -> str:
+        """The bounds in words, such as `at least 1`; empty if there are none."""
+        if self.low is None:
+            return ""
+        upper = self.high is not None and self.high < MAX_SEED
+        if 0 < self.low < 1e-6:
+            return f"above 0 and at most {self.high:g}" if upper else "above 0"
+        return f"from {self.low:g} to {self.high:g}" if upper else f"at least {self.low:g}"
+
+
+def key(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: str | tuple[str, ...] = (),
+    free_text: bool = False,
+    slider: tuple[float, float, float] | None = None,
+) -> Any:
+    """A dataclass field whose metadata describes a key; see KeyInfo for the arguments."""
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "allowed": (choices,) if isinstance(choices, str) else choices,
+        "free_text": free_text,
+        "slider": slider,
+    }
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def text_key(default: str | None, help: str) -> Any:
+    """A key that takes any text or path exactly as typed: commas, quotes and braces included."""
+    return key(default, help, free_text=True)
+
+
+@cache
+def keys_of(schema: type, prefix: str = "") -> dict[str, KeyInfo]:
+    """All keys of a configuration dataclass, with those of its groups, by their full name."""
+    infos: dict[str, KeyInfo] = {}
+    for item in fields(schema):
+        if isinstance(item.type, type) and is_dataclass(item.type):
+            infos |= keys_of(item.type, f"{prefix}{item.name}.")
+            continue
+        name, kind = prefix + item.name, getattr(item.type, "__name__", str(item.type))
+        kind = str(item.type) if "[" in str(item.type) else kind
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        infos[name] = KeyInfo(name, kind.replace("typing.", ""), default, **item.metadata)
+    return infos
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a configuration dataclass by full name: `{"model.n_layer": 4, …}`."""
+    flat: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def table_names(reference: str) -> list[str]:
+    """The names in a module-level table such as "gptlab.model.layers.NORMS".
+
+    A table whose module is not imported yet is read from the source: importing torch would take
+    seconds. Raises LookupError if there is no such table.
+    """
+    module, _, table = reference.rpartition(".")
+    if loaded := sys.modules.get(module):
+        return list(getattr(loaded, table))
+    spec = find_spec(module)
+    source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+    for node in ast.parse(source).body:
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(target, ast.Name) and target.id == table for target in targets):
+            keys = node.value.keys if isinstance(node.value, ast.Dict) else [None]
+            names = [name.value for name in keys if isinstance(name, ast.Constant)]
+            if len(names) == len(keys):
+                return [str(name) for name in names]
+            return list(getattr(importlib.import_module(module), table))  # not all literal
+    raise LookupError(f"{reference}: no such table, but a key takes its choices from it")
