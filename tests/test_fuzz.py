@@ -38,7 +38,7 @@ from gptlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, WordTokenizer
 from gptlab.generation.cli import run_generate
 from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
-from gptlab.training.checks import check_settings
+from gptlab.training.preflight import check_settings
 from gptlab.training.run_plan import make_run_plan
 from gptlab.utils.errors import UserError
 from tests.conftest import ROOT, toy_data

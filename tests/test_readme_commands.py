@@ -47,7 +47,7 @@ def test_resume_command_continues_a_stopped_run(command) -> None:
     result = command("train", *TINY, "profile=smoke", *stopped, "+callbacks.stop.signal=2")
     assert result.code == 130 and line.split("=")[0] in result.err
     result = command("train", *shlex.split(line)[2:], "callbacks=none")
-    assert result.code == 0 and "goes on after step" in result.out and "done in" in result.out
+    assert result.code == 0 and "resuming after step" in result.out and "done in" in result.out
 
 
 GENERATING = [c for c in COMMANDS if "generate.py" in c and "input=" not in c]

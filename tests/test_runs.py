@@ -44,7 +44,7 @@ def test_a_run_tells_and_leaves_everything(command, tmp_path: Path) -> None:
     assert result.err == ""
     told = [
         "training", "model", "parameters", "data", "toy_stories-words", "steps", "passes",
-        "optimizer", "device", "32-true", "time", "about", "stored in", "step 4: Once upon a time",
+        "optimizer", "device", "32-true", "time", "about", "run folder", "step 4: Once upon a time",
         "step 4/4", "tokens/s", "done in", "validation", "perplexity", "best possible",
         "checkpoints", "next", "python generate.py prompt=\"Once upon a time\"",
         "tensorboard --logdir runs",
@@ -66,7 +66,7 @@ def test_a_run_tells_and_leaves_everything(command, tmp_path: Path) -> None:
     steps = [int(row["step"]) for row in rows if row["train/loss"]]
     assert steps == [1, 2, 3, 4]
     assert [int(row["step"]) for row in rows if row["valid/loss"]] == [2, 4]
-    final = re.search(r"loss ([\d.]+) nats", result.out)
+    final = re.search(r"loss ([\d.]+) nats/token \(natural-log units", result.out)
     best = min(float(row["valid/loss"]) for row in rows if row["valid/loss"])
     assert float(final[1]) == pytest.approx(best, abs=2e-4)
 
@@ -158,7 +158,7 @@ def test_a_full_disk_ends_a_run_in_one_line(command, tmp_path: Path, monkeypatch
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gptlab.training.checkpoint.torch.save", no_space)
+    monkeypatch.setattr("gptlab.training.callbacks.checkpointing.torch.save", no_space)
     result = command("train", *SMOKE)
     assert result.code == 2
     assert "disk is full" in result.err and "Traceback" not in result.err
@@ -217,7 +217,7 @@ def test_no_model_beats_the_best_possible(command, tmp_path: Path) -> None:
         "data.max_samples=2000", "trainer.sample_every=0", "data.batch_size=8",
     )  # fmt: skip
     assert result.code == 0, result.err
-    ratio = float(re.search(r"is at ([\d.]+) times it", result.out)[1])
+    ratio = float(re.search(r"this model has ([\d.]+) times that", result.out)[1])
     assert 1.0 < ratio < 3.5
 
 
@@ -230,7 +230,7 @@ def test_an_unseen_future_is_why_the_bound_holds(command, tmp_path: Path) -> Non
     )  # fmt: skip
     assert result.code == 0, result.err
     assert "WARNING    attention sees the future" in result.out
-    assert float(re.search(r"is at ([\d.]+) times it", result.out)[1]) < 1.0
+    assert float(re.search(r"this model has ([\d.]+) times that", result.out)[1]) < 1.0
 
 
 def test_clipping_bounds_the_norm_and_reports_the_unclipped(command, tmp_path: Path) -> None:

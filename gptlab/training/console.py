@@ -1,4 +1,4 @@
-"""The words of a run: what it is about to do, and what came of it."""
+"""The lines that a run prints: what it is about to do, and its results."""
 
 import re
 import shlex
@@ -24,8 +24,13 @@ def short_number(number: float) -> str:
     return f"{number:.0f}"
 
 
-def document_count(count: int) -> str:
-    return f"{count:,} document" + ("s" if count != 1 else "")
+def plural(count: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2g} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def opening_lines(
@@ -35,101 +40,114 @@ def opening_lines(
     net: GPT,
     report: PreflightReport,
     folder: Path | None,
-    done: int,
+    done_steps: int,
 ) -> str:
-    """What the run will do, a line for each thing; `done` steps are behind it.
+    """Describe the run, one fact per line.
 
-    Of the checks only those that ask for a look, but all where nothing but them was asked for.
+    Shows the failed checks, or all of them in a preflight without a run, where `folder` is None.
     """
-    model, optim = plan.model, config.optim
-    splits = corpus.splits
-    held = ", ".join(f"{s.documents:,} {n}" for n, s in splits.items() if n != "train")
-    total = plan.steps * plan.tokens_per_step
-    # Rows of documents are padded: the tokens that count are about the corpus's own, pass by pass.
-    if config.data.batching == "rows":
-        total = min(total, plan.epochs * splits["train"].tokens)
-    device = {"cpu": f"CPU, {torch.get_num_threads()} threads"}.get(plan.accelerator)
-    device = device or f"{plan.accelerator.upper()} × {plan.shape.world_size}"
+    remaining = plan.steps - done_steps
     lines = {
-        "model": f"{describe_parameters(net)}: {model.n_layer} layers, {model.n_head} "
-        f"heads, width {model.d_model}, context {model.context_length}; {model.norm}-norm, "
-        f"{model.position} positions, {model.feed_forward}",
-        "data": f"{corpus.folder.name}: {document_count(splits['train'].documents)}, "
+        "model": describe_model(plan, net),
+        "data": describe_corpus(corpus),
+        **({"weights": f"from {plan.origin}"} if plan.origin else {}),
+        "steps": describe_steps(config, plan, corpus, done_steps),
+        "optimizer": f"{config.optim.name}, {config.optim.schedule} schedule, learning rate "
+        f"{config.optim.lr:g}",
+        "device": describe_device(plan),
+        "memory": f"about {gigabytes(report.memory)}" + describe_available_memory(plan.accelerator),
+        "time": f"about {format_duration(report.seconds_per_step * remaining)}",
+        **({"run folder": str(folder)} if folder else {}),
+    }
+    text = [f"  {name:<10} {value}" for name, value in lines.items()]
+    text += [f"  {'note':<10} {note}" for note in plan.notes]
+    if plan.model.let_attention_see_the_future:
+        text.append("  WARNING    attention sees the future: this model cheats, as a demonstration")
+    text += [str(check) for check in report.checks if folder is None or not check.passed]
+    return "\n".join(["training" if folder else "preflight", *text, ""])
+
+
+def describe_model(plan: RunPlan, net: GPT) -> str:
+    model, total = plan.model, sum(parameter.numel() for parameter in net.parameters())
+    trained = count_parameters(net)
+    frozen = f" ({trained:,} trained)" if trained < total else ""
+    return (
+        f"{total:,} parameters{frozen}: {plural(model.n_layer, 'layer')}, "
+        f"{plural(model.n_head, 'head')}, width {model.d_model}, context {model.context_length}; "
+        f"{model.norm}-norm, {model.position} positions, {model.feed_forward}"
+    )
+
+
+def describe_corpus(corpus: Corpus) -> str:
+    splits = corpus.splits
+    held_out = ", ".join(f"{s.documents:,} {n}" for n, s in splits.items() if n != "train")
+    return (
+        f"{corpus.folder.name}: {plural(splits['train'].documents, 'document')}, "
         f"{short_number(splits['train'].tokens)} tokens "
         f"(vocabulary {corpus.tokenizer.vocab_size:,}); "
-        f"held out: {held} ({corpus.meta['split_rule']})",
-        **({"weights": f"begins with {plan.origin}"} if plan.origin else {}),
-        "steps": f"{plan.steps:,} of {describe_batch(plan)} = {short_number(total)} tokens = "
-        f"{plan.epochs:.3g} passes over the data"
-        + (f"; goes on after step {done:,}" if done else ""),
-        "optimizer": f"{optim.name}, {optim.schedule} rate {optim.lr:g}",
-        "device": f"{device}, {plan.precision}" + COMPILE_SUFFIX[plan.compile],
-        "memory": f"about {gigabytes(report.memory)}" + available_words(plan.accelerator),
-        "time": f"about {format_duration(report.seconds * (plan.steps - done))}",
-    }
-    if folder:
-        lines["stored in"] = str(folder)
-    told = [f"  {name:<10} {text}" for name, text in lines.items()]
-    told += [f"  {'note':<10} {note}" for note in plan.notes]
-    if model.let_attention_see_the_future:
-        told.append("  WARNING    attention sees the future: this model cheats, as a demonstration")
-    checks = [str(check) for check in report.checks if folder is None or not check.good]
-    return "\n".join(["training" if folder else "preflight", *told, *checks, ""])
+        f"held out: {held_out} ({corpus.meta['split_rule']})"
+    )
 
 
-def describe_parameters(net: GPT) -> str:
-    total = sum(parameter.numel() for parameter in net.parameters())
-    trained = count_parameters(net)
-    rest = f", {trained:,} of them trained" if trained < total else ""
-    return f"{total:,} parameters{rest}"
-
-
-COMPILE_SUFFIX = {
-    "false": "",
-    "model": ", compiled",
-    "step": ", forward and backward compiled as one graph (trainer.compile=false: not)",
-}
+def describe_steps(config: TrainConfig, plan: RunPlan, corpus: Corpus, done_steps: int) -> str:
+    total: float = plan.steps * plan.tokens_per_step
+    if config.data.batching == "rows":  # whole documents are padded: count the corpus's tokens
+        total = min(total, plan.epochs * corpus.splits["train"].tokens)
+    resuming = f"; resuming after step {done_steps:,}" if done_steps else ""
+    return (
+        f"{plan.steps:,} of {describe_batch(plan)} = {short_number(total)} tokens = "
+        f"{plan.epochs:.3g} passes over the data{resuming}"
+    )
 
 
 def describe_batch(plan: RunPlan) -> str:
     shape = plan.shape
     rows = f"{shape.batch_size} × {plan.row_tokens} tokens"
-    words = [f"{shape.batch_size} records" if plan.varying else rows]
-    words += [f"{shape.accumulate} accumulated"] if shape.accumulate > 1 else []
-    words += [f"{shape.world_size} devices"] if shape.world_size > 1 else []
-    return " × ".join(words)
+    factors = [f"{shape.batch_size} records" if plan.varying else rows]
+    factors += [f"{shape.accumulate} accumulated"] if shape.accumulate > 1 else []
+    factors += [f"{shape.world_size} devices"] if shape.world_size > 1 else []
+    return " × ".join(factors)
 
 
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2g} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+COMPILE_SUFFIX = {
+    "false": "",
+    "model": ", compiled model",
+    "step": ", compiled step (forward and backward as one graph; off: trainer.compile=false)",
+}
 
 
-def available_words(device: str) -> str:
-    there = available_memory(device)
-    return f" of {gigabytes(there)} to be had" if there else ""
+def describe_device(plan: RunPlan) -> str:
+    name = f"{plan.accelerator.upper()} × {plan.shape.world_size}"
+    if plan.accelerator == "cpu":
+        name = f"CPU, {plural(torch.get_num_threads(), 'thread')}"
+    return f"{name}, {plan.precision}{COMPILE_SUFFIX[plan.compile]}"
+
+
+def describe_available_memory(device: str) -> str:
+    available = available_memory(device)
+    return f" of {gigabytes(available)} available" if available else ""
 
 
 def closing_lines(
-    config: TrainConfig,
-    folder: Path,
-    summary: RunSummary,
-    stories: int,
-    example: str,
+    config: TrainConfig, folder: Path, summary: RunSummary, stories: int, example: str
 ) -> str:
-    """What came of the run, and the two commands to type next; `example` is a held-out message."""
+    """The results of a run, its files, and the two commands to type next.
+
+    `stories`: held-out documents. `example`: a message to classify.
+    """
     after = summary.after
     loss, tokens = after["valid/loss"], after["valid/tokens"]
-    lines = [f"done in {format_duration(summary.seconds)}", *figure_lines(after)]
+    lines = [f"done in {format_duration(summary.seconds)}", *result_lines(after)]
     if (best_possible := after.get("valid/best_possible")) is not None:
         per_story = tokens / stories
         lines.append(
-            f"  best possible loss {best_possible:.4f}: this model is at "
-            f"{loss / best_possible:.3f} times it ({loss * per_story:.1f} against "
-            f"{best_possible * per_story:.1f} nats a story, from the first token to the end)"
+            f"  best possible loss {best_possible:.4f} nats/token: this model has "
+            f"{loss / best_possible:.3f} times that ({loss * per_story:.1f} against "
+            f"{best_possible * per_story:.1f} nats per story)"
         )
     checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("*.ckpt"))
     lines += [
-        f"  run           {folder}",
+        f"  run folder    {folder}",
         f"  checkpoints   {', '.join(checkpoints)} in {folder / 'checkpoints'}",
         f"  samples       {folder / 'samples'}",
         "next",
@@ -148,85 +166,89 @@ SPLIT_NAMES = {
 }
 
 
-def figure_lines(after: dict[str, float]) -> list[str]:
-    """A line for each part of the held-out text, and for each suite."""
+def result_lines(after: dict[str, float]) -> list[str]:
+    """One line per held-out split and per evaluation suite."""
     lines = []
-    for name, words in SPLIT_NAMES.items():
+    for name, label in SPLIT_NAMES.items():
         if f"{name}/loss" in after:
-            of = {key.partition("/")[2]: v for key, v in after.items() if key.startswith(name)}
-            told = describe_class_results(of) if "accuracy" in of else describe_text_results(of)
-            lines.append(f"  {words:<13} loss {of['loss']:.4f} nats {told}")
+            metrics = {
+                key.partition("/")[2]: value
+                for key, value in after.items()
+                if key.startswith(f"{name}/")
+            }
+            classes = "accuracy" in metrics
+            text = describe_class_results(metrics) if classes else describe_text_results(metrics)
+            lines.append(f"  {label:<13} {text}")
+    if lines:  # explain the unit once
+        lines[0] = re.sub(r"(nats/\w+) \(", r"\1 (natural-log units; ", lines[0])
     if "responses/n" in after:
         lines.append(f"  {'responses':<13} {describe_responses(after)}")
     if "hellaswag/n" in after:
         lines.append(
-            f"  {'hellaswag':<13} {after['hellaswag/acc_norm']:.2%} right by the mean loss, "
-            f"{after['hellaswag/acc']:.2%} by the sum, of {after['hellaswag/n']:,} (chance 25 %, "
-            f"standard error {after['hellaswag/standard_error']:.2%})"
+            f"  {'hellaswag':<13} {after['hellaswag/acc_norm']:.2%} correct by mean loss, "
+            f"{after['hellaswag/acc']:.2%} by summed loss, of {after['hellaswag/n']:,} questions "
+            f"(chance 25 %, standard error {after['hellaswag/standard_error']:.2%})"
         )
     if "memorisation/longest" in after:
-        for name, words in (("", "writes"), ("_held_out", "real text")):
-            longest, mean, grams = (
-                after[f"memorisation{name}/{figure}"]
-                for figure in ("longest", "mean_longest", "10_grams")
+        for suffix, label in (("", "memorisation"), ("_held_out", "held-out text")):
+            longest, mean, ten_grams = (
+                after[f"memorisation{suffix}/{metric}"]
+                for metric in ("longest", "mean_longest", "10_grams")
             )
             lines.append(
-                f"  {words:<13} verbatim from the training text: {longest} tokens at the longest, "
-                f"{mean:.1f} on average, {grams:.1%} of all runs of ten"
+                f"  {label:<13} verbatim from the training text: longest span {longest} tokens, "
+                f"mean {mean:.1f}, {ten_grams:.1%} of all 10-grams"
             )
     return lines
 
 
-def describe_text_results(of: dict[str, float]) -> str:
+def describe_text_results(metrics: dict[str, float]) -> str:
     return (
-        f"a token, perplexity {of['perplexity']:.4g}, {of['bits_per_byte']:.3f} bits a byte "
-        f"({of['tokens']:,} tokens)"
+        f"perplexity {metrics['perplexity']:.4g}, {metrics['bits_per_byte']:.3f} bits/byte, "
+        f"loss {metrics['loss']:.4f} nats/token ({metrics['tokens']:,} tokens)"
     )
 
 
-def describe_class_results(of: dict[str, float]) -> str:
-    """With the commonest confusions, of two classes all."""
+def describe_class_results(metrics: dict[str, float]) -> str:
+    """Includes the three most frequent confusions: with two classes all of them."""
     wrong = [
-        (count, key.split("_as_", 1))
-        for key, count in of.items()
+        (count, *key.split("_as_", 1))
+        for key, count in metrics.items()
         if "_as_" in key and not re.fullmatch(r"(.*)_as_\1", key)
     ]
     wrong = sorted(wrong, key=lambda item: -item[0])[:3]
-    told = ", ".join(f"{count:.0f} '{true}' taken for '{said}'" for count, (true, said) in wrong)
+    confusions = ", ".join(
+        f"{count:.0f} '{label}' classified as '{predicted}'" for count, label, predicted in wrong
+    )
     return (
-        f"a message, accuracy {of['accuracy']:.2%}, F1 {of['f1']:.4f} of {of['tokens']:,} "
-        f"messages: {told}"
+        f"accuracy {metrics['accuracy']:.2%}, F1 {metrics['f1']:.4f}, loss "
+        f"{metrics['loss']:.4f} nats/message ({metrics['tokens']:,} messages): {confusions}"
     )
 
 
 def describe_responses(after: dict[str, float]) -> str:
-    told = (
-        f"ROUGE-L {after['responses/rouge_l']:.4f} to {after['responses/n']} test instructions "
-        f"(to each other's answers {after['responses/rouge_l_shuffled']:.4f})"
+    text = (
+        f"ROUGE-L {after['responses/rouge_l']:.4f} on {after['responses/n']} test instructions "
+        f"(against shuffled answers {after['responses/rouge_l_shuffled']:.4f})"
     )
     if "responses/exact" in after:
-        told += (
-            f"; {after['responses/exact']:.1%} of the {after['responses/exact_n']} short answers "
-            "to the letter"
+        text += (
+            f"; exact match on {after['responses/exact']:.1%} of the "
+            f"{after['responses/exact_n']} short answers"
         )
-    return told
+    return text
 
 
 def next_command(config: TrainConfig, example: str) -> str:
+    """A command that uses the trained model."""
     if config.data.task == "classification":
-        text = shlex.quote(f"text={example}")
-        words = [f"  python -m gptlab.evaluate {text}", *place_arguments(config)]
+        words = ["python -m gptlab.evaluate", shlex.quote(f"text={example}")]
     else:
-        words = ["  python generate.py", *generate_arguments(config)]
-    return " ".join(words)
-
-
-def generate_arguments(config: TrainConfig) -> list[str]:
-    plain = config.prompt and re.fullmatch(r"[\w ,.!?]+", config.prompt)
-    quoted = f'"{config.prompt}"' if plain else shlex.quote(config.prompt or "")
-    words = [f"prompt={quoted}"] if config.prompt else []
-    return words + place_arguments(config)
-
-
-def place_arguments(config: TrainConfig) -> list[str]:
-    return [f"run_root={shlex.quote(config.run_root)}"] if config.run_root != "runs" else []
+        words = ["python generate.py"]
+        if config.prompt:
+            simple = re.fullmatch(r"[\w ,.!?]+", config.prompt)
+            quoted = f'"{config.prompt}"' if simple else shlex.quote(config.prompt)
+            words.append(f"prompt={quoted}")
+    if config.run_root != "runs":
+        words.append(f"run_root={shlex.quote(config.run_root)}")
+    return "  " + " ".join(words)

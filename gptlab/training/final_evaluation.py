@@ -1,4 +1,4 @@
-"""What is measured and told when training is over, from the checkpoints as they stand on disk."""
+"""The end of a run: evaluate its checkpoints on disk, write summary.json, print the results."""
 
 import contextlib
 import shlex
@@ -17,6 +17,7 @@ from gptlab.generation.engine import training_prompt
 from gptlab.model import checkpoint
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import count_parameters
+from gptlab.training.baseline import compare_to_baseline
 from gptlab.training.console import closing_lines
 from gptlab.training.inside import log_interpretability
 from gptlab.training.resume import ResumedRun
@@ -33,26 +34,27 @@ from gptlab.training.suites import (
     Results,
     TrainingEvaluator,
 )
+from gptlab.training.trainer import find_callback
 from gptlab.utils.atomic_io import link_or_copy
-from gptlab.utils.errors import UserError
+from gptlab.utils.errors import UserError, is_gpu_out_of_memory
 
 
-def evaluate_checkpoints(examiner: TrainingEvaluator, folder: Path) -> tuple[LoadedModel, Results]:
-    """The best model, which best.ckpt holds from then on, and the figures of `after`.
+def evaluate_checkpoints(evaluator: TrainingEvaluator, folder: Path) -> tuple[LoadedModel, Results]:
+    """Evaluate best.ckpt and last.ckpt on the whole held-out text; keep the better as best.ckpt.
 
-    The last step need not have been validated while training: here it is, on the whole held-out
-    text. Where an earlier one is better, the last one's validation is given beside, as `last/…`.
+    Returns the best model and its results. If an earlier step than the last is best, the last
+    step's validation is included as `last/…`.
     """
-    config = examiner.config
+    config = evaluator.config
     best, last = folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt"
 
     def load(path: Path) -> LoadedModel:
         loaded = checkpoint.load_checkpoint(path)
-        loaded.net.to(examiner.plan.accelerator)
+        loaded.net.to(evaluator.plan.accelerator)
         return loaded
 
     def run(suites: list[str], loaded: LoadedModel) -> Results:
-        return examiner.run(suites, loaded.net, config.data.final_tokens)
+        return evaluator.run(suites, loaded.net, config.data.final_tokens)
 
     at_end = chosen = load(last)
     results = run(["perplexity"], at_end)
@@ -69,50 +71,73 @@ def evaluate_checkpoints(examiner: TrainingEvaluator, folder: Path) -> tuple[Loa
     return chosen, results | run([name for name in rest if name in LAST_CHECKPOINT_SUITES], at_end)
 
 
-def finish_run(
-    trainer: Trainer, examiner: TrainingEvaluator, folder: Path, resumed: ResumedRun | None
+def evaluate_finished_run(
+    trainer: Trainer, evaluator: TrainingEvaluator, folder: Path, resumed: ResumedRun | None
 ) -> RunSummary:
-    """Scores the checkpoints, tells and stores what came of the run; the summary is what says
-    that it has ended, so it is written last."""
-    config, plan, data = examiner.config, examiner.plan, examiner.data
-    examiner.folder = folder if trainer.is_global_zero else None
-    found, after = evaluate_checkpoints(examiner, folder)
+    """Evaluate and summarize a trained run, and compare it if it is a baseline.
+
+    Raises UserError if the GPU has no memory left: resuming the run repeats the evaluation.
+    """
+    try:
+        summary = finish_run(trainer, evaluator, folder, resumed)
+    except Exception as error:
+        if not is_gpu_out_of_memory(error):
+            raise
+        raise UserError(
+            "out of memory in the final evaluation: the trained run is kept; free some memory, "
+            f"then type resume={folder}"
+        ) from None
+    if evaluator.config.baseline_of and trainer.is_global_zero:
+        compare_to_baseline(folder.parent / evaluator.config.baseline_of, folder, summary)
+    return summary
+
+
+def finish_run(
+    trainer: Trainer, evaluator: TrainingEvaluator, folder: Path, resumed: ResumedRun | None
+) -> RunSummary:
+    """Evaluate the checkpoints; log, store and print the results.
+
+    summary.json marks a run as finished, so it is written last.
+    """
+    config, plan, data = evaluator.config, evaluator.plan, evaluator.data
+    evaluator.folder = folder if trainer.is_global_zero else None
+    model, after = evaluate_checkpoints(evaluator, folder)
     if (best_possible := data.best_possible(config.data.final_tokens)) is not None:
         after["valid/best_possible"] = best_possible
-    (before,) = (c for c in trainer.callbacks if isinstance(c, InitialEvaluation))
-    metrics_logger, typed = before.metrics_logger, first_typed(resumed)
+    initial_evaluation = find_callback(trainer, InitialEvaluation)
+    metrics_logger, overrides = initial_evaluation.metrics_logger, original_overrides(resumed)
     elapsed_time = metrics_logger.elapsed_time
     summary = RunSummary(
         overrides=sweeps.varied_overrides(),
-        experiment=experiment(typed),
+        experiment=experiment_name(overrides),
         command=resumed.command if resumed else typed_command(),
         began=elapsed_time.began,
         seconds=elapsed_time.seconds(),
         cpu_seconds=elapsed_time.cpu_seconds(),
         machine=machine_facts(plan),
         commit=git_commit(),
-        parameters=count_parameters(found.net),
+        parameters=count_parameters(model.net),
         steps=trainer.global_step,
         tokens=metrics_logger.tokens_seen,
         epochs=trainer.global_step * plan.shape.rows_per_step / plan.rows_per_epoch,
         corpus=corpus_facts(data.corpus),
-        scored=f"{found.path.name}, step {found.step}",
-        before=before.results,
+        scored=f"{model.path.name}, step {model.step}",
+        before=initial_evaluation.results,
         after=after,
     )
     if trainer.is_global_zero:
         loggers = make_closing_loggers(trainer, folder)
-        with contextlib.suppress(UserError):  # of a model that has diverged
-            log_interpretability(loggers, found, training_prompt(config, data.corpus), config)
-        log_hyperparameters(loggers, config, typed, summary)
+        with contextlib.suppress(UserError):  # of a diverged model
+            log_interpretability(loggers, model, training_prompt(config, data.corpus), config)
+        log_hyperparameters(loggers, config, overrides, summary)
         summary.write(folder)
         stories = data.validation("valid", config.data.final_tokens).rows
-        print(closing_lines(config, folder, summary, stories, example(data.corpus)))
+        print(closing_lines(config, folder, summary, stories, shortest_message(data.corpus)))
     return summary
 
 
-def example(corpus: Corpus) -> str:
-    """A short held-out message, of a corpus of such."""
+def shortest_message(corpus: Corpus) -> str:
+    """A short held-out message of a labelled corpus, as an example to classify; otherwise empty."""
     if not corpus.classes:
         return ""
     ends, stream = corpus.ends("valid")[:50].tolist(), corpus.tokens("valid")
@@ -120,23 +145,25 @@ def example(corpus: Corpus) -> str:
     return min((decode(corpus.tokenizer, stream[b:e].tolist()) for b, e in spans), key=len)
 
 
-def first_typed(resumed: ResumedRun | None) -> list[str]:
-    """What was typed when the run began."""
+def original_overrides(resumed: ResumedRun | None) -> list[str]:
+    """The overrides of the command that started the run."""
     if resumed is None or sweeps.is_sweep_job():
         return list(HydraConfig.get().overrides.task)
     return [word for word in shlex.split(resumed.command)[2:] if "=" in word]
 
 
-def experiment(typed: list[str]) -> str | None:
-    chosen = [a.partition("=")[2] for a in typed if sweeps.override_key(a) == "experiment"]
-    return chosen[-1] if chosen else None
+def experiment_name(overrides: list[str]) -> str | None:
+    names = [o.partition("=")[2] for o in overrides if sweeps.override_key(o) == "experiment"]
+    return names[-1] if names else None
 
 
 def make_closing_loggers(trainer: Trainer, folder: Path) -> list[Logger]:
-    """The run's loggers for what is told at its end: TensorBoard's write a file of their own,
-    made anew when a run was stopped just here, or was made longer."""
-    for left in folder.rglob("*.final"):
-        left.unlink()
+    """The run's loggers; TensorBoard's write the final results to a file of their own.
+
+    That file replaces one from an evaluation that was stopped, or from a run that was made longer.
+    """
+    for path in folder.rglob("*.final"):
+        path.unlink()
     loggers = []
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -150,33 +177,32 @@ HPARAM_KEYS = ("model.n_layer", "model.n_head", "model.d_model", "optim.lr", "se
 
 
 def log_hyperparameters(
-    loggers: list[Logger], config: TrainConfig, typed: list[str], summary: RunSummary
+    loggers: list[Logger], config: TrainConfig, overrides: list[str], summary: RunSummary
 ) -> None:
-    """TensorBoard's HPARAMS tab: what was chosen for this run beside what came of it.
+    """Log settings and final results, for TensorBoard's HPARAMS tab.
 
-    Of all keys those that are compared most, and those typed: the tab shows but a few columns.
-    What was measured before the first step also gets its point after the last.
+    The tab has few columns, so only the keys that are compared most, and the typed ones. Metrics
+    of the initial evaluation also get a point at the last step.
     """
     flat = flatten(config)
-    chosen = {key: flat[key] for key in HPARAM_KEYS}
-    for argument in typed:
-        chosen[sweeps.override_key(argument)] = flat.get(
-            sweeps.override_key(argument), argument.partition("=")[2]
-        )
-    plain = {
+    settings = {key: flat[key] for key in HPARAM_KEYS}
+    for override in overrides:
+        key = sweeps.override_key(override)
+        settings[key] = flat.get(key, override.partition("=")[2])
+    hparams = {
         key: value if isinstance(value, bool | int | float) else str(value)
-        for key, value in chosen.items()
+        for key, value in settings.items()
     }
     after, step = summary.after, summary.steps
-    figures = {f"final/{name.replace('/', '_')}": value for name, value in after.items()}
-    compared = {name: value for name, value in figures.items() if name.startswith("final/valid")}
-    again = {name: after[name] for name in summary.before if name in after}
+    final = {f"final/{name.replace('/', '_')}": value for name, value in after.items()}
+    compared = {name: value for name, value in final.items() if name.startswith("final/valid")}
+    repeated = {name: after[name] for name in summary.before if name in after}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(plain, compared, step=step)
-            logger.log_metrics(figures | again, step=step)
+            logger.log_hyperparams(hparams, compared, step=step)
+            logger.log_metrics(final | repeated, step=step)
             logger.save()
             logger.finalize("success")
         else:
-            logger.log_hyperparams(plain)
-            logger.log_metrics(figures, step=step)
+            logger.log_hyperparams(hparams)
+            logger.log_metrics(final, step=step)

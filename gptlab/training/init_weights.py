@@ -1,9 +1,11 @@
-"""What a new run begins with: random weights, another run's, or GPT-2's."""
+"""Where a new run's weights come from: random numbers, another run, or pretrained GPT-2."""
 
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
 from gptlab.config.schema import ModelConfig, TrainConfig
+from gptlab.data.build import open_corpus
+from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
@@ -11,86 +13,99 @@ from gptlab.model.hf.pretrained import load_model, resolve_pretrained
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 
-# A model that is trained on keeps its structure; of its settings these may be others.
-CHANGEABLE_KEYS = {
-    "dropout",
-    "attention_dropout",
-    "attention",
-    "init_std",
-    "pretrained",
-    "trained_length",
+# A model that is trained further keeps its structure, that is, all settings except these.
+CHANGEABLE_MODEL_KEYS = {
+    *("dropout", "attention_dropout", "attention", "init_std", "pretrained", "trained_length"),
+    "n_classes",  # set by the data
 }
-CHANGEABLE_KEYS |= {"n_classes"}  # decided by the data
-STRUCTURE_KEYS = [item.name for item in fields(ModelConfig) if item.name not in CHANGEABLE_KEYS]
+STRUCTURE_KEYS = [f.name for f in fields(ModelConfig) if f.name not in CHANGEABLE_MODEL_KEYS]
 
 
-def prefer_init_from(config: TrainConfig, typed: Iterable[str]) -> TrainConfig:
-    """`init_from` goes before the `model.pretrained` of an experiment.
+def prefer_init_from(config: TrainConfig, overrides: Iterable[str]) -> TrainConfig:
+    """Let `init_from` replace the `model.pretrained` of an experiment.
 
-    Raises UserError where both were typed.
+    Raises UserError if both were typed.
     """
     if not (config.init_from and config.model.pretrained):
         return config
-    if any(argument.partition("=")[0] == "model.pretrained" for argument in typed):
-        raise UserError("init_from and model.pretrained: give one of them")
+    if any(override.partition("=")[0] == "model.pretrained" for override in overrides):
+        raise UserError("init_from and model.pretrained exclude each other: leave one of them out")
     return replace(config, model=replace(config.model, pretrained=None))
 
 
-def load_initial_model(config: TrainConfig, typed: Iterable[str]) -> LoadedModel | None:
-    """The model that a new run begins with; None: with random weights.
+def load_initial_model(config: TrainConfig, overrides: Iterable[str]) -> LoadedModel | None:
+    """Load the model that a new run starts from; None means random weights.
 
-    Raises UserError where there is none, or where what was typed contradicts it.
+    Raises UserError if there is no such model, or if an override contradicts its structure.
     """
     if config.init_from:
         key = f"init_from={config.init_from}"
-        start = load_model(run_dir.find_checkpoint(config.init_from, config.run_root, "init_from"))
+        path = run_dir.find_checkpoint(config.init_from, config.run_root, "init_from")
     elif config.model.pretrained:
         key = f"model.pretrained={config.model.pretrained}"
-        start = load_model(resolve_pretrained(config.model.pretrained))
+        path = resolve_pretrained(config.model.pretrained)
     else:
         return None
-    its = start.net.config
-    if its.n_classes and config.data.task != "classification":
-        raise UserError(f"{key}: its model tells classes apart and cannot write")
-    names = {argument.partition("=")[0].lstrip("+") for argument in typed}
+    initial = load_model(path)
+    structure, tokenizer = initial.net.config, initial.tokenizer
+    if structure.n_classes and config.data.task != "classification":
+        raise UserError(f"{key}: is a classifier and cannot generate text")
+    overridden = {override.partition("=")[0].lstrip("+") for override in overrides}
     for name in STRUCTURE_KEYS:
-        value, wanted = getattr(its, name), getattr(config.model, name)
+        value, requested = getattr(structure, name), getattr(config.model, name)
         if name == "d_ff":
-            value, wanted = value or 4 * its.d_model, wanted or 4 * config.model.d_model
-        asked = f"model.{name}" in names or ("model" in names and name != "vocab_size")
-        if asked and wanted != value:
+            value = value or 4 * structure.d_model
+            requested = requested or 4 * config.model.d_model
+        in_group = "model" in overridden and name != "vocab_size"
+        if (in_group or f"model.{name}" in overridden) and requested != value:
             raise UserError(
-                f"{key}: its model has {name}={value}, and a model that is trained on keeps its "
-                f"structure; leave model.{name}={wanted} out"
+                f"{key}: its model has {name}={value}, and a model that is trained further keeps "
+                f"its structure; leave model.{name}={requested} out"
             )
-    chosen = start.tokenizer.state()["name"]
-    if "tokenizer" in names and config.tokenizer.name != chosen:
+    vocabulary = tokenizer.state()["name"]
+    if "tokenizer" in overridden and config.tokenizer.name != vocabulary:
         raise UserError(
-            f"{key}: a model that is trained on keeps its vocabulary, {chosen}; leave "
+            f"{key}: a model that is trained further keeps its vocabulary, {vocabulary}; leave "
             f"tokenizer={config.tokenizer.name} out"
         )
-    if isinstance(start.tokenizer, VocabularyTokenizer):
-        start.tokenizer.unknown = config.tokenizer.unknown
-    return start
+    if isinstance(tokenizer, VocabularyTokenizer):
+        tokenizer.unknown = config.tokenizer.unknown
+    return initial
 
 
 def required_tokenizer(tokenizer: Tokenizer | None, config: TrainConfig) -> Tokenizer | None:
-    """The tokenizer that the corpus has to be made with, where the configuration's is another."""
+    """The tokenizer to build the corpus with, or None for the configured one."""
     if tokenizer is None or tokenizer.state()["name"] == config.tokenizer.name == "gpt2":
         return None
     return tokenizer
 
 
-def adopt_structure(wanted: ModelConfig, its: ModelConfig) -> ModelConfig:
-    """The configuration with the structure of the model that the run begins with."""
-    structure = {name: getattr(its, name) for name in STRUCTURE_KEYS}
-    return replace(wanted, **structure, trained_length=its.trained_length)
+def open_training_corpus(config: TrainConfig, initial: LoadedModel | None) -> Corpus:
+    """Open or build the corpus of a new run, in the vocabulary of its initial model."""
+    tokenizer = required_tokenizer(initial.tokenizer if initial else None, config)
+    try:
+        return open_corpus(
+            config.data, config.tokenizer, config.seed, config.corpus_root, given=tokenizer
+        )
+    except UserError as error:
+        if tokenizer is None or "vocabulary lacks" not in str(error):
+            raise
+        raise UserError(
+            f"init_from={config.init_from}: {error}; or start from a run with tokenizer=gpt2, "
+            "which can encode any text"
+        ) from None
 
 
-def copy_initial_weights(net: GPT, start: LoadedModel, classes: list[str] | None) -> None:
-    """Copies all weights that the two have in common: all but the head of other outputs."""
-    weights = start.net.state_dict()
-    if start.metadata.get("classes") != classes:
+def adopt_structure(config: ModelConfig, structure: ModelConfig) -> ModelConfig:
+    """`config` with the structure of the model that the run starts from."""
+    settings = {name: getattr(structure, name) for name in STRUCTURE_KEYS}
+    return replace(config, **settings, trained_length=structure.trained_length)
+
+
+def copy_initial_weights(net: GPT, initial: LoadedModel, classes: list[str] | None) -> None:
+    """Copy all weights, except a head with other outputs, into `net`."""
+    weights = initial.net.state_dict()
+    if initial.metadata.get("classes") != classes:
         weights = {name: w for name, w in weights.items() if not name.startswith("head.")}
-        weights |= {n: w for n, w in net.state_dict().items() if n.startswith("head.")}
+        weights |= {name: w for name, w in net.state_dict().items() if name.startswith("head.")}
     net.load_state_dict(weights)

@@ -1,7 +1,8 @@
-"""What a run will do, worked out before it begins: sizes, steps, device, precision."""
+"""The plan of a run: every size, step count and device that its configuration leaves open."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,29 +15,30 @@ from gptlab.training.init_weights import adopt_structure
 from gptlab.utils.device import resolve_accelerator, resolve_precision
 from gptlab.utils.errors import UserError
 
-PASSES = 30  # own text: at most so often over it …
-FEWEST_STEPS = 100  # … but at least so many steps
+# The length of a run on a short text of the user's own (data.fit_to_text).
+MAX_PASSES = 30
+MIN_STEPS = 100
 
 
 @dataclass
 class RunPlan:
-    """Everything that the configuration left open, decided."""
+    """The configuration with every open choice resolved."""
 
-    model: ModelConfig  # with vocabulary and context
+    model: ModelConfig  # with its vocabulary and context
     optim: OptimConfig  # with its warm-up
     shape: BatchShape
     steps: int
-    eval_every: int  # steps; 0: never
+    eval_every: int  # in steps, as the next two; 0: never
     checkpoint_every: int
     sample_every: int
     row_tokens: int
     rows_per_epoch: int
     accelerator: str  # cpu | cuda | mps
     precision: str
-    varying: bool = False  # rows are as long as the longest of their batch
+    varying: bool = False  # each batch is as wide as its longest row
     compile: str = "false"  # false | model | step
-    origin: str = ""  # whose weights the run begins with; nobody's: random ones
-    notes: list[str] = field(default_factory=list)  # decisions a user should hear of
+    origin: str = ""  # the checkpoint of the initial weights; empty: random weights
+    notes: list[str] = field(default_factory=list)  # decisions to show to the user
 
     @property
     def tokens_per_step(self) -> int:
@@ -47,41 +49,43 @@ class RunPlan:
         return self.steps * self.shape.rows_per_step / self.rows_per_epoch
 
 
-def make_run_plan(config: TrainConfig, corpus: Corpus, start: ModelConfig | None = None) -> RunPlan:
-    """`start`: the model that a run begins with, if it is another's.
+def make_run_plan(
+    config: TrainConfig, corpus: Corpus, structure: ModelConfig | None = None
+) -> RunPlan:
+    """Resolve the configuration for this corpus.
 
-    Raises UserError where configuration and corpus do not go together.
+    `structure`: the model whose structure the run must keep, if it starts from trained weights.
+
+    Raises UserError if configuration and corpus do not fit together.
     """
     notes: list[str] = []
-    model = fit_model(config, corpus, start, notes)
-    validate_row_length(
-        config.data.row_length, model.context_length
-    )  # of `start`, it may be another
+    model = resolve_model(config, corpus, structure, notes)
+    validate_row_length(config.data.row_length, model.context_length)  # which `structure` may set
     windows = make_sequences(corpus, "train", model.context_length, config.data, config.seed)
     if isinstance(windows, RecordSequences):
         check_records(config, corpus, model.context_length, notes)
     if windows.length < (config.data.row_length or model.context_length + 1) - 1:
-        notes.append(f"the text is short: windows have {windows.length} tokens")
-    reached = max(windows.length, start.window if start else 0)
-    short = reached < model.context_length
-    model = replace(model, trained_length=reached if short else None)
-    if reached < model.context_length - 1:
+        notes.append(f"the text is short: training windows have {windows.length} tokens")
+    trained_length = max(windows.length, structure.window if structure else 0)
+    short = trained_length < model.context_length
+    model = replace(model, trained_length=trained_length if short else None)
+    if trained_length < model.context_length - 1:
         notes.append(
-            f"rows have {reached} tokens: positions from there to model.context_length="
-            f"{model.context_length} are never trained; writing and scoring keep below them"
+            f"rows have {trained_length} tokens, so positions from there to model.context_length="
+            f"{model.context_length} are never trained; generation and evaluation do not use them"
         )
-    shape = make_shape(config, windows.length)
+    shape = make_batch_shape(config, windows.length)
     steps = count_steps(config, shape, len(windows), notes)
     accelerator = resolve_accelerator(config.trainer.accelerator)
-    trainer, often = config.trainer, max(1, min(1000, steps // 5))
+    trainer, interval = config.trainer, max(1, min(1000, steps // 5))
     return RunPlan(
         model=model,
         optim=resolve_warmup(config.optim, steps),
         shape=shape,
         steps=steps,
-        eval_every=often if trainer.eval_every is None else trainer.eval_every,
-        checkpoint_every=often if trainer.checkpoint_every is None else trainer.checkpoint_every,
-        sample_every=often if trainer.sample_every is None else trainer.sample_every,
+        eval_every=interval if trainer.eval_every is None else trainer.eval_every,
+        checkpoint_every=interval if trainer.checkpoint_every is None else trainer.checkpoint_every,
+        sample_every=interval if trainer.sample_every is None else trainer.sample_every,
         row_tokens=windows.longest if isinstance(windows, RecordSequences) else windows.length,
         rows_per_epoch=len(windows),
         accelerator=accelerator,
@@ -91,64 +95,93 @@ def make_run_plan(config: TrainConfig, corpus: Corpus, start: ModelConfig | None
     )
 
 
+def stored_config(config: TrainConfig, plan: RunPlan) -> dict[str, Any]:
+    """The configuration as checkpoints and config.yaml store it, with the model's final sizes."""
+    return asdict(config) | {"model": asdict(plan.model), "resume": None}
+
+
+def resolved_settings(plan: RunPlan, threads: int) -> dict[str, Any]:
+    """The settings that a run resolves by itself and keeps when it is resumed, by key."""
+    return {
+        "trainer.accelerator": plan.accelerator,
+        "trainer.precision": plan.precision,
+        "trainer.compile": plan.compile,
+        "trainer.threads": threads,
+        "trainer.max_steps": plan.steps,
+        "trainer.max_epochs": None,
+        "trainer.eval_every": plan.eval_every,
+        "trainer.checkpoint_every": plan.checkpoint_every,
+        "trainer.sample_every": plan.sample_every,
+        "optim.warmup_steps": plan.optim.warmup_steps,
+    }
+
+
 def check_records(config: TrainConfig, corpus: Corpus, context: int, notes: list[str]) -> None:
-    """Notes how many are cut; raises UserError where nothing is left of them to learn or score."""
-    cut = total = 0
+    """Note how many records are truncated.
+
+    Raises UserError if truncation leaves a split without a single target.
+    """
+    truncated = total = 0
     for split in corpus.splits:
         windows = make_sequences(corpus, split, context, config.data, config.seed)
         assert isinstance(windows, RecordSequences)
-        everything = np.arange(len(windows))
-        if not windows.counted(everything).any():
+        rows = np.arange(len(windows))
+        if not windows.counted(rows).any():
             raise UserError(
-                f"data: of the {split} records every prompt is longer than a row of "
-                f"{windows.length} tokens; take a larger model.context_length, or "
-                "data.template=plain"
+                f"data: every prompt of the {split} records is longer than a row of "
+                f"{windows.length} tokens; try a larger model.context_length or data.template=plain"
             )
-        cut += int((windows.tokens_of(everything) > windows.length).sum())
+        truncated += int((windows.tokens_of(rows) > windows.length).sum())
         total += len(windows)
-    if cut:
-        notes.append(f"{cut:,} of {total:,} records are too long and lose their ends")
+    if truncated:
+        notes.append(f"{truncated:,} of {total:,} records are too long and are truncated")
 
 
 def resolve_warmup(optim: OptimConfig, steps: int) -> OptimConfig:
-    """The warm-up decided where it was left open; raises UserError if longer than the run."""
-    if optim.warmup_steps is not None:
-        if optim.warmup_steps > steps:
-            raise UserError(f"optim.warmup_steps={optim.warmup_steps}: the run has {steps} steps")
-        return optim
-    return replace(optim, warmup_steps=min(100, steps // 10))
-
-
-def fit_model(
-    config: TrainConfig, corpus: Corpus, start: ModelConfig | None, notes: list[str]
-) -> ModelConfig:
-    """The model with the tokenizer's vocabulary, and for own text a context that fits it; or with
-    the structure of the one that the run begins with."""
-    wanted = adopt_structure(config.model, start) if start else config.model
-    if wanted.n_classes and not corpus.classes:
-        raise UserError("model.n_classes: is decided by data with classes, as data=toy_spam")
-    if corpus.classes:
-        wanted = replace(wanted, n_classes=len(corpus.classes), tied_head=False, head_bias=True)
-    vocabulary = corpus.tokenizer.vocab_size
-    size = wanted.vocab_size or vocabulary
-    if size < vocabulary:
+    """Set the default warm-up; raise UserError for one that is longer than the run."""
+    if optim.warmup_steps is None:
+        return replace(optim, warmup_steps=min(100, steps // 10))
+    if optim.warmup_steps > steps:
         raise UserError(
-            f"model.vocab_size={size}: the tokenizer has {vocabulary:,} tokens; "
-            "leave it out, or give at least as many"
+            f"optim.warmup_steps={optim.warmup_steps}: must not exceed the run's {steps} steps"
         )
-    context = wanted.context_length
-    if config.data.fit_to_text and not start:
+    return optim
+
+
+def resolve_model(
+    config: TrainConfig, corpus: Corpus, structure: ModelConfig | None, notes: list[str]
+) -> ModelConfig:
+    """The model with the tokenizer's vocabulary, the corpus's classes and a context that fits.
+
+    Only a new model on a short text of the user's own gets a shorter context.
+    """
+    model = adopt_structure(config.model, structure) if structure else config.model
+    if model.n_classes and not corpus.classes:
+        raise UserError("model.n_classes: is set by labelled data such as data=toy_spam")
+    if corpus.classes:
+        model = replace(model, n_classes=len(corpus.classes), tied_head=False, head_bias=True)
+    vocabulary = corpus.tokenizer.vocab_size
+    if model.vocab_size and model.vocab_size < vocabulary:
+        raise UserError(
+            f"model.vocab_size={model.vocab_size}: the tokenizer has {vocabulary:,} tokens; "
+            "choose at least as many, or leave it out"
+        )
+    context = model.context_length
+    if config.data.fit_to_text and not structure:
         tokens = {name: split.tokens for name, split in corpus.splits.items()}
         fits = max(4, min(tokens["train"] // 8, tokens["valid"] - 1))
         fits = max(fits, (config.data.row_length or 0) - 1)
         if fits < context:
             notes.append(f"the text is short: context {fits} instead of {context}")
             context = fits
-    return replace(wanted, vocab_size=size, context_length=context)
+    return replace(model, vocab_size=model.vocab_size or vocabulary, context_length=context)
 
 
-def make_shape(config: TrainConfig, row_tokens: int) -> BatchShape:
-    """Rows a micro-batch, micro-batches a step; raises UserError where that is no whole number."""
+def make_batch_shape(config: TrainConfig, row_tokens: int) -> BatchShape:
+    """Rows per micro-batch and micro-batches per step.
+
+    Raises UserError if trainer.tokens_per_step is not a whole number of micro-batches.
+    """
     trainer, batch = config.trainer, config.data.batch_size
     world = trainer.devices * trainer.num_nodes
     accumulate = trainer.accumulate_grad_batches
@@ -156,26 +189,26 @@ def make_shape(config: TrainConfig, row_tokens: int) -> BatchShape:
         micro = batch * row_tokens * world
         accumulate, rest = divmod(trainer.tokens_per_step, micro)
         if rest:
-            near = max(1, round(trainer.tokens_per_step / micro)) * micro
+            nearest = max(1, round(trainer.tokens_per_step / micro)) * micro
             raise UserError(
                 f"trainer.tokens_per_step={trainer.tokens_per_step}: must be a multiple of "
-                f"data.batch_size × tokens a row × devices = {batch} × {row_tokens} × {world} = "
-                f"{micro}, for instance {near}"
+                f"data.batch_size × tokens per row × devices = {batch} × {row_tokens} × {world} = "
+                f"{micro} (try {nearest})"
             )
     return BatchShape(batch, accumulate, world)
 
 
 def count_steps(config: TrainConfig, shape: BatchShape, rows: int, notes: list[str]) -> int:
-    """Optimizer steps: max_steps or max_epochs, whichever comes first, or the data's default."""
+    """Optimizer steps: trainer.max_steps or max_epochs, whichever is less, or data.max_steps."""
     trainer = config.trainer
     steps_per_epoch = rows / shape.rows_per_step
     default = math.inf if trainer.max_epochs else config.data.max_steps
     limits = [trainer.max_steps or default]
     if trainer.max_epochs:
-        # Up to the step that sees the last row: its remaining rows begin the next epoch.
+        # The step that trains on the last row completes the epoch.
         limits.append(max(1, math.ceil(trainer.max_epochs * steps_per_epoch - 1e-9)))
     if config.data.fit_to_text and not trainer.max_steps and not trainer.max_epochs:
-        short = max(FEWEST_STEPS, math.ceil(PASSES * steps_per_epoch))
+        short = max(MIN_STEPS, math.ceil(MAX_PASSES * steps_per_epoch))
         if short < min(limits):
             notes.append(f"the text is short: {short} steps instead of {min(limits):g}")
             limits.append(short)

@@ -1,4 +1,4 @@
-"""summary.json: what a finished run was, where it ran, and what came of it."""
+"""summary.json: the command, machine, corpus and results of a finished run."""
 
 import json
 import os
@@ -20,23 +20,23 @@ from gptlab.training.run_plan import RunPlan
 
 @dataclass
 class RunSummary:
-    """Everything a comparison of runs needs, beside the run's configuration and metrics."""
+    """What comparing runs needs in addition to config.yaml and metrics.csv."""
 
     experiment: str | None
-    overrides: list[str]  # of a sweep's job, those in which the jobs differ
+    overrides: list[str]  # those that differ between the jobs of a sweep
     command: str
     began: str  # local time, ISO 8601
-    seconds: float  # from the command to its end
-    cpu_seconds: float  # of all threads
+    seconds: float  # wall time, over all processes that trained it
+    cpu_seconds: float  # summed over all threads
     machine: dict[str, Any]
-    commit: str | None  # of gptlab's own code
+    commit: str | None  # of gptlab's code; + means changed since
     parameters: int
     steps: int
-    tokens: int  # trained on, padding left out
+    tokens: int  # trained on, without padding
     epochs: float
     corpus: dict[str, Any]
-    scored: str  # the checkpoint that was scored at the end, and its step
-    before: dict[str, float] = field(default_factory=dict)
+    scored: str  # the checkpoint that `after` evaluates, and its step
+    before: dict[str, float] = field(default_factory=dict)  # results by suite and metric
     after: dict[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
@@ -47,14 +47,13 @@ class RunSummary:
 
 
 def typed_command() -> str:
-    """What was typed."""
+    """The command as the user typed it, before it was quoted for Hydra."""
     return os.environ.get(COMMAND_ENV, shlex.join(["python", *sys.argv]))
 
 
 def machine_facts(plan: RunPlan) -> dict[str, Any]:
-    device = {"cpu": cpu_name}.get(plan.accelerator, accelerator)
     return {
-        "device": device(),
+        "device": cpu_name() if plan.accelerator == "cpu" else gpu_name(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "precision": plan.precision,
@@ -64,7 +63,7 @@ def machine_facts(plan: RunPlan) -> dict[str, Any]:
     }
 
 
-def accelerator() -> str:
+def gpu_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "Apple GPU (MPS)"
 
 
@@ -78,28 +77,28 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-CODE = ("gptlab", "conf", "train.py")
-
-
 def git_commit() -> str | None:
-    """The revision of the code, where it is a clone; `+` where something was changed since."""
-    home = Path(__file__).resolve().parent.parent.parent
-    git = ("git", "--no-optional-locks")  # never in the way of a person's own git
+    """The revision of gptlab's code if it is a git clone, with a `+` if it was changed since."""
     try:
-        arguments = {"cwd": home, "capture_output": True, "text": True, "timeout": 5, "check": True}
-        revision = subprocess.run([*git, "rev-parse", "--short", "HEAD"], **arguments).stdout
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno", *CODE], **arguments).stdout
+        changes = run_git("status", "--porcelain", "-uno", "gptlab", "conf", "train.py")
+        return run_git("rev-parse", "--short", "HEAD") + ("+" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return revision.strip() + ("+" if changed.strip() else "")
+
+
+def run_git(*arguments: str) -> str:
+    command = ["git", "--no-optional-locks", *arguments]  # do not block the user's own git
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=5, check=True)
+    return done.stdout.strip()
 
 
 def corpus_facts(corpus: Corpus) -> dict[str, Any]:
-    names = ("split_rule", "mojibake", "repaired", "duplicates_across_splits")
+    keys = ("split_rule", "mojibake", "repaired", "duplicates_across_splits")
     return {
         "name": corpus.folder.name,
         "vocabulary": corpus.tokenizer.vocab_size,
-        **{name: corpus.meta[name] for name in names},
+        **{key: corpus.meta[key] for key in keys},
         "splits": {
             name: {"documents": split.documents, "tokens": split.tokens}
             for name, split in corpus.splits.items()

@@ -1,9 +1,10 @@
-"""The parts of a run put together: callbacks, Lightning's Trainer, and how long it will take."""
+"""Lightning's Trainer for a run: its callbacks, loggers, arguments and process settings."""
 
+import inspect
 import logging
+import os
 import re
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from gptlab.config.schema import TrainConfig
+from gptlab.config.schema import TrainConfig, TrainerConfig
 from gptlab.generation.engine import training_prompt
 from gptlab.training.callbacks.checkpointing import AtomicCheckpointIO, CheckpointWriter
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
@@ -20,110 +21,173 @@ from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.publish_run_dir import PublishRunDir
 from gptlab.training.callbacks.sample_writer import PredictionWriter, SampleWriter
-from gptlab.training.checks import instantiate_group
-from gptlab.training.fast.fast_loop import FastLoop
-from gptlab.training.resume import ResumedRun, resolved_settings
-from gptlab.training.run_plan import RunPlan
+from gptlab.training.resume import ResumedRun
+from gptlab.training.run_plan import RunPlan, resolved_settings, stored_config
 from gptlab.training.run_summary import typed_command
 from gptlab.training.suites import InitialEvaluation, TrainingEvaluator
-from gptlab.utils.errors import UserError
+from gptlab.utils.device import keep_freed_memory
+from gptlab.utils.errors import UserError, did_you_mean
+
+# Set by the run plan, or would restart the endless dataloader.
+RESERVED_TRAINER_ARGUMENTS = {
+    *("accelerator", "devices", "num_nodes", "strategy", "precision", "max_steps", "max_epochs"),
+    *("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch", "callbacks"),
+    *("limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs", "logger"),
+    *("gradient_clip_val", "gradient_clip_algorithm", "use_distributed_sampler", "plugins"),
+    *("min_epochs", "fast_dev_run", "default_root_dir", "deterministic", "enable_checkpointing"),
+}
+
+
+def check_trainer_arguments(extra: dict[str, Any]) -> None:
+    """Raise UserError for a trainer.extra that Lightning's Trainer lacks or gptlab sets itself."""
+    parameters = inspect.signature(Trainer.__init__).parameters
+    for name in extra:
+        if name not in parameters:
+            raise UserError(
+                f"trainer.extra.{name}: Lightning's Trainer has no such argument"
+                f"{did_you_mean(name, parameters)}"
+            )
+        if name in RESERVED_TRAINER_ARGUMENTS:
+            raise UserError(
+                f"trainer.extra.{name}: gptlab sets this argument; use its own keys instead (see "
+                "trainer, optim, callbacks and logger in `python train.py --help`)"
+            )
+
+
+def configure_torch(settings: TrainerConfig, accelerator: str) -> None:
+    """Set what applies to the whole process, before anything is computed or compiled."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if settings.keep_freed_memory and accelerator == "cpu":
+        keep_freed_memory()
+    exact = accelerator == "cpu" if settings.deterministic is None else settings.deterministic
+    if exact:  # cuBLAS reads it at its first use
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(exact)
+    # gptlab reads no uninitialized memory, so filling it would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module
 
 
 def make_callbacks(
-    examiner: TrainingEvaluator, folder: Path, seconds: float, resumed: ResumedRun | None
+    evaluator: TrainingEvaluator, folder: Path, seconds: float, resumed: ResumedRun | None
 ) -> list[Callback]:
-    """What every run has; the order is that in which they act after a step."""
-    config, plan, corpus = examiner.config, examiner.plan, examiner.data.corpus
-    best_possible = examiner.data.best_possible(config.data.valid_tokens)
+    """The callbacks of every run, in the order in which they act after a step.
+
+    `seconds`: the expected duration of the run.
+    """
+    config, plan, corpus = evaluator.config, evaluator.plan, evaluator.data.corpus
+    best_possible = evaluator.data.best_possible(config.data.valid_tokens)
     metrics_logger = MetricsLogger(folder, plan, config, best_possible, resumed)
     shutdown = GracefulShutdown()
     prompt = training_prompt(config, corpus)
     content = {"config": stored_config(config, plan), "tokenizer": corpus.tokenizer.state()}
-    samples, more = (PredictionWriter, {"corpus": corpus}) if corpus.classes else (SampleWriter, {})
-    facts = {
-        "decided": resolved_settings(plan, torch.get_num_threads()),
+    resume_info = {
+        "resolved": resolved_settings(plan, torch.get_num_threads()),
         "corpus": corpus.folder.name,
         "command": resumed.command if resumed else typed_command(),
         "classes": corpus.classes,
     }
+    samples = (folder, plan, metrics_logger, corpus.tokenizer, prompt, config, shutdown)
     return [
         shutdown,
         metrics_logger,
-        *([] if resumed else [PublishRunDir(folder, make_loggers(config, folder, None))]),
-        InitialEvaluation(examiner, metrics_logger, shutdown),
+        *([] if resumed else [PublishRunDir(folder, make_loggers(config, folder))]),
+        InitialEvaluation(evaluator, metrics_logger, shutdown),
         ProgressBar(metrics_logger, plan.steps, seconds),
-        samples(folder, plan, metrics_logger, corpus.tokenizer, prompt, config, shutdown, **more),
-        CheckpointWriter(folder, plan, metrics_logger, content, facts, config.trainer),
+        PredictionWriter(*samples, corpus=corpus) if corpus.classes else SampleWriter(*samples),
+        CheckpointWriter(folder, plan, metrics_logger, content, resume_info, config.trainer),
     ]
-
-
-def stored_config(config: TrainConfig, plan: RunPlan) -> dict[str, Any]:
-    """The configuration as checkpoints and config.yaml keep it: the model's sizes decided."""
-    return asdict(config) | {"model": asdict(plan.model), "resume": None}
 
 
 def make_trainer(
     config: TrainConfig,
     plan: RunPlan,
-    ours: list[Callback],
+    callbacks: list[Callback],
     folder: Path,
     resumed: ResumedRun | None,
 ) -> Trainer:
-    """Lightning's Trainer; raises UserError for a trainer.extra that it does not take.
+    """Make Lightning's Trainer; raise UserError for arguments that it does not accept.
 
-    Loggers make their files at once: of a new run they wait until its folder has appeared.
+    Loggers create files at once: a new run gets them from PublishRunDir, with its folder.
     """
-    wanted = config.trainer
-    validate_every = plan.eval_every * plan.shape.accumulate
-    arguments = {
+    settings = config.trainer
+    validate_every = plan.eval_every * plan.shape.accumulate  # micro-batches
+    arguments: dict[str, Any] = {
         "accelerator": plan.accelerator,
-        "devices": wanted.devices,
-        "num_nodes": wanted.num_nodes,
-        "strategy": wanted.strategy,
+        "devices": settings.devices,
+        "num_nodes": settings.num_nodes,
+        "strategy": settings.strategy,
         "precision": plan.precision,
         "max_steps": plan.steps,
-        "max_epochs": -1,  # the loader never ends; an epoch is counted in rows
+        "max_epochs": -1,  # the loader never ends; epochs are counted in rows
         "accumulate_grad_batches": plan.shape.accumulate,
         "val_check_interval": validate_every or None,
         "limit_val_batches": 1.0 if validate_every else 0,
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),  # see run.prepare_torch
+        "deterministic": torch.are_deterministic_algorithms_enabled(),  # see configure_torch
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "enable_checkpointing": False,
         "log_every_n_steps": 1,
         "default_root_dir": folder,
         "plugins": [AtomicCheckpointIO()],
-        "callbacks": ours + instantiate_group(config.callbacks, Callback),
+        "callbacks": callbacks + instantiate_callbacks(config),
         "logger": make_loggers(config, folder, resumed.step) if resumed else False,
     }
     try:
-        trainer = Trainer(**arguments | wanted.extra)
+        return Trainer(**arguments | settings.extra)
     except (TypeError, ValueError, MisconfigurationException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"Lightning cannot train with these trainer settings: {reason}") from None
-    if wanted.fast_loop:
-        trainer.fit_loop.epoch_loop = FastLoop(trainer, trainer.min_steps, trainer.max_steps)
-    return trainer
 
 
-def make_loggers(config: TrainConfig, folder: Path, goes_on_after: int | None) -> list[Logger]:
-    """Those of the configuration; what TensorBoard was told of later steps is void."""
-    made = []
+def find_callback(trainer: Trainer, kind: type[Any]) -> Any:
+    """The trainer's callback of this class."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in __init__
+    return next(callback for callback in callbacks if isinstance(callback, kind))
+
+
+def make_loggers(
+    config: TrainConfig, folder: Path, resumed_step: int | None = None
+) -> list[Logger]:
+    """The configured loggers; TensorBoard drops what it has of steps after `resumed_step`."""
+    loggers = []
     for name, settings in config.logger.items():
-        known = settings if isinstance(settings, dict) else {}
-        board = str(known.get("_target_", "")).endswith(TensorBoardLogger.__name__)
-        more = {}
-        if board and goes_on_after is not None:
-            # What step 0 has is written after its checkpoint: it will be written again.
-            more = {"purge_step": goes_on_after + 1 if goes_on_after else 0}
-        made += instantiate_group({name: settings}, Logger, save_dir=str(folder), **more)
-    return made
+        arguments: dict[str, Any] = {"save_dir": str(folder)}
+        target = settings.get("_target_", "") if isinstance(settings, dict) else ""
+        if str(target).endswith(TensorBoardLogger.__name__) and resumed_step is not None:
+            # Step 0 is logged after its checkpoint, so it will be logged again.
+            arguments["purge_step"] = resumed_step + 1 if resumed_step else 0
+        loggers.append(instantiate_part(name, settings, Logger, arguments))
+    return loggers
 
 
-# What the opening lines say already, advertisements, and the normal end of a run.
+def instantiate_callbacks(config: TrainConfig) -> list[Callback]:
+    """The user's own callbacks."""
+    return [instantiate_part(name, part, Callback, {}) for name, part in config.callbacks.items()]
+
+
+def instantiate_part(name: str, settings: Any, kind: type, arguments: dict[str, Any]) -> Any:
+    """Instantiate the class in `_target_`; raise UserError if it is not a `kind`."""
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+
+    if not isinstance(settings, dict) or "_target_" not in settings:
+        raise UserError(f"{kind.__name__.lower()} {name}: needs a class: {name}._target_=CLASS")
+    target = settings["_target_"]
+    try:
+        part = instantiate(arguments | settings)
+    except HydraException as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"{name}: {target} cannot be instantiated: {reason}") from None
+    if not isinstance(part, kind):
+        raise UserError(f"{name}: {target} is not a subclass of Lightning's {kind.__name__}")
+    return part
+
+
+# Facts that the opening lines show already, advertisements, and the normal end of a run.
 UNINFORMATIVE_LINES = re.compile(
     r"(GPU|TPU|HPU) available|limit_val_batches=1.0|val_check_interval=1\)|💡 Tip|"
     r"Restor(ing|ed all) states from the checkpoint|"
@@ -138,11 +202,11 @@ def is_informative(record: logging.LogRecord) -> bool:
 
 
 def silence_lightning() -> None:
+    """Filter uninformative Lightning messages."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
         logging.getLogger(name).addFilter(is_informative)
-    # Batches are made whole by one indexed read: workers would only add cost.
+    # One indexed read makes a whole batch, so loader workers would not be faster.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # Lightning's own call in `strategy.all_gather`.
+    # Lightning's own calls of deprecated functions.
     warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
-    # Lightning's own call of a pytree function that torch has deprecated.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")

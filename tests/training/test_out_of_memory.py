@@ -10,7 +10,7 @@ from gptlab.config.schema import TrainConfig
 from gptlab.model import checkpoint
 from gptlab.training import preflight
 from gptlab.training.module import LanguageModel
-from gptlab.training.train import halve_micro_batch
+from gptlab.training.out_of_memory import halve_micro_batch
 from tests.conftest import TINY
 from tests.faults.compare import only
 
@@ -55,7 +55,7 @@ PLACES = {
     [
         ("training", 3, 5, ["after step 3 with data.batch_size=3"]),  # an odd number of steps done
         ("training", 2, 0, ["after step 0 with data.batch_size=3", "data.batch_size=1"]),
-        ("preflight", 3, 0, ["going on with data.batch_size=3"]),  # before there is a run
+        ("preflight", 3, 0, ["restarting with data.batch_size=3"]),  # before there is a run
     ],
 )
 def test_the_same_losses_in_smaller_micro_batches(
@@ -127,10 +127,10 @@ def test_no_memory_for_the_final_figures(command, tmp_path: Path, monkeypatch) -
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with monkeypatch.context() as patched:
-        patched.setattr("gptlab.training.train.finish", none_left)
+        patched.setattr("gptlab.training.final_evaluation.finish_run", none_left)
         result = command("train", *SMALL)
-    assert result.code == 2 and "out of memory while the end was measured" in result.err
-    assert "going on" not in result.err
+    assert result.code == 2 and "out of memory in the final evaluation" in result.err
+    assert "restarting" not in result.err
     assert command("train", "resume=latest").code == 0
 
 
@@ -151,5 +151,5 @@ def test_a_baseline_without_memory_is_no_other_run(command, tmp_path: Path, monk
     fails(monkeypatch, "preflight", 3, 1)  # the first preflight passes
     begin = [f"init_from={only(tmp_path / 'first')}", "run_root=then", "tokenizer.unknown=skip"]
     result = command("train", *sizes, *begin, "data=toy_spam", "data.max_samples=200")
-    assert result.code == 0 and "going on with data.batch_size=3" in result.err, result.err
+    assert result.code == 0 and "restarting with data.batch_size=3" in result.err, result.err
     assert len([run for run in (tmp_path / "then").iterdir() if run.name[0] != "."]) == 2

@@ -15,7 +15,7 @@ from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TextDataModule
 from gptlab.model.gpt import GPT
 from gptlab.model.layers import FEED_FORWARDS
-from gptlab.training import preflight
+from gptlab.training import memory_estimate, preflight
 from gptlab.utils.errors import UserError
 from tests.conftest import ROOT, TINY, files_below, toy_data
 
@@ -30,12 +30,12 @@ def net(**changes) -> GPT:
 @pytest.mark.parametrize("position", ["sinusoidal", "learned", "rotary", "none"])
 def test_a_model_that_looks_back_has_no_gradient_from_the_future(norm: str, position: str) -> None:
     check = preflight.check_causality(net(norm=norm, position=position), torch.arange(20))
-    assert check.good and check.found == "none"
+    assert check.passed and check.result == "none"
 
 
 def test_the_named_leak_is_told_and_any_other_is_refused(monkeypatch) -> None:
     check = preflight.check_causality(net(let_attention_see_the_future=True), torch.arange(20))
-    assert not check.good and "LEAKS" in check.found
+    assert not check.passed and "LEAKS" in check.result
 
     class Mixer(nn.Module):
         """A mistake: it averages over all tokens, those to come too."""
@@ -52,22 +52,22 @@ def test_the_named_leak_is_told_and_any_other_is_refused(monkeypatch) -> None:
 
 
 def test_a_first_loss_far_above_chance_asks_for_a_look() -> None:
-    assert preflight.check_first_loss(4.0, vocabulary=50).good
+    assert preflight.check_first_loss(4.0, vocabulary=50).passed
     check = preflight.check_first_loss(9.0, vocabulary=50)
-    assert not check.good and "ln(vocabulary) is 3.912" in str(check)
+    assert not check.passed and "ln(vocabulary) = 3.912" in str(check)
 
 
 def test_a_batch_is_overfitted_unless_no_gradient_arrives() -> None:
     source, target = torch.randint(50, (2, 4, 16), generator=torch.Generator().manual_seed(0))
     good = net()
     before = {name: weight.clone() for name, weight in good.state_dict().items()}
-    assert preflight.check_overfitting(good, source, target).good
+    assert preflight.check_overfitting(good, source, target).passed
     assert all(torch.equal(before[name], w) for name, w in good.state_dict().items())
     frozen = net(tied_head=False)
     frozen.requires_grad_(False)
     frozen.head.weight.requires_grad_()
     nn.init.zeros_(frozen.embedding.weight)
-    assert not preflight.check_overfitting(frozen, source, target).good
+    assert not preflight.check_overfitting(frozen, source, target).passed
 
 
 def test_a_device_that_computes_wrongly_is_refused(toy_corpus: Corpus, monkeypatch) -> None:
@@ -80,7 +80,7 @@ def test_a_device_that_computes_wrongly_is_refused(toy_corpus: Corpus, monkeypat
 
     rows = batch["input"][:1], batch["target"][:1]
     check = preflight.check_device(model, *rows, Plan)
-    assert check.good and "bf16-mixed agrees with the CPU" in check.found
+    assert check.passed and "bf16-mixed agrees with the CPU" in check.result
     real, calls = preflight.summed_cross_entropy, []
 
     def wrong(logits, target):
@@ -88,7 +88,7 @@ def test_a_device_that_computes_wrongly_is_refused(toy_corpus: Corpus, monkeypat
         return real(logits, target) * (1.05 if len(calls) == 1 else 1.0)
 
     monkeypatch.setattr(preflight, "summed_cross_entropy", wrong)
-    with pytest.raises(UserError, match=r"5\.0% off the CPU's"):
+    with pytest.raises(UserError, match=r"differs by 5\.0% from the CPU's"):
         preflight.check_device(model, *rows, Plan)
     Plan.precision = "32-true"
     assert preflight.check_device(model, *rows, Plan) is None
@@ -98,7 +98,7 @@ def test_preflight_alone_tells_everything_and_leaves_no_run(command, tmp_path: P
     result = command("train", *TINY, "preflight=only", "data.max_samples=60")
     assert result.code == 0, result.err
     for words in (
-        *("preflight", "passes over the data", "memory ", "to be had", "time ", "first loss"),
+        *("preflight", "passes over the data", "memory ", " available", "time ", "first loss"),
         *("no gradient from the future: none", "splits do not overlap", "can be overfitted"),
     ):
         assert words in result.out, words
@@ -108,16 +108,16 @@ def test_preflight_alone_tells_everything_and_leaves_no_run(command, tmp_path: P
 
 def test_a_run_shows_only_what_asks_for_a_look(command) -> None:
     quiet = command("train", *TINY, "profile=smoke")
-    assert "memory " in quiet.out and "  ok  " not in quiet.out and "LOOK" not in quiet.out
+    assert "memory " in quiet.out and "  ok  " not in quiet.out and "WARN" not in quiet.out
     wide = command("train", *TINY, "profile=smoke", "model.init_std=3")
-    assert "LOOK  first loss" in wide.out
+    assert "WARN  first loss" in wide.out
 
 
 def test_a_run_that_cannot_fit_is_refused(command, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(preflight, "available", lambda _: 100_000_000)
+    monkeypatch.setattr(memory_estimate, "available_memory", lambda _: 100_000_000)
     result = command("train", *TINY, "profile=smoke")
     assert result.code == 2 and result.err.count("\n") == 1
-    assert re.search(r"needs about [\d.]+ GB of memory and 0.1 GB are to be had", result.err)
+    assert re.search(r"needs about [\d.]+ GB of memory, but 0.1 GB are available", result.err)
     assert not [name for name in files_below(tmp_path) if name.startswith("runs")]
 
 
@@ -135,12 +135,12 @@ def test_the_estimate_is_near_the_measured_peak(tmp_path: Path, arguments: list[
     script = (
         "import resource, sys\n"
         "from gptlab.training import preflight\n"
-        "real = preflight.estimate\n"
+        "real = preflight.estimate_memory\n"
         "def told(*a):\n"
         "    size = real(*a)\n"
         "    print('ESTIMATE', size)\n"
         "    return size\n"
-        "preflight.estimate = told\n"
+        "preflight.estimate_memory = told\n"
         f"sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = {str(ROOT / 'train.py')!r}\n"
         "import train; train.main()\n"
         "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"

@@ -111,10 +111,8 @@ def test_a_signal_saves_and_says_how_to_go_on(
     result = command("train", *SMALL, *often, *stop(**moment, signal=int(number)))
     assert result.code == 128 + number
     run = only(tmp_path / "runs")
-    told = (
-        f"stopped after step {kept}; go on with  python train.py resume={run.relative_to(tmp_path)}"
-    )
-    assert told in result.err
+    resume_command = f"python train.py resume={run.relative_to(tmp_path)}"
+    assert f"stopped after step {kept}; resume with  {resume_command}" in result.err
     assert checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == kept
     assert not (run / "summary.json").exists()
     assert go_on(f"resume={run}", "callbacks=none").code == 0
@@ -137,7 +135,7 @@ def test_a_finished_run_can_be_made_longer(command, tmp_path: Path) -> None:
     run = only(tmp_path / "runs")
     result = command("train", f"resume={run}", "trainer.max_steps=16")
     assert result.code == 0, result.err
-    assert "goes on after step 12" in result.out
+    assert "resuming after step 12" in result.out
     steps = [int(row["step"]) for row in metrics(run)]
     assert steps == sorted(steps) and steps[-1] == 16
     assert json.loads((run / "summary.json").read_text())["steps"] == 16
@@ -148,13 +146,13 @@ def test_a_finished_run_can_be_made_longer(command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["resume=latest", "seed=3"], "seed=3: a run that goes on keeps its settings"),
+        (["resume=latest", "seed=3"], "seed=3: a resumed run keeps its settings"),
         (["resume=latest", "model.n_layer=2"], "init_from=runs/"),
-        (["resume=latest", "experiment=toy_best"], "experiment=toy_best: a run that goes on"),
+        (["resume=latest", "experiment=toy_best"], "experiment=toy_best: a resumed run"),
         (["resume=nowhere"], "resume=nowhere: there is no such run folder"),
         (["resume=latest", "run_root=empty"], "there is no run in empty"),
-        (["resume=latest"], "names the class tests.faults.callbacks.Stop"),
-        (["resume=corpora"], "holds no checkpoint that can be read"),
+        (["resume=latest"], "callbacks.stop: is not a choice that gptlab ships"),
+        (["resume=corpora"], "has no readable checkpoint"),
     ],
 )
 def test_mistakes_when_resuming(command, tmp_path: Path, arguments, words: str) -> None:

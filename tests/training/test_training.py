@@ -212,7 +212,7 @@ def test_the_loss_is_in_chunks_and_memory_kept_unless_refused(
     monkeypatch.setattr(
         ChunkedCrossEntropy, "apply", lambda *inputs: chunked.append(1) or apply(*inputs)
     )
-    monkeypatch.setattr("gptlab.training.train.keep_freed_memory", lambda: kept.append(1))
+    monkeypatch.setattr("gptlab.training.trainer.keep_freed_memory", lambda: kept.append(1))
     keys = [f"trainer.{key}={str(wanted).lower()}" for key in ("chunked_loss", "keep_freed_memory")]
     result = command("train", *TINY, "trainer.max_steps=2", *keys)
     assert result.code == 0, result.err

@@ -175,9 +175,9 @@ ASKED = {
     "arguments": put(
         "config", "logger", value={"board": {"_target_": BOARD, "_args_": ["elsewhere"]}}
     ),
-    "strange decisions": put("gptlab", "decided", value={"foo.bar": 1}),
-    "no decisions": put("gptlab", "decided", value=5),
-    "threads": put("gptlab", "decided", value={"trainer.threads": "a"}),
+    "strange decisions": put("gptlab", "resolved", value={"foo.bar": 1}),
+    "no decisions": put("gptlab", "resolved", value=5),
+    "threads": put("gptlab", "resolved", value={"trainer.threads": "a"}),
     "a command without an end": put("gptlab", "command", value="python 'train.py"),
     "no state": put("callbacks", value=None),
     "no configuration": put("config", value=5),
