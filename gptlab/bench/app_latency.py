@@ -1,8 +1,9 @@
-"""The page beside the engine alone: `python -m gptlab.bench.app_latency RUN`.
+"""Compare the page's speed with the engine's: `python -m gptlab.bench.app_latency RUN`.
 
-Starts the server on a run, asks as a browser does, and prints: seconds until the page is served,
-milliseconds to the first token, and tokens a second, beside those of generate.py's loop; and, where
-there is Chromium, milliseconds from the key to the first token drawn.
+Start the server on a run, request samples as a browser does, and print the seconds until the page
+is served, the milliseconds to the first token, and tokens per second, next to those of the engine
+that generate.py uses. With Chromium and Playwright, also print the milliseconds from the key press
+to the first visible token.
 """
 
 import argparse
@@ -22,58 +23,58 @@ from gptlab.model.gpt import count_parameters
 from gptlab.model.hf.pretrained import load_model
 from gptlab.utils import run_dir
 
-ASKED = {"prompt": "Once upon a time", "max_new_tokens": 200, "unknown": "skip"}
+PROMPT, NEW_TOKENS = "Once upon a time", 200
 
 
-def served(run: str, root: str) -> tuple[subprocess.Popen[str], int, float]:
-    """The server, its port, and the seconds until it answered."""
-    began = time.perf_counter()
+def start_server(run: str, root: str) -> tuple[subprocess.Popen[str], int, float]:
+    """Return the server, its port, and the seconds until it served the page."""
+    start = time.perf_counter()
     command = [sys.executable, "-m", "gptlab.app", f"run={run}", f"run_root={root}", "port=0"]
     server = subprocess.Popen([*command, "open_browser=false"], stderr=subprocess.PIPE, text=True)
+    assert server.stderr
     for line in server.stderr:
         if line.startswith("http://"):
             port = int(line.split(":")[2].split("/")[0])
             connection = http.client.HTTPConnection("127.0.0.1", port)
             connection.request("GET", "/")
             connection.getresponse().read()
-            return server, port, time.perf_counter() - began
+            return server, port, time.perf_counter() - start
         print(line, end="", file=sys.stderr)
     raise SystemExit(server.wait())
 
 
-def texts(port: int, rounds: int) -> Iterator[tuple[float, float]]:
-    """Of each text: seconds to its first token, and tokens a second, as a client sees them."""
+def measure_client(port: int, rounds: int) -> Iterator[tuple[float, float]]:
+    """Yield, per sample, the seconds to the first token and the tokens per second of a client."""
     for seed in range(rounds):
         connection = http.client.HTTPConnection("127.0.0.1", port)
-        began = time.perf_counter()
-        content = json.dumps(ASKED | {"seed": seed})
-        kind = {"Content-Type": "application/json"}
-        connection.request("POST", "/api/write", content, kind)
-        answer = connection.getresponse()
-        count, first = 0, 0.0
-        for line in answer:
+        start = time.perf_counter()
+        request = {"prompt": PROMPT, "max_new_tokens": NEW_TOKENS, "unknown": "skip", "seed": seed}
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/api/write", json.dumps(request), headers)
+        count, first_token = 0, 0.0
+        for line in connection.getresponse():
             if json.loads(line)["event"] == "token":
-                first = first or time.perf_counter() - began
+                first_token = first_token or time.perf_counter() - start
                 count += 1
-        yield first, count / (time.perf_counter() - began)
+        yield first_token, count / (time.perf_counter() - start)
         connection.close()
 
 
-NOTE_FIRST = """() => {
-  window.first = null;
+OBSERVE_FIRST_TOKEN = """() => {
+  window.firstToken = null;
   document.getElementById("samples").replaceChildren();
   const press = () => { window.pressed = performance.now(); };
   addEventListener("keydown", press, { once: true, capture: true });
   new MutationObserver((_, observer) => {
     if (!document.querySelector(".token")) return;
     observer.disconnect();
-    requestAnimationFrame(() => { window.first = performance.now() - window.pressed; });
+    requestAnimationFrame(() => { window.firstToken = performance.now() - window.pressed; });
   }).observe(document.getElementById("samples"), { childList: true, subtree: true });
 }"""
 
 
-def seen(port: int, chromium: str, rounds: int) -> Iterator[tuple[float, str]]:
-    """In a browser: seconds from the key to the first token drawn, and the page's own figures."""
+def measure_browser(port: int, chromium: str, rounds: int) -> Iterator[tuple[float, str]]:
+    """Yield, per sample, the seconds from key press to visible token, and the page's status."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -83,25 +84,25 @@ def seen(port: int, chromium: str, rounds: int) -> Iterator[tuple[float, str]]:
         page.wait_for_selector("html[data-ready]")
         for seed in range(rounds):
             page.fill("#seed", str(seed))
-            page.evaluate(NOTE_FIRST)
+            page.evaluate(OBSERVE_FIRST_TOKEN)
             page.press("#prompt", "Enter")
             page.wait_for_selector(".sample.ended", timeout=120_000)
-            yield page.evaluate("window.first") / 1000, page.inner_text("#status")
+            yield page.evaluate("window.firstToken") / 1000, page.inner_text("#status")
         browser.close()
 
 
-def alone(run: str, root: str, rounds: int) -> Iterator[float]:
-    """Tokens a second of the engine, without a page."""
+def measure_engine(run: str, root: str, rounds: int) -> Iterator[float]:
+    """Yield, per sample, the tokens per second of the engine without the page."""
     model = load_model(run_dir.find_checkpoint(run, root))
     print(f"{model.path}: {count_parameters(model.net):,} parameters")
-    ids = encode_prompt(model.tokenizer, ASKED["prompt"], model.eot_first)
+    ids = encode_prompt(model.tokenizer, PROMPT, model.eot_first)
     for seed in range(rounds):
-        began = time.perf_counter()
+        start = time.perf_counter()
         request = GenerationRequest(
-            model.net, model.tokenizer, ids, max_new_tokens=ASKED["max_new_tokens"], seed=seed
+            model.net, model.tokenizer, ids, max_new_tokens=NEW_TOKENS, seed=seed
         )
         (sample,) = generate_samples(request)
-        yield len(sample.new_tokens) / (time.perf_counter() - began)
+        yield len(sample.new_tokens) / (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -109,23 +110,23 @@ def main() -> None:
     parser.add_argument("run", nargs="?", default="latest")
     parser.add_argument("--root", default="runs")
     parser.add_argument("--rounds", type=int, default=9)
-    given = parser.parse_args()
-    engine = statistics.median(alone(given.run, given.root, given.rounds))
-    server, port, ready = served(given.run, given.root)
+    arguments = parser.parse_args()
+    engine = statistics.median(measure_engine(arguments.run, arguments.root, arguments.rounds))
+    server, port, ready = start_server(arguments.run, arguments.root)
     try:
-        firsts, rates = zip(*texts(port, given.rounds), strict=True)
+        first_tokens, rates = zip(*measure_client(port, arguments.rounds), strict=True)
         chromium = shutil.which("chromium") if importlib.util.find_spec("playwright") else None
-        drawn = list(seen(port, chromium, given.rounds)) if chromium else []
+        browser = list(measure_browser(port, chromium, arguments.rounds)) if chromium else []
     finally:
         server.terminate()
         server.wait()
     print(f"{ready:.1f} s until the page is served")
-    first, usual = 1000 * firsts[0], 1000 * statistics.median(firsts)
-    print(f"{first:.0f} ms to the very first token, {usual:.0f} ms in the median")
+    first, median = 1000 * first_tokens[0], 1000 * statistics.median(first_tokens)
+    print(f"{first:.0f} ms to the first token of the first sample, {median:.0f} ms in the median")
     print(f"{statistics.median(rates):.0f} tokens/s; the engine alone {engine:.0f}")
-    if drawn:
-        usual = 1000 * statistics.median(seconds for seconds, _ in drawn)
-        print(f"{usual:.0f} ms from the key to the first token drawn, in Chromium; {drawn[-1][1]}")
+    if browser:
+        median = 1000 * statistics.median(seconds for seconds, _ in browser)
+        print(f"{median:.0f} ms from key press to first token, in Chromium; {browser[-1][1]}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same training, step by step: through gptlab, and by loops with nothing around them."""
+"""The same training through gptlab, in bare loops, and with models of other libraries."""
 
 import contextlib
 import io
@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from gptlab.config.cli import command
-from gptlab.config.schema import TrainConfig
+from gptlab.config.schema import ModelConfig, TrainConfig
+from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import TextDataModule, TrainingBatches
 from gptlab.model.gpt import GPT
@@ -23,109 +25,168 @@ from gptlab.training.optim import make_optimizer
 from gptlab.training.run_plan import RunPlan, make_run_plan
 
 
-class StepTimer(Callback):
-    """Notes when the steps after the warm ones begin and when the latest one has ended."""
-
-    began = ended = 0.0
-    warm = 0
-    peak = 0  # kilobytes, before the last checkpoint is written
-
-    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        if trainer.global_step == StepTimer.warm:
-            StepTimer.began = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        if trainer.global_step == trainer.max_steps:
-            StepTimer.ended = time.perf_counter()
-            StepTimer.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def configured(arguments: list[str], action: Callable[[TrainConfig], None]) -> None:
-    """Calls the action with the configuration that `python train.py …` would have."""
+def run_train_command(arguments: list[str], action: Callable[[TrainConfig], object]) -> None:
+    """Call `action` with the configuration of `python train.py ARGUMENTS`, without output."""
     GlobalHydra.instance().clear()
-    before, sys.argv = sys.argv, ["train.py", *arguments]
+    original, sys.argv = sys.argv, ["train.py", *arguments]
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             command("train")(action)()
     finally:
-        sys.argv = before
+        sys.argv = original
 
 
-def through_gptlab(arguments: list[str], steps: int, warm: int = 10) -> float:
-    """Seconds a step of a whole run, callbacks, checkpoints and all, after the warm steps."""
+def load_config(arguments: list[str]) -> TrainConfig:
+    configs: list[TrainConfig] = []
+    run_train_command(arguments, configs.append)
+    return configs[0]
+
+
+def open_config_corpus(config: TrainConfig) -> Corpus:
+    return open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
+
+
+class StepTimer(Callback):
+    """Record, on the class, when the first step after the warm-up starts and the last one ends."""
+
+    start = end = 0.0
+    warm_up_steps = 0
+    peak_memory = 0  # kilobytes, before the last checkpoint is written
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == StepTimer.warm_up_steps:
+            StepTimer.start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == trainer.max_steps:
+            StepTimer.end = time.perf_counter()
+            StepTimer.peak_memory = peak_memory()
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in kilobytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def time_gptlab_step(arguments: list[str], steps: int, warm_up_steps: int = 10) -> float:
+    """Return the seconds per step of a whole run, callbacks and checkpoints included."""
     from gptlab.training.train import train
 
-    StepTimer.warm = warm
-    clock = "+callbacks.bench_clock._target_=gptlab.bench.baselines.StepTimer"
-    configured([*arguments, f"trainer.max_steps={warm + steps}", clock], train)
-    return (StepTimer.ended - StepTimer.began) / steps
-
-
-def bare(config: TrainConfig, corpus: Corpus) -> "BareLoop":
-    """The loop that one would write by hand around the same net, batches and optimizer."""
-    plan = make_run_plan(config, corpus)
-    torch.manual_seed(config.seed)
-    net = GPT(plan.model)
-    data = TextDataModule(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
-    batches = TrainingBatches(data.windows, plan.shape)
-
-    def get(number: int) -> tuple[Tensor, Tensor]:
-        batch = batches[number]
-        return batch["input"], batch["target"]
-
-    return BareLoop(net, plan, make_optimizer(net, plan.optim, fused=True), get)
-
-
-def as_nanogpt(config: TrainConfig, corpus: Corpus) -> "BareLoop":
-    """What nanoGPT's script does on a CPU: rows cut one by one, AdamW tensor by tensor."""
-    plan = make_run_plan(config, corpus)
-    torch.manual_seed(config.seed)
-    net = GPT(plan.model)
-    net.max_logits = sys.maxsize
-    path, size = corpus.path("train"), plan.row_tokens
-
-    def get(_: int) -> tuple[Tensor, Tensor]:
-        tokens = np.memmap(path, dtype=corpus.dtype, mode="r")  # anew each time, as it does
-        starts = torch.randint(len(tokens) - size, (plan.shape.batch_size,))
-        rows = [
-            torch.stack(
-                [torch.from_numpy(tokens[i + by : i + by + size].astype(np.int64)) for i in starts]
-            )
-            for by in (0, 1)
-        ]
-        return rows[0], rows[1]
-
-    return BareLoop(net, plan, make_optimizer(net, plan.optim, fused=False), get)
+    StepTimer.warm_up_steps = warm_up_steps
+    max_steps = f"trainer.max_steps={warm_up_steps + steps}"
+    timer = "+callbacks.step_timer._target_=gptlab.bench.baselines.StepTimer"
+    run_train_command([*arguments, max_steps, timer], train)
+    return (StepTimer.end - StepTimer.start) / steps
 
 
 class BareLoop:
-    """A loop of forward, backward, clipping and optimizer, on one device, without accumulation."""
+    """Forward, backward, clipping and optimizer in a loop, on one device, without accumulation."""
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Any,  # GPT or ExternalModel
         plan: RunPlan,
-        optimizer: torch.optim.Optimizer,
-        get: Callable[[int], tuple[Tensor, Tensor]],
+        get_batch: Callable[[int], tuple[Tensor, Tensor]],
+        fused: bool,
     ):
         assert plan.shape.accumulate == 1
-        self.net, self.plan, self.optimizer, self.get = net, plan, optimizer, get
-        self.done = 0
-
-    def take(self, net: nn.Module) -> None:
-        """Another net, with an optimizer of its own."""
-        self.net, self.optimizer = net, make_optimizer(net, self.plan.optim, fused=False)
+        self.net, self.plan, self.get_batch = net, plan, get_batch
+        self.optimizer = make_optimizer(net, plan.optim, fused)
+        self.steps_done = 0
 
     def run(self, steps: int) -> float:
-        """Seconds a step."""
-        began = time.perf_counter()
+        """Train and return the seconds per step."""
+        start = time.perf_counter()
         for _ in range(steps):
-            source, target = self.get(self.done)
+            source, target = self.get_batch(self.steps_done)
             loss = self.net(source, target) / target.numel()
             loss.backward()
             if self.plan.optim.grad_clip:
                 nn.utils.clip_grad_norm_(self.net.parameters(), self.plan.optim.grad_clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.done += 1
-        return (time.perf_counter() - began) / steps
+            self.steps_done += 1
+        return (time.perf_counter() - start) / steps
+
+
+def gptlab_loop(config: TrainConfig, corpus: Corpus) -> BareLoop:
+    """The loop one would write by hand around gptlab's net, batches and optimizer."""
+    plan = make_run_plan(config, corpus)
+    torch.manual_seed(config.seed)
+    data = TextDataModule(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
+    batches = TrainingBatches(data.windows, plan.shape)
+
+    def get_batch(number: int) -> tuple[Tensor, Tensor]:
+        batch = batches[number]
+        return batch["input"], batch["target"]
+
+    return BareLoop(GPT(plan.model), plan, get_batch, fused=True)
+
+
+def nanogpt_loop(
+    config: TrainConfig,
+    corpus: Corpus,
+    make_net: Callable[[ModelConfig], nn.Module] = GPT,
+) -> BareLoop:
+    """What nanoGPT's script does on a CPU: rows cut one by one, AdamW tensor by tensor."""
+    plan = make_run_plan(config, corpus)
+    torch.manual_seed(config.seed)
+    net = make_net(plan.model)
+    if isinstance(net, GPT):
+        net.max_logits = sys.maxsize  # no chunked loss
+    path, length = corpus.path("train"), plan.row_tokens
+
+    def get_batch(_: int) -> tuple[Tensor, Tensor]:
+        tokens = np.memmap(path, dtype=corpus.dtype, mode="r")  # nanoGPT reopens it each time
+        starts = torch.randint(len(tokens) - length, (plan.shape.batch_size,)).tolist()
+
+        def rows(offset: int) -> Tensor:
+            spans = [tokens[start + offset : start + offset + length] for start in starts]
+            return torch.stack([torch.from_numpy(span.astype(np.int64)) for span in spans])
+
+        return rows(0), rows(1)
+
+    return BareLoop(net, plan, get_batch, fused=False)
+
+
+class ExternalModel(nn.Module):
+    """Give another library's net the interface of GPT: tokens and targets in, nats out."""
+
+    def __init__(self, net: nn.Module, logits: Callable[[Any, Tensor], Tensor]):
+        super().__init__()
+        self.net: Any = net
+        self.logits = logits
+
+    def forward(self, source_BxT: Tensor, target_BxT: Tensor) -> Tensor:
+        logits_BxTxV = self.logits(self.net, source_BxT)
+        return F.cross_entropy(logits_BxTxV.flatten(0, 1), target_BxT.flatten(), reduction="sum")
+
+
+def transformers_model(config: ModelConfig) -> ExternalModel:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    assert config.vocab_size
+    settings = GPT2Config(
+        vocab_size=config.vocab_size, n_positions=config.context_length, n_embd=config.d_model,
+        n_layer=config.n_layer, n_head=config.n_head, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, use_cache=False,
+    )  # fmt: skip
+    return ExternalModel(GPT2LMHeadModel(settings), lambda net, source: net(source).logits)
+
+
+def litgpt_model(config: ModelConfig) -> ExternalModel:
+    from litgpt.config import Config
+    from litgpt.model import GPT as LitGPT
+
+    settings = Config(
+        block_size=config.context_length, padded_vocab_size=config.vocab_size,
+        vocab_size=config.vocab_size, n_layer=config.n_layer, n_head=config.n_head,
+        n_embd=config.d_model,
+    )  # fmt: skip
+    return ExternalModel(LitGPT(settings), lambda net, source: net(source))
+
+
+EXTERNAL_MODELS: dict[str, Callable[[ModelConfig], ExternalModel]] = {
+    "transformers": transformers_model,
+    "litgpt": litgpt_model,
+}

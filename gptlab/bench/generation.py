@@ -1,4 +1,4 @@
-"""Contenders that write: the same weights, prompt, number of tokens and sampling."""
+"""Generation with the same weights, prompt, number of tokens and sampling."""
 
 import copy
 import functools
@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gptlab.bench import isolated
-from gptlab.bench.roofline import reading
-from gptlab.bench.timing import time_in_pairs, timed
+from gptlab.bench.baselines import litgpt_model, transformers_model
+from gptlab.bench.roofline import memory_bandwidth
+from gptlab.bench.timing import time_in_turns, timed
 from gptlab.config.schema import ModelConfig, SamplingConfig
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.generation.engine import generate_samples
@@ -19,88 +19,106 @@ from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.hf.gpt2 import to_gpt2_weights
 
-NEW, TOP_K = 256, 50
+NEW_TOKENS, TOP_K = 256, 50
 PROMPT = list(range(1000, 1016))
 MODEL = ModelConfig(  # `model=small model.n_layer=4`
     n_layer=4, n_head=12, d_model=768, context_length=1024, vocab_size=50257,
     feed_forward="gelu_tanh",
 )  # fmt: skip
 
+Generator = Callable[[Tensor, int], Tensor]  # (B, T) prompts, new tokens -> (B, T + new)
 
-def without_a_cache(net: GPT, prompts_BxT: Tensor, new: int) -> Tensor:
-    """nanoGPT's loop: all tokens are read again for each new one."""
-    for _ in range(new):
+
+def nanogpt_generate(net: GPT, prompts_BxT: Tensor, new_tokens: int) -> Tensor:
+    """nanoGPT's loop without a cache: the whole text is read again for each new token."""
+    for _ in range(new_tokens):
         logits_BxV = net.head(net.hidden(prompts_BxT)[:, -1])
-        least = logits_BxV.topk(TOP_K).values[:, -1:]
-        probabilities_BxV = logits_BxV.masked_fill(logits_BxV < least, -torch.inf).softmax(dim=-1)
+        threshold_Bx1 = logits_BxV.topk(TOP_K).values[:, -1:]
+        probabilities_BxV = logits_BxV.masked_fill(logits_BxV < threshold_Bx1, -torch.inf).softmax(
+            -1
+        )
         prompts_BxT = torch.cat((prompts_BxT, torch.multinomial(probabilities_BxV, 1)), dim=1)
     return prompts_BxT
 
 
-def through_transformers(net: GPT, dtype: torch.dtype) -> Callable[[Tensor, int], Tensor]:
-    model = isolated.transformers(MODEL).net
+def transformers_generator(net: GPT, dtype: torch.dtype) -> Generator:
+    model = transformers_model(MODEL).net
     model.load_state_dict(to_gpt2_weights(net.state_dict(), net.config))
     model.to(dtype).eval()
     settings = {"do_sample": True, "top_k": TOP_K, "use_cache": True, "pad_token_id": 0}
 
-    def generate(prompts_BxT: Tensor, new: int) -> Tensor:
+    def generate(prompts_BxT: Tensor, new_tokens: int) -> Tensor:
         mask = torch.ones_like(prompts_BxT)
-        counts = {"max_new_tokens": new, "min_new_tokens": new}
-        return model.generate(prompts_BxT, attention_mask=mask, **counts, **settings)
+        length = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+        return model.generate(prompts_BxT, attention_mask=mask, **length, **settings)
 
     return generate
 
 
-def through_litgpt(dtype: torch.dtype) -> Callable[[Tensor, int], Tensor]:
-    """One prompt at a time. With weights of its own: its parts are other ones, of the same size."""
+def litgpt_generator(dtype: torch.dtype) -> Generator:
+    """One prompt at a time, with random weights of the same size."""
     from litgpt.generate.base import generate
 
-    model = isolated.litgpt(MODEL).net.to(dtype).eval()
+    model = litgpt_model(MODEL).net.to(dtype).eval()
 
-    def run(prompts_1xT: Tensor, new: int) -> Tensor:
-        most = prompts_1xT.shape[1] + new
-        model.max_seq_length = most
+    def run(prompts_1xT: Tensor, new_tokens: int) -> Tensor:
+        length = prompts_1xT.shape[1] + new_tokens
+        model.max_seq_length = length
         model.set_kv_cache(batch_size=1, dtype=dtype)
-        return generate(model, prompts_1xT[0], most, top_k=TOP_K)
+        return generate(model, prompts_1xT[0], length, top_k=TOP_K)
 
     return run
 
 
-def contenders(prompts: int) -> dict[str, Callable[[], object]]:
+def make_contenders(num_prompts: int) -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
     net = GPT(MODEL).eval()
-    prompts_BxT = torch.tensor([PROMPT] * prompts)
+    prompts_BxT = torch.tensor([PROMPT] * num_prompts)
     tokenizer = GPT2Tokenizer()
-    tokenizer.eot = -1  # nobody ends before the others
-    found = {"loop without a cache": lambda: without_a_cache(net, prompts_BxT, NEW)}
-    if importlib.util.find_spec("transformers"):
-        for dtype in (torch.float32, torch.bfloat16):
-            their = through_transformers(net, dtype)
-            name = f"transformers, {str(dtype).removeprefix('torch.')}"
-            found[name] = lambda their=their: their(prompts_BxT, NEW)
-    if importlib.util.find_spec("litgpt") and prompts == 1:
-        for dtype in (torch.float32, torch.bfloat16):
-            lit = through_litgpt(dtype)
-            name = f"litgpt, {str(dtype).removeprefix('torch.')}"
-            found[name] = lambda lit=lit: lit(prompts_BxT, NEW)
+    tokenizer.eot = -1  # all contenders generate the same number of tokens
+    generators: dict[str, Generator] = {
+        "loop without a cache": functools.partial(nanogpt_generate, net)
+    }
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        if importlib.util.find_spec("transformers"):
+            generators[f"transformers, {name}"] = transformers_generator(net, dtype)
+        if importlib.util.find_spec("litgpt") and num_prompts == 1:
+            generators[f"litgpt, {name}"] = litgpt_generator(dtype)
+    contenders: dict[str, Callable[[], object]] = {
+        name: functools.partial(generate, prompts_BxT, NEW_TOKENS)
+        for name, generate in generators.items()
+    }
     for weights in ("float32", "bfloat16", "int8"):
-        mine = copy.deepcopy(net)
-        quantize_linears(mine, weights)
+        quantized = copy.deepcopy(net)
+        quantize_linears(quantized, weights)
         sampling = SamplingConfig(top_k=TOP_K)
-        request = GenerationRequest(mine, tokenizer, PROMPT, sampling, prompts, NEW)
-        found[f"gptlab, weights={weights}"] = functools.partial(generate_samples, request)
-    return found
+        request = GenerationRequest(quantized, tokenizer, PROMPT, sampling, num_prompts, NEW_TOKENS)
+        contenders[f"gptlab, weights={weights}"] = functools.partial(generate_samples, request)
+    return contenders
+
+
+def max_steps_per_second() -> float:
+    """How often the machine can read all float32 weights from memory in a second.
+
+    Each new token needs all of them, so an uncompressed model cannot generate faster.
+    """
+    bandwidth = memory_bandwidth()
+    with torch.device("meta"):
+        net = GPT(MODEL)
+    return bandwidth / (4 * count_parameters(net))
 
 
 def generation(rounds: int) -> None:
-    """256 new tokens by a 4-layer model of GPT-2's width, one prompt and eight."""
-    with torch.device("meta"):
-        most = reading() / (4 * count_parameters(GPT(MODEL)))
-    print(f"  memory is read fast enough for all weights in float32 {most:.0f} times a second")
-    for prompts in (1, 8):
-        print(f"  {prompts} × {NEW} tokens")
+    """256 new tokens by a 4-layer model of GPT-2's width, for one prompt and for eight."""
+    limit = max_steps_per_second()
+    print(f"  limit: all float32 weights can be read from memory {limit:.0f} times a second")
+    for num_prompts in (1, 8):
+        print(f"  {num_prompts} × {NEW_TOKENS} tokens")
+        contenders = make_contenders(num_prompts)
         with torch.inference_mode():
-            timings = time_in_pairs({n: timed(f) for n, f in contenders(prompts).items()}, rounds)
+            timings = time_in_turns({name: timed(f) for name, f in contenders.items()}, rounds)
         for timing in timings:
-            steps = NEW / timing.median
-            print(timing.line("s"), f" {prompts * steps:.0f} tokens/s, {steps / most:.0%} of that")
+            steps = NEW_TOKENS / timing.median
+            rate = f"{num_prompts * steps:.0f} tokens/s, {steps / limit:.0%} of the limit"
+            print(timing.describe("s"), f" {rate}")

@@ -1,16 +1,16 @@
-"""Timings that a shared, noisy machine cannot spoil: contenders take turns, and ratios are kept."""
+"""Timings on a shared, noisy machine: contenders take turns and are compared by ratio."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-Contender = Callable[[], float]  # does the work once; the seconds that it took
+Contender = Callable[[], float]  # does the work once and returns its seconds
 
 
 @dataclass
 class Timing:
-    """Of one contender: its seconds in each round, and their ratios to the first one's."""
+    """One contender's seconds per round, and their ratios to the first contender's."""
 
     name: str
     seconds: list[float]
@@ -20,8 +20,8 @@ class Timing:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
-    def line(self, unit: str = "ms") -> str:
-        """Median and spread, and how many times the first one's time it is."""
+    def describe(self, unit: str = "ms") -> str:
+        """Median and spread of the time and of the ratio."""
         factor = {"s": 1, "ms": 1e3}[unit]
         low, high = min(self.seconds) * factor, max(self.seconds) * factor
         ratio = statistics.median(self.ratios)
@@ -32,12 +32,14 @@ class Timing:
         )
 
 
-def time_in_pairs(contenders: dict[str, Contender], rounds: int, warm: bool = True) -> list[Timing]:
-    """Runs all contenders once to warm up, then in turns; every second round backwards.
+def time_in_turns(
+    contenders: Mapping[str, Contender], rounds: int, warm_up: bool = True
+) -> list[Timing]:
+    """Run the contenders in turns, every second round in reverse order.
 
-    A ratio is of two timings of the same round, so that a slow minute touches both.
+    Ratios are between timings of the same round, so that a slow minute affects both.
     """
-    for contender in contenders.values() if warm else ():
+    for contender in contenders.values() if warm_up else ():
         contender()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
@@ -46,17 +48,19 @@ def time_in_pairs(contenders: dict[str, Contender], rounds: int, warm: bool = Tr
             seconds[name].append(contenders[name]())
     first = seconds[next(iter(contenders))]
     return [
-        Timing(name, taken, [mine / its for mine, its in zip(taken, first, strict=True)])
-        for name, taken in seconds.items()
+        Timing(
+            name, times, [time / reference for time, reference in zip(times, first, strict=True)]
+        )
+        for name, times in seconds.items()
     ]
 
 
 def timed(work: Callable[[], object]) -> Contender:
-    """A contender that times all of `work`."""
+    """Make a contender that times all of `work`."""
 
     def contender() -> float:
-        began = time.perf_counter()
+        start = time.perf_counter()
         work()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     return contender
