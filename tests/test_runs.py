@@ -184,7 +184,7 @@ def test_foreign_checkpoints_are_refused_and_not_executed(command, tmp_path: Pat
     torch.save(wrong, tmp_path / "wrong.ckpt")
     words = {
         "half": "truncated", "empty": "truncated", "text": "truncated, or not a checkpoint",
-        "other": "not a checkpoint of gptlab's", "list": "not a checkpoint of gptlab's",
+        "other": "not a gptlab checkpoint", "list": "not a gptlab checkpoint",
         "malicious": "refused", "pickle": "not a checkpoint", "wrong": "do not fit together",
     }  # fmt: skip
     for name, reason in words.items():

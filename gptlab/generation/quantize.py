@@ -1,9 +1,8 @@
-"""Matrix products for a few rows at a time, as writing has them, on a CPU.
+"""Linear layers that are fast for a few rows on a CPU, and layers with 8- or 16-bit weights.
 
-The product of one token with a weight matrix takes as long as reading the matrix. `F.linear` reads
-with one thread there, and for two to eight rows in an order that takes twice as long as another
-(docs/speed.md). Same numbers but for rounding; and weights in eight bits, of which there is less
-to read.
+Multiplying one token by a weight matrix takes as long as reading the matrix. `F.linear` reads it
+with one thread, and for two to eight rows in a slow order (docs/speed.md). The functions here give
+the same numbers except for rounding.
 """
 
 import contextlib
@@ -16,13 +15,13 @@ from torch import Tensor, nn
 
 from gptlab.utils.errors import UserError
 
-MAX_ROWS = 8  # rows
-VECTOR = 32  # numbers that the kernel for eight bits reads at once, beyond a row's end too
-MIN_WEIGHTS = 2**18  # numbers of a matrix; smaller ones stay near the processor anyway
+MAX_ROWS = 8  # with more rows, F.linear is faster
+MIN_WEIGHTS = 2**18  # smaller matrices stay in the processor's cache anyway
+KERNEL_WIDTH = 32  # numbers that the 8-bit kernel reads at once, even past the end of a row
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """`layer(x)`, the reading of the weights shared by all threads."""
+    """Compute `layer(x)`, sharing a large matrix among all threads if x has few rows."""
     weight_OxI, rows = layer.weight, x.shape[:-1].numel()
     if rows > MAX_ROWS or weight_OxI.numel() < MIN_WEIGHTS:
         return F.linear(x, weight_OxI, layer.bias)
@@ -34,12 +33,12 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return y if layer.bias is None else y + layer.bias
 
 
-def threaded_linear(x_1xI: Tensor, weight_OxI: Tensor, parts: int) -> Tensor:
-    """(1, O): the outputs in equal parts, a thread each, and the few that are left over."""
+def threaded_linear(x_1xI: Tensor, weight_OxI: Tensor, threads: int) -> Tensor:
+    """Compute the outputs, (1, O), in equal parts, one per thread, and then the remainder."""
     outputs, inputs = weight_OxI.shape
-    even = outputs // parts * parts
-    weight_PxIxO = weight_OxI[:even].view(parts, even // parts, inputs).transpose(1, 2)
-    y_1xO = torch.bmm(x_1xI.expand(parts, 1, inputs), weight_PxIxO).view(1, even)
+    even = outputs // threads * threads
+    weight_PxIxO = weight_OxI[:even].view(threads, even // threads, inputs).transpose(1, 2)
+    y_1xO = torch.bmm(x_1xI.expand(threads, 1, inputs), weight_PxIxO).view(1, even)
     if even == outputs:
         return y_1xO
     return torch.cat((y_1xO, F.linear(x_1xI, weight_OxI[even:])), dim=-1)
@@ -47,10 +46,10 @@ def threaded_linear(x_1xI: Tensor, weight_OxI: Tensor, parts: int) -> Tensor:
 
 @contextlib.contextmanager
 def fast_linears(net: nn.Module) -> Iterator[None]:
-    """Within, the net's linear layers are computed so, if it is on a CPU."""
+    """Compute the net's linear layers with `linear` inside the block, if the net is on a CPU."""
     layers = [m for m in net.modules() if type(m) is nn.Linear and m.weight.device.type == "cpu"]
     for layer in layers:
-        layer.forward = partial(linear, layer)
+        layer.forward = partial(linear, layer)  # type: ignore[method-assign]  # this instance only
     try:
         yield
     finally:
@@ -59,29 +58,37 @@ def fast_linears(net: nn.Module) -> Iterator[None]:
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with its weights in eight bits: of each output, whole numbers from -127 to
-    127 times one scale. Inputs are rounded to bfloat16, which is what the kernel takes."""
+    """A linear layer with 8-bit weights: integers from -127 to 127 and one scale per output.
+
+    The kernel takes its inputs in bfloat16.
+    """
+
+    integers_OxI: Tensor
+    scale_O: Tensor
+    ones_O: Tensor
 
     def __init__(self, layer: nn.Linear):
         super().__init__()
         weight_OxI = layer.weight.detach().float()
         scale_O = weight_OxI.abs().amax(dim=1).clamp(min=1e-12) / 127
-        whole_OxI = (weight_OxI / scale_O[:, None]).round().to(torch.int8)
-        self.padding = -whole_OxI.shape[1] % VECTOR
-        self.register_buffer("whole_OxI", F.pad(whole_OxI, (0, self.padding)))
+        integers_OxI = (weight_OxI / scale_O[:, None]).round().to(torch.int8)
+        self.padding = -integers_OxI.shape[1] % KERNEL_WIDTH
+        self.register_buffer("integers_OxI", F.pad(integers_OxI, (0, self.padding)))
         self.register_buffer("scale_O", scale_O)
-        self.register_buffer("one_O", torch.ones(len(scale_O), dtype=torch.bfloat16))
+        self.register_buffer("ones_O", torch.ones(len(scale_O), dtype=torch.bfloat16))
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         rows = F.pad(x.reshape(-1, x.shape[-1]).bfloat16(), (0, self.padding))
-        y = torch._weight_int8pack_mm(rows, self.whole_OxI, self.one_O).float() * self.scale_O
+        y = torch._weight_int8pack_mm(rows, self.integers_OxI, self.ones_O).float() * self.scale_O
         y = y.view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
 
 class BFloat16Linear(nn.Module):
-    """A linear layer with its weights in bfloat16. All between the layers stays in float32."""
+    """A linear layer with bfloat16 weights; everything between the layers stays in float32."""
+
+    weight_OxI: Tensor
 
     def __init__(self, layer: nn.Linear):
         super().__init__()
@@ -93,19 +100,21 @@ class BFloat16Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-QUANTIZED_LINEARS = {"bfloat16": BFloat16Linear, "int8": Int8Linear}
+QUANTIZED_LINEARS: dict[str, type[nn.Module]] = {"bfloat16": BFloat16Linear, "int8": Int8Linear}
 
 
 def quantize_linears(net: nn.Module, weights: str) -> None:
-    """Gives the linear layers, in place and for writing alone, weights of another kind.
+    """Replace the net's linear layers, in place, by layers with `weights`; `float32` does nothing.
 
-    Raises UserError for a device that cannot have them.
+    The net can then only generate. Raises UserError if the device does not support the layers.
     """
     device = next(net.parameters()).device.type
     if weights == "int8" and device != "cpu":
-        raise UserError(f"weights=int8: is for a CPU, and this is {device}; see accelerator=")
+        raise UserError(f"weights=int8: runs only on a CPU, not on {device}; add accelerator=cpu")
     if weights in QUANTIZED_LINEARS:
-        layers = [(m, n, c) for m in net.modules() for n, c in m.named_children()]
-        for parent, name, child in layers:
+        children = [
+            (parent, *child) for parent in net.modules() for child in parent.named_children()
+        ]
+        for parent, name, child in children:
             if type(child) is nn.Linear:
                 setattr(parent, name, QUANTIZED_LINEARS[weights](child))

@@ -1,4 +1,7 @@
-"""Samples on a terminal or into a pipe, as they are written."""
+"""Show samples on a terminal, or write them into a pipe, while they grow.
+
+Texts go to standard output, everything else to standard error.
+"""
 
 import shutil
 import sys
@@ -8,15 +11,12 @@ from typing import Protocol
 from gptlab.generation.sample import Sample
 from gptlab.utils.console import print_status
 
-NARROWEST = 30  # characters of a column
-BETWEEN = " │ "
+MIN_COLUMN_WIDTH = 30  # terminal cells
+SEPARATOR = " │ "
 
 
 class Display(Protocol):
-    """Told after each token, and of the ended samples in the end.
-
-    Texts go to standard output, all else to standard error.
-    """
+    """Is updated after each token, and finished with the samples that were selected."""
 
     def update(self, samples: list[Sample]) -> None: ...
 
@@ -24,122 +24,123 @@ class Display(Protocol):
 
 
 class StreamDisplay:
-    """The first sample as it comes; further ones follow, each whole."""
+    """Print the first sample while it grows, and the others at the end."""
 
-    def __init__(self, opening: str):
-        self.opening = opening
-        self.shown = 0
-        print(opening, end="", flush=True)
+    def __init__(self, prompt: str):
+        self.prompt = prompt
+        self.printed = 0  # characters of the first sample
+        print(prompt, end="", flush=True)
 
     def update(self, samples: list[Sample]) -> None:
         for sample in samples[:1]:
-            print(sample.text[self.shown :], end="", flush=True)
-            self.shown = len(sample.text)
+            print(sample.text[self.printed :], end="", flush=True)
+            self.printed = len(sample.text)
 
     def finish(self, samples: list[Sample]) -> None:
         self.update(samples[:1])
         print(flush=True)
         for number, sample in enumerate(samples[1:], start=2):
             print_status(f"\n— sample {number} —")
-            print(self.opening + sample.text, flush=True)
+            print(self.prompt + sample.text, flush=True)
 
 
 class LineWrapper:
-    """A growing text in lines of a width: what has become a line never changes."""
+    """Wrap a growing text into lines of a fixed width; a finished line never changes."""
 
     def __init__(self, width: int):
         self.width = width
         self.lines: list[str] = []
-        self.begins = 0  # where in the text the open line does
+        self.start = 0  # where in the text the unfinished line starts
 
-    def take(self, text: str, whole: bool) -> None:
-        """The text as far as it is; whole: nothing will follow."""
+    def update(self, text: str, is_complete: bool) -> None:
+        """Append the lines that are now certain; if the text is complete, all of them."""
         while True:
-            fits = fitting(text, self.begins, self.width)
-            rest = text[self.begins : self.begins + fits + 1]
+            fitting = fitting_length(text, self.start, self.width)
+            rest = text[self.start : self.start + fitting + 1]
             newline = rest.find("\n")
-            space = rest.rfind(" ") if len(rest) > fits else -1
+            space = rest.rfind(" ") if len(rest) > fitting else -1
             if newline >= 0:
                 length, skipped = newline, 1
             elif space > 0:
                 length, skipped = space, 1
-            elif len(rest) > fits:
-                length, skipped = fits, 0
+            elif len(rest) > fitting:
+                length, skipped = fitting, 0
             else:
                 break
             self.lines.append(rest[:length])
-            self.begins += length + skipped
-        if whole and rest:
+            self.start += length + skipped
+        if is_complete and rest:
             self.lines.append(rest)
-            self.begins += len(rest)
+            self.start += len(rest)
 
 
 def cell_width(character: str) -> int:
-    """Columns of a terminal that a character takes: two for Chinese and most emoji, none for what
-    joins the one before."""
+    """Return a character's terminal cells: 2 for Chinese and most emoji, 0 for combining marks."""
     if unicodedata.east_asian_width(character) in "WF":
         return 2
     return 0 if unicodedata.category(character) in ("Mn", "Me", "Cf") else 1
 
 
-def fitting(text: str, begin: int, width: int) -> int:
-    """How many characters from `begin` on take no more than `width` cells; at least one."""
-    taken = 0
-    for count, character in enumerate(text[begin : begin + 4 * width]):
-        taken += cell_width(character)
-        if taken > width:
+def fitting_length(text: str, start: int, width: int) -> int:
+    """Return how many characters from `start` fit into `width` cells, but at least one."""
+    cells = 0
+    for count, character in enumerate(text[start : start + 4 * width]):
+        cells += cell_width(character)
+        if cells > width:
             return max(1, count)
-    return min(len(text) - begin, 4 * width)
+    return min(len(text) - start, 4 * width)
 
 
-def padded(text: str, width: int) -> str:
+def pad(text: str, width: int) -> str:
     return text + " " * (width - sum(map(cell_width, text)))
 
 
 class ColumnDisplay:
-    """Samples side by side. A row is shown when each of them has a line for it, or has ended."""
+    """Print samples side by side, row by row, as soon as each has a line or has finished."""
 
-    def __init__(self, opening: str, samples: int, width: int):
-        self.opening = opening
-        self.side_by_side = min(samples, columns_that_fit(width))
-        self.width = (width + len(BETWEEN)) // self.side_by_side - len(BETWEEN)
-        self.begin(0, self.side_by_side)
+    def __init__(self, prompt: str, num_samples: int, terminal_width: int):
+        self.prompt = prompt
+        self.num_columns = min(num_samples, max_columns(terminal_width))
+        self.width = (terminal_width + len(SEPARATOR)) // self.num_columns - len(SEPARATOR)
+        self.start_columns(range(self.num_columns))
 
-    def begin(self, first: int, last: int) -> None:
-        self.columns = [LineWrapper(self.width) for _ in range(first, last)]
-        self.shown = 0
-        titles = [f"— sample {i + 1} —".ljust(self.width) for i in range(first, last)]
-        print_status((" " * len(BETWEEN)).join(titles).rstrip())
+    def start_columns(self, numbers: range) -> None:
+        self.columns = [LineWrapper(self.width) for _ in numbers]
+        self.printed_rows = 0
+        titles = [f"— sample {number + 1} —".ljust(self.width) for number in numbers]
+        print_status((" " * len(SEPARATOR)).join(titles).rstrip())
 
     def update(self, samples: list[Sample]) -> None:
-        going = []
+        unfinished = []  # lines of each unfinished sample
         for sample, column in zip(samples, self.columns, strict=False):
-            column.take(self.opening + sample.text, sample.finish_reason is not None)
+            column.update(self.prompt + sample.text, sample.finish_reason is not None)
             if sample.finish_reason is None:
-                going.append(len(column.lines))
+                unfinished.append(len(column.lines))
         longest = max(len(column.lines) for column in self.columns)
-        for row in range(self.shown, min(going, default=longest)):
-            parts = [column.lines[row : row + 1] or [""] for column in self.columns]
-            print(BETWEEN.join(padded(p, self.width) for (p,) in parts).rstrip(), flush=True)
-            self.shown = row + 1
+        for row in range(self.printed_rows, min(unfinished, default=longest)):
+            cells = [
+                column.lines[row] if row < len(column.lines) else "" for column in self.columns
+            ]
+            print(SEPARATOR.join(pad(cell, self.width) for cell in cells).rstrip(), flush=True)
+            self.printed_rows = row + 1
 
     def finish(self, samples: list[Sample]) -> None:
-        """The rest, and the samples for which there was no place beside the first."""
+        """Print the remaining rows, and then the samples that did not fit side by side."""
         self.update(samples)
-        for first in range(self.side_by_side, len(samples), self.side_by_side):
-            more = samples[first : first + self.side_by_side]
+        for first in range(self.num_columns, len(samples), self.num_columns):
+            others = samples[first : first + self.num_columns]
             print(flush=True)
-            self.begin(first, first + len(more))
-            self.update(more)
+            self.start_columns(range(first, first + len(others)))
+            self.update(others)
 
 
-def columns_that_fit(width: int) -> int:
-    return max(1, (width + len(BETWEEN)) // (NARROWEST + len(BETWEEN)))
+def max_columns(terminal_width: int) -> int:
+    return max(1, (terminal_width + len(SEPARATOR)) // (MIN_COLUMN_WIDTH + len(SEPARATOR)))
 
 
-def make_display(opening: str, samples: int) -> Display:
-    """Columns for several samples on a terminal that is wide enough; otherwise one by one."""
+def make_display(prompt: str, num_samples: int) -> Display:
+    """Return columns for several samples on a wide terminal, otherwise a plain stream."""
     width = shutil.get_terminal_size().columns
-    if samples > 1 and sys.stdout.isatty() and columns_that_fit(width) > 1:
-        return ColumnDisplay(opening, samples, width)
-    return StreamDisplay(opening)
+    if num_samples > 1 and sys.stdout.isatty() and max_columns(width) > 1:
+        return ColumnDisplay(prompt, num_samples, width)
+    return StreamDisplay(prompt)

@@ -1,6 +1,6 @@
-"""The decoder's interchangeable parts, each kind in a table that the configuration names.
+"""The decoder's interchangeable parts. Each kind has a table; the config names an entry of it.
 
-In shapes, B is the batch, T the tokens in the window, D d_model, F d_ff, H heads, K = D / H.
+In shapes: B batch, T tokens, D d_model, F d_ff, H heads, K = D / H.
 """
 
 import math
@@ -14,12 +14,28 @@ from gptlab.config.schema import ModelConfig
 from gptlab.model.kv_cache import LayerKVCache
 from gptlab.utils.errors import resolve_choice
 
-# Where the norm stands: before the sublayer f, or after the sum. Xiong and others (2020),
-# "On Layer Normalization in the Transformer Architecture", arXiv:2002.04745.
-RESIDUALS: dict[str, Callable[[Tensor, Callable, Callable], Tensor]] = {
-    "pre": lambda x, norm, f: x + f(norm(x)),
-    "post": lambda x, norm, f: norm(x + f(x)),
+# --- Residual connections (model.norm) ---
+
+Layer = Callable[[Tensor], Tensor]
+
+
+def pre_norm(x: Tensor, norm: Layer, sublayer: Layer) -> Tensor:
+    """Normalize the sublayer's input. Xiong et al. (2020), arXiv:2002.04745."""
+    return x + sublayer(norm(x))
+
+
+def post_norm(x: Tensor, norm: Layer, sublayer: Layer) -> Tensor:
+    """Normalize the sum, as in the original transformer. Vaswani et al. (2017)."""
+    return norm(x + sublayer(x))
+
+
+RESIDUALS: dict[str, Callable[[Tensor, Layer, Layer], Tensor]] = {
+    "pre": pre_norm,
+    "post": post_norm,
 }
+
+
+# --- Norms (model.norm_type) ---
 
 
 def layer_norm(config: ModelConfig) -> nn.Module:
@@ -30,13 +46,19 @@ def rms_norm(config: ModelConfig) -> nn.Module:
     return nn.RMSNorm(config.d_model, eps=1e-5)
 
 
-NORMS = {"layernorm": layer_norm, "rmsnorm": rms_norm}
+NORMS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "layernorm": layer_norm,
+    "rmsnorm": rms_norm,
+}
+
+
+# --- Feed-forward networks (model.feed_forward) ---
 
 
 class FeedForward(nn.Module):
-    """Two matrices with a nonlinearity between: D → F → D, each token for itself."""
+    """Two linear layers with an activation in between: D → F → D, for each token separately."""
 
-    def __init__(self, config: ModelConfig, activation: Callable[[Tensor], Tensor]):
+    def __init__(self, config: ModelConfig, activation: Layer):
         super().__init__()
         width = config.d_ff or 4 * config.d_model
         self.activation = activation
@@ -67,7 +89,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def relu2(x: Tensor) -> Tensor:
-    """relu(x)². So and others (2021), "Primer", arXiv:2109.08668."""
+    """relu(x)². So et al. (2021), "Primer", arXiv:2109.08668."""
     return F.relu(x).square()
 
 
@@ -80,32 +102,40 @@ FEED_FORWARDS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 }
 
 
+# --- Positions (model.position) ---
+
+
 class Positions(nn.Module):
-    """How a token knows where it stands; this one adds nothing, the others override a method."""
+    """The interface of position encodings, and the encoding `none`. Subclasses override a method.
+
+    Tokens are at positions `start`, `start` + 1, …
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
 
-    def add(self, x_BxTxD: Tensor, first: int = 0) -> Tensor:
-        """Token embeddings, with their positions, from `first` on, if these are added to them."""
+    def add(self, x_BxTxD: Tensor, start: int = 0) -> Tensor:
+        """Add positions to token embeddings."""
         return x_BxTxD
 
-    def rotate(self, x_BxHxTxK: Tensor, first: int = 0) -> Tensor:
-        """Queries or keys, with their positions if these are turned into them."""
+    def rotate(self, x_BxHxTxK: Tensor, start: int = 0) -> Tensor:
+        """Rotate queries or keys by their positions."""
         return x_BxHxTxK
 
 
 class SinusoidalPositions(Positions):
-    """PE(pos, 2i) = sin(pos / 10000^(2i/D)), the cosine at 2i + 1. Vaswani and others (2017)."""
+    """PE(pos, 2i) = sin(pos / 10000^(2i/D)), with the cosine at 2i + 1. Vaswani et al. (2017)."""
+
+    table_TxD: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
-        angles_TxD = angles(config.context_length, config.d_model)
+        angles_TxD = position_angles(config.context_length, config.d_model)
         table_TxD = torch.stack((angles_TxD.sin(), angles_TxD.cos()), dim=-1).flatten(1)
         self.register_buffer("table_TxD", table_TxD.float(), persistent=False)
 
-    def add(self, x_BxTxD: Tensor, first: int = 0) -> Tensor:
-        return x_BxTxD + self.table_TxD[first : first + x_BxTxD.shape[1]]
+    def add(self, x_BxTxD: Tensor, start: int = 0) -> Tensor:
+        return x_BxTxD + self.table_TxD[start : start + x_BxTxD.shape[1]]
 
 
 class LearnedPositions(Positions):
@@ -115,30 +145,34 @@ class LearnedPositions(Positions):
         super().__init__(config)
         self.table = nn.Embedding(config.context_length, config.d_model)
 
-    def add(self, x_BxTxD: Tensor, first: int = 0) -> Tensor:
-        return x_BxTxD + self.table.weight[first : first + x_BxTxD.shape[1]]
+    def add(self, x_BxTxD: Tensor, start: int = 0) -> Tensor:
+        return x_BxTxD + self.table.weight[start : start + x_BxTxD.shape[1]]
 
 
 class RotaryPositions(Positions):
-    """Turns each pair (i, i + K/2) by an angle that grows with the position, so that products of
-    queries and keys depend on distance alone. Su and others (2021), arXiv:2104.09864."""
+    """Rotate each pair (i, i + K/2) by an angle proportional to the position, so that products of
+    queries and keys depend only on their distance. Su et al. (2021), arXiv:2104.09864."""
+
+    cos_TxK: Tensor
+    sin_TxK: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
-        angles_TxK = angles(config.context_length, config.d_model // config.n_head).repeat(1, 2)
+        head_dim = config.d_model // config.n_head
+        angles_TxK = position_angles(config.context_length, head_dim).repeat(1, 2)
         self.register_buffer("cos_TxK", angles_TxK.cos().float(), persistent=False)
         self.register_buffer("sin_TxK", angles_TxK.sin().float(), persistent=False)
 
-    def rotate(self, x_BxHxTxK: Tensor, first: int = 0) -> Tensor:
-        here = slice(first, first + x_BxHxTxK.shape[2])
+    def rotate(self, x_BxHxTxK: Tensor, start: int = 0) -> Tensor:
+        positions = slice(start, start + x_BxHxTxK.shape[2])
         left, right = x_BxHxTxK.chunk(2, dim=-1)
         turned = torch.cat((-right, left), dim=-1)
-        rotated = x_BxHxTxK * self.cos_TxK[here] + turned * self.sin_TxK[here]
+        rotated = x_BxHxTxK * self.cos_TxK[positions] + turned * self.sin_TxK[positions]
         return rotated.to(x_BxHxTxK.dtype)
 
 
-def angles(length: int, width: int) -> Tensor:
-    """(length, width / 2) in float64: position / 10000^(2i / width)."""
+def position_angles(length: int, width: int) -> Tensor:
+    """Return position / 10000^(2i / width), (length, width / 2), in float64."""
     frequencies = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     return torch.arange(length, dtype=torch.float64)[:, None] * frequencies
 
@@ -151,23 +185,30 @@ POSITIONS: dict[str, Callable[[ModelConfig], Positions]] = {
 }
 
 
+# --- Attention (model.attention) ---
+
+
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    """Attention by PyTorch's fused kernel. Queries (B, H, T, K) are of the last T of the S tokens
-    whose keys and values there are, (B, H, S, K)."""
+    """Attention by PyTorch's fused kernel.
+
+    The T queries, (B, H, T, K), belong to the last T of the S tokens in keys and values,
+    (B, H, S, K).
+    """
     mask = None
     if causal and q.shape[2] != k.shape[2]:
-        causal = False  # the kernel would take the queries for the first tokens'
+        causal = False  # the kernel would align the queries with the first T tokens
         mask = ~future_mask(q, k) if q.shape[2] > 1 else None  # the last token sees all
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, dropout_p=dropout)
 
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    """The same mathematics to read: softmax(q·kᵀ / √K) · v."""
+    """The same attention in plain operations: softmax(q·kᵀ / √K) · v."""
     return F.dropout(attention_weights(q, k, causal), dropout) @ v
 
 
 def attention_weights(q_BxHxTxK: Tensor, k_BxHxSxK: Tensor, causal: bool) -> Tensor:
-    """(B, H, T, S): how much each token (row) takes from each token (column); rows sum to 1."""
+    """Return how much each token (row) attends to each token (column), (B, H, T, S); rows sum to
+    1."""
     scores_BxHxTxS = q_BxHxTxK @ k_BxHxSxK.transpose(-2, -1) / math.sqrt(q_BxHxTxK.shape[-1])
     if causal:
         scores_BxHxTxS = scores_BxHxTxS.masked_fill(
@@ -177,16 +218,19 @@ def attention_weights(q_BxHxTxK: Tensor, k_BxHxSxK: Tensor, causal: bool) -> Ten
 
 
 def future_mask(q_BxHxTxK: Tensor, k_BxHxSxK: Tensor) -> Tensor:
-    """(T, S): which tokens come after each of the last T of S."""
+    """Return which tokens come after each of the last T of S tokens, (T, S)."""
     T, S = q_BxHxTxK.shape[2], k_BxHxSxK.shape[2]
     return torch.ones(T, S, dtype=torch.bool, device=q_BxHxTxK.device).triu(1 + S - T)
 
 
-ATTENTIONS = {"fused": fused_attention, "eager": eager_attention}
+ATTENTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, bool, float], Tensor]] = {
+    "fused": fused_attention,
+    "eager": eager_attention,
+}
 
 
 class CausalSelfAttention(nn.Module):
-    """Each token gathers from itself and from those before it, in H heads of width K."""
+    """Multi-head attention: each token attends to itself and the tokens before it."""
 
     def __init__(self, config: ModelConfig, positions: Positions):
         super().__init__()
@@ -199,23 +243,21 @@ class CausalSelfAttention(nn.Module):
         self.dropout = config.attention_dropout
         self.causal = not config.let_attention_see_the_future
 
-    def heads(self, x_BxTxD: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, H, T, K), positions from `first` on turned in."""
-        B, T, D = x_BxTxD.shape
-        qkv = self.qkv(x_BxTxD).view(B, T, 3, self.n_head, D // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return self.rotate(q, first), self.rotate(k, first), v
-
     def forward(self, x_BxTxD: Tensor, cache: LayerKVCache | None = None) -> Tensor:
-        if cache is None:
-            q, k, v = self.heads(x_BxTxD)
-        else:
-            q, k, v = self.heads(x_BxTxD, cache.length)
+        q, k, v = self.queries_keys_values(x_BxTxD, start=cache.length if cache else 0)
+        if cache is not None:
             k, v = cache.extend(k, v)
         y_BxHxTxK = self.attend(q, k, v, self.causal, self.dropout if self.training else 0.0)
         return self.out(y_BxHxTxK.transpose(1, 2).flatten(2))
 
+    def queries_keys_values(self, x_BxTxD: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, (B, H, T, K) each, rotated by their positions."""
+        B, T, D = x_BxTxD.shape
+        qkv = self.qkv(x_BxTxD).view(B, T, 3, self.n_head, D // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return self.rotate(q, start), self.rotate(k, start), v
+
     def weights(self, x_BxTxD: Tensor) -> Tensor:
-        """(B, H, T, T): the attention weights for this sublayer's input, to look into."""
-        q, k, _ = self.heads(x_BxTxD)
+        """Return the attention weights for this layer's input, (B, H, T, T)."""
+        q, k, _ = self.queries_keys_values(x_BxTxD)
         return attention_weights(q, k, self.causal)

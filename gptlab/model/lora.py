@@ -1,13 +1,13 @@
-"""Training a part of a model: weights chosen by name, and low-rank additions to its matrices.
+"""Choose which weights to train, and add trainable low-rank matrices (LoRA).
 
-Hu and others (2021), "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685: in
-place of a matrix W, W + alpha / rank · up · down, where only up and down are trained. up begins as
-zeros, so that the model begins as it was.
+Hu et al. (2021), "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685: a matrix W
+becomes W + alpha / rank · up · down, and only up and down are trained. up starts as zeros, so that
+the model starts unchanged.
 """
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 import torch
@@ -20,14 +20,14 @@ from gptlab.utils.errors import UserError
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer, its weights as they were, and the addition; in its shapes R is the rank."""
+    """A linear layer with its original weights and a low-rank addition."""
 
-    def __init__(self, plain: nn.Linear, rank: int, alpha: float):
+    def __init__(self, base: nn.Linear, rank: int, alpha: float):
         nn.Module.__init__(self)
-        self.in_features, self.out_features = plain.in_features, plain.out_features
-        self.weight, self.bias = plain.weight, plain.bias
-        self.lora_down = nn.Parameter(torch.empty(rank, plain.in_features))
-        self.lora_up = nn.Parameter(torch.zeros(plain.out_features, rank))
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.lora_down = nn.Parameter(torch.empty(rank, base.in_features))
+        self.lora_up = nn.Parameter(torch.zeros(base.out_features, rank))
         self.scale = alpha / rank
         nn.init.kaiming_uniform_(self.lora_down, a=math.sqrt(5))
 
@@ -36,36 +36,36 @@ class LoraLinear(nn.Linear):
         return F.linear(x, self.weight, self.bias) + self.scale * addition
 
     def merged(self) -> nn.Linear:
-        """One layer that computes the same."""
-        plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
-        plain.weight, plain.bias = self.weight, self.bias
+        """Return an ordinary layer that computes the same."""
+        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
+        layer.weight, layer.bias = self.weight, self.bias
         with torch.no_grad():
-            plain.weight += self.scale * self.lora_up @ self.lora_down
-        return plain
+            layer.weight += self.scale * self.lora_up @ self.lora_down
+        return layer
 
 
 def add_lora(net: GPT, config: FinetuneConfig) -> None:
-    """Puts a LoraLinear in the place of each layer that `lora_targets` names, if there is a rank.
+    """Replace the layers that `lora_targets` matches by LoraLinear, if `lora_rank` is set.
 
-    Raises UserError where a pattern names none, or the rank is no less than a layer's width.
+    Raises UserError if a pattern matches no layer, or the rank is not below a layer's width.
     """
     if config.lora_rank is None:
         return
     layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Linear)}
     if net.config.tied_head:
-        del layers["head"]  # its matrix is the embedding's, which has no such addition
-    for name in matching(config.lora_targets, layers, net, "finetune.lora_targets"):
-        plain = layers[name]
-        if config.lora_rank >= min(plain.in_features, plain.out_features):
+        del layers["head"]  # its matrix is the embedding's, which cannot have an addition
+    for name in match_names(config.lora_targets, layers, net, "finetune.lora_targets"):
+        layer = layers[name]
+        if config.lora_rank >= min(layer.in_features, layer.out_features):
             raise UserError(
                 f"finetune.lora_rank={config.lora_rank}: must be below the width of {name}, "
-                f"{plain.in_features} to {plain.out_features}"
+                f"{layer.in_features} to {layer.out_features}"
             )
-        net.set_submodule(name, LoraLinear(plain, config.lora_rank, config.lora_alpha))
+        net.set_submodule(name, LoraLinear(layer, config.lora_rank, config.lora_alpha))
 
 
 def merge_lora(net: GPT) -> None:
-    """Makes of every LoraLinear the plain layer that computes the same."""
+    """Replace every LoraLinear by an ordinary layer that computes the same."""
     for name, layer in list(lora_layers(net)):
         net.set_submodule(name, layer.merged())
 
@@ -75,32 +75,40 @@ def lora_layers(net: GPT) -> Iterator[tuple[str, LoraLinear]]:
 
 
 def freeze(net: GPT, config: FinetuneConfig) -> None:
-    """Lets only the weights that `trainable` names be trained, and a classifier's head, which is
-    new. Raises UserError where a pattern names none."""
+    """Freeze all weights except those that `trainable` matches and a classifier's new head.
+
+    Raises UserError if a pattern matches no weight, or nothing would be trained.
+    """
     weights = dict(net.named_parameters())
-    chosen = set(matching(config.trainable, weights, net, "finetune.trainable"))
+    trainable = set(match_names(config.trainable, weights, net, "finetune.trainable"))
     for name, weight in weights.items():
-        of_classes = net.config.n_classes is not None and name.startswith("head.")
-        weight.requires_grad_(name in chosen or of_classes)
+        is_class_head = net.config.n_classes is not None and name.startswith("head.")
+        weight.requires_grad_(name in trainable or is_class_head)
     if not any(weight.requires_grad for weight in weights.values()):
         raise UserError(
-            "finetune.trainable: names no weight, so nothing would be trained (a model that writes "
-            "has its embedding's matrix as its head: take finetune=last_block)"
+            "finetune.trainable: matches no weight, so nothing would be trained (a language "
+            "model's head is tied to its embedding: try finetune=last_block)"
         )
 
 
-def matching(patterns: list[str], names: dict, net: GPT, key: str) -> list[str]:
-    """The names that fit one of the patterns; raises UserError for one that none fits."""
-    found: dict[str, None] = {}
+def match_names(patterns: list[str], names: Collection[str], net: GPT, key: str) -> list[str]:
+    """Return the names that match any pattern; `blocks.-1` counts from the last block.
+
+    Raises UserError for a pattern that matches none.
+    """
+    matches: dict[str, None] = {}
     for pattern in patterns:
-        counted = re.sub(
+        absolute = re.sub(
             r"blocks\.-(\d+)", lambda m: f"blocks.{net.config.n_layer - int(m[1])}", pattern
         )
-        fits = [name for name in names if fnmatchcase(name, counted)]
-        if not fits and pattern == "head.*" and net.config.tied_head:
-            continue  # of a model that writes with its embedding: there is no head to train
-        if not fits:
-            there = ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
-            raise UserError(f"{key}={pattern}: names nothing of this model; there are: {there}")
-        found |= dict.fromkeys(fits)
-    return list(found)
+        matching = [name for name in names if fnmatchcase(name, absolute)]
+        if not matching and pattern == "head.*" and net.config.tied_head:
+            continue  # a tied head has no weights of its own
+        if not matching:
+            available = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names)
+            raise UserError(
+                f"{key}={pattern}: matches nothing in this model; choose from "
+                f"{', '.join(available)}"
+            )
+        matches |= dict.fromkeys(matching)
+    return list(matches)

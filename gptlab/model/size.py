@@ -1,4 +1,4 @@
-"""How large a model is, known before anything of it is made."""
+"""Compute the size of a model without allocating it."""
 
 from dataclasses import replace
 
@@ -11,26 +11,26 @@ from gptlab.utils.errors import UserError
 
 
 def check_size(config: ModelConfig) -> None:
-    """Raises UserError where not even the weights fit into the memory there is."""
-    needed, there = weight_bytes(config), available_memory("cpu")
-    if there is not None and needed > there:
+    """Raise UserError if the weights alone do not fit into the available memory."""
+    needed, available = weight_bytes(config), available_memory("cpu")
+    if available is not None and needed > available:
         raise UserError(
-            f"model: its weights need {needed / 1e9:,.0f} GB and {there / 1e9:.1f} GB are to be "
-            "had; take fewer layers, a smaller width, vocabulary or context"
+            f"model: its weights need {needed / 1e9:,.0f} GB of {available / 1e9:.1f} GB "
+            "available; choose fewer layers, a smaller width, vocabulary or context"
         )
 
 
 def weight_bytes(config: ModelConfig) -> int:
-    """Bytes of all weights and tables in float32. All layers are alike: two tell of any number."""
-    one, two = (shape_bytes(replace(config, n_layer=layers)) for layers in (1, 2))
+    """Return the bytes of all weights and buffers in float32, from models of one and two layers."""
+    one, two = (meta_bytes(replace(config, n_layer=layers)) for layers in (1, 2))
     return one + (config.n_layer - 1) * (two - one)
 
 
-def shape_bytes(config: ModelConfig) -> int:
+def meta_bytes(config: ModelConfig) -> int:
     try:
-        with torch.device("meta"):  # shapes alone
+        with torch.device("meta"):  # shapes only
             net = GPT(config)
-    except (RuntimeError, TypeError, OverflowError):  # torch cannot even count them
-        raise UserError("model: larger than any memory") from None
+    except (RuntimeError, TypeError, OverflowError):  # sizes beyond what torch can count
+        raise UserError("model: is larger than any memory") from None
     tensors = {id(t): t for t in (*net.parameters(), *net.buffers())}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -29,7 +29,7 @@ def test_attention_is_what_the_model_computes(norm: str) -> None:
     first = net.blocks[0].attention
     x = net.embed(torch.tensor([ids]))
     x = net.blocks[0].attention_norm(x) if norm == "pre" else x
-    _, _, values = first.heads(x)
+    _, _, values = first.queries_keys_values(x)
     mixed = (layers[0][None] @ values).transpose(1, 2).flatten(2)
     torch.testing.assert_close(first.out(mixed), first(x))
     figure = interpretability.plot_attention(layers[0], ["a", "b", "c", "d"], "layer 0")

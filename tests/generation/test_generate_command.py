@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gptlab.generation.terminal import LineWrapper, cell_width, padded
+from gptlab.generation.terminal import LineWrapper, cell_width, pad
 from tests.conftest import ROOT
 
 GENERATE = [sys.executable, str(ROOT / "generate.py")]
@@ -109,7 +109,7 @@ def grown(text: str, width: int) -> LineWrapper:
     """The lines of a text that came letter by letter, none of which has changed on the way."""
     column, before = LineWrapper(width), []
     for length in range(len(text) + 1):
-        column.take(text[:length], length == len(text))
+        column.update(text[:length], length == len(text))
         assert column.lines[: len(before)] == before
         before = list(column.lines)
     return column
@@ -130,7 +130,7 @@ def test_wide_letters_take_two_cells_and_marks_none() -> None:
         sizes = [sum(map(cell_width, line)) for line in column.lines]
         assert max(sizes) <= width and max(map(len, column.lines)) <= 2 * width
         assert "".join("".join(column.lines).split()) == "".join(text.split())
-        assert {sum(map(cell_width, padded(line, width))) for line in column.lines} == {width}
+        assert {sum(map(cell_width, pad(line, width))) for line in column.lines} == {width}
 
 
 def test_each_text_of_a_conversation_is_saved(trained: Path, tmp_path: Path) -> None:
@@ -279,9 +279,9 @@ def test_every_way_is_in_the_guide_and_the_default_is_what_it_says(command, trai
         (["sampling.no_repeat_ngram=0"], "must be at least 1"),
         (["sampling.beams=0"], "sampling.beams=0 must be at least 1"),
         (["save=runs"], "save=runs: runs.txt is a folder"),
-        (["save=/dev/null/x"], "nothing can be written in /dev/null"),
-        (["save=.."], "is no name for a file"),
-        (["save=out/"], "is no name for a file"),
+        (["save=/dev/null/x"], "cannot write to /dev/null"),
+        (["save=.."], "is not a file name"),
+        (["save=out/"], "is not a file name"),
         (["save=~nobody_here/x"], "save=~nobody_here/x: "),
         (["save=" + "x" * 300], "File name too long"),
         (["sampling=beam", "sampling.length_penalty=1000"], "must be from -10 to 10"),

@@ -68,7 +68,7 @@ def test_top_p_of_a_large_vocabulary_is_that_of_transformers(spread: float) -> N
     wanted = TopPLogitsWarper(0.9)(None, large).softmax(dim=-1)
     assert ((found > 0).sum(dim=-1) - (wanted > 0).sum(dim=-1)).abs().max() <= 1  # by rounding
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
-    assert (int((found > 0).sum(dim=-1).max()) > sampling.NUCLEUS) == (spread < 1)
+    assert (int((found > 0).sum(dim=-1).max()) > sampling.TOP_P_CANDIDATES) == (spread < 1)
 
 
 def test_functions_leave_their_logits_as_they_were() -> None:

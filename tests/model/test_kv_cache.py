@@ -129,7 +129,7 @@ def test_weights_in_eight_bits_say_nearly_the_same() -> None:
     quantize.quantize_linears(net, "int8")
     assert not [m for m in net.modules() if type(m) is torch.nn.Linear]
     rounded = net.blocks[0].feed_forward.up
-    error = (rounded.whole_OxI * rounded.scale_O[:, None] - exact).abs()
+    error = (rounded.integers_OxI * rounded.scale_O[:, None] - exact).abs()
     assert (error <= rounded.scale_O[:, None] / 2 + 1e-7).all()
     difference = (net(ids).log_softmax(dim=-1).detach() - wanted).square().mean().sqrt()
     assert 1e-4 < float(difference / wanted.std()) < 0.05

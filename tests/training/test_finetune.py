@@ -97,7 +97,7 @@ def test_the_last_block_is_found_from_the_end() -> None:
 @pytest.mark.parametrize(
     ("finetune", "words"),
     [
-        (FinetuneConfig(trainable=["blocks.9.*"]), "names nothing of this model; there are: "),
+        (FinetuneConfig(trainable=["blocks.9.*"]), "matches nothing in this model; choose from "),
         (FinetuneConfig(lora_rank=2, lora_targets=["*.query"]), "lora_targets=*.query"),
         (FinetuneConfig(lora_rank=16), "must be below the width"),
         (FinetuneConfig(lora_rank=2, lora_targets=["head"]), "lora_targets=head"),  # tied

@@ -1,4 +1,4 @@
-"""A run's model as a folder that Hugging Face's transformers opens, or its LoRA additions alone."""
+"""Export a model as a folder that Hugging Face's transformers opens, or its LoRA adapter alone."""
 
 import json
 from pathlib import Path
@@ -10,89 +10,87 @@ from torch import Tensor
 from gptlab.config.schema import ExportConfig
 from gptlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, read_merges
 from gptlab.model.checkpoint import LoadedModel, read_lora_adapter
-from gptlab.model.hf import gpt2, llama
-from gptlab.model.hf.pretrained import OURS, load_model
+from gptlab.model.hf.gpt2 import to_gpt2_config, to_gpt2_weights
+from gptlab.model.hf.llama import to_llama_config, to_llama_weights
+from gptlab.model.hf.pretrained import GPTLAB_FILE, load_model
 from gptlab.utils import run_dir
 from gptlab.utils.atomic_io import atomic_folder
 from gptlab.utils.errors import UserError
 
-Files = dict[str, Any]  # name: an object for JSON, or a text
+Files = dict[str, Any]  # file name: text, or an object to write as JSON
+FORMATS = {"gpt2": (to_gpt2_config, to_gpt2_weights), "llama": (to_llama_config, to_llama_weights)}
 
 
 def export_model(config: ExportConfig) -> None:
-    """Writes the folder `to`, which appears whole or not at all; raises UserError."""
+    """Write the folder `output_dir`, which appears complete or not at all; raise UserError."""
     path = run_dir.find_checkpoint(config.run, config.run_root)
     folder = check_output_dir(config.output_dir)
     if config.adapter:
         weights, files = read_lora_adapter(path)
-        name = "adapter_model.safetensors"
+        weights_file = "adapter_model.safetensors"
     else:
-        model = load_model(path)
-        weights, files = full_model_files(model, path)
-        name = run_dir.WEIGHT_FILES[0]
-    with atomic_folder(folder, "output_dir") as building:
+        weights, files = full_model_files(load_model(path))
+        weights_file = run_dir.WEIGHT_FILES[0]
+    with atomic_folder(folder, "output_dir") as staging:
         contiguous = {key: weight.contiguous() for key, weight in weights.items()}
-        save_file(contiguous, building / name, metadata={"format": "pt"})
+        save_file(contiguous, staging / weights_file, metadata={"format": "pt"})
         for file, content in files.items():
             text = content if isinstance(content, str) else json.dumps(content, indent=1)
-            (building / file).write_text(text, encoding="utf-8")
+            (staging / file).write_text(text, encoding="utf-8")
     print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
-def check_output_dir(to: str | None) -> Path:
-    """Raises UserError where a folder cannot appear, before anything is read."""
-    if not to:
+def check_output_dir(name: str | None) -> Path:
+    """Raise UserError unless the folder can be created, before anything is loaded."""
+    if not name:
         raise UserError("output_dir: name the folder to write, as in output_dir=exported")
     try:
-        folder = Path(to).expanduser()
+        folder = Path(name).expanduser()
         if folder.exists() or folder.is_symlink():
-            raise UserError(f"output_dir={to}: is there already; name another folder")
+            raise UserError(f"output_dir={name}: already exists; name a new folder")
     except (OSError, RuntimeError) as error:
-        raise UserError(f"output_dir={to:.200}: {str(error).splitlines()[0]:.200}") from None
+        raise UserError(f"output_dir={name:.200}: {str(error).splitlines()[0]:.200}") from None
     return folder
 
 
-def full_model_files(model: LoadedModel, path: Path) -> tuple[dict[str, Tensor], Files]:
-    """All weights under the names of the format that can say this model, and the other files.
+def full_model_files(model: LoadedModel) -> tuple[dict[str, Tensor], Files]:
+    """Return all weights in the first format that fits the model, and the other files.
 
-    Raises UserError that lists what no format can say.
+    Raises UserError that lists what the formats cannot express.
     """
     config, weights = model.net.config, dict(model.net.state_dict())
     if config.tied_head:
-        del weights["head.weight"]  # the embedding's
+        del weights["head.weight"]  # stored as the embedding
     reasons = []
-    for form in (gpt2, llama):
+    for to_config, to_weights in FORMATS.values():
         try:
-            settings, named = form.to_settings(config), form.to_weights(weights, config)
+            settings, hf_weights = to_config(config), to_weights(weights, config)
             break
         except UserError as error:
             reasons.append(str(error))
     else:
-        raise UserError(f"{path}: transformers has no such model: {'; '.join(reasons)}")
-    tokenizer = model.tokenizer
-    ends = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
-    ours = {
-        "tokenizer": tokenizer.state(),
-        "eot_first": model.eot_first,
-        "step": model.step,
-        "window": config.trained_length,
-        "data": {"task": model.config["data"].get("task", "text"), **template_of(model)},
-    }
-    return named, {
-        "config.json": settings | ends,
-        "generation_config.json": ends | {"pad_token_id": tokenizer.eot},
-        OURS: ours,
+        raise UserError(f"{model.path}: transformers has no such model: {'; '.join(reasons)}")
+    tokenizer, data = model.tokenizer, model.config["data"]
+    task = {"task": data.get("task", "text")}
+    if task["task"] == "instructions":
+        task["template"] = data["template"]
+    special_tokens = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
+    return hf_weights, {
+        "config.json": settings | special_tokens,
+        "generation_config.json": special_tokens | {"pad_token_id": tokenizer.eot},
+        GPTLAB_FILE: {
+            "tokenizer": tokenizer.state(),
+            "eot_first": model.eot_first,
+            "step": model.step,
+            "window": config.trained_length,
+            "data": task,
+        },
         **tokenizer_files(tokenizer, config.window),
     }
 
 
-def template_of(model: LoadedModel) -> dict[str, str]:
-    data = model.config["data"]
-    return {"template": data["template"]} if data.get("task") == "instructions" else {}
-
-
 def tokenizer_files(tokenizer: Tokenizer, window: int) -> Files:
-    """What AutoTokenizer reads; raises UserError for a vocabulary that it cannot be told."""
+    """Return the files that AutoTokenizer reads; raise UserError for unsupported tokenizers."""
     settings = {
         "model_max_length": window,
         "eos_token": "<|endoftext|>",
@@ -108,30 +106,31 @@ def tokenizer_files(tokenizer: Tokenizer, window: int) -> Files:
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast"}
         return {"tokenizer.json": char_tokenizer_json(tokenizer), "tokenizer_config.json": settings}
     raise UserError(
-        f"transformers has no such tokenizer: {tokenizer.state()['name']}; train with "
+        f"transformers has no tokenizer like {tokenizer.state()['name']}; train with "
         "tokenizer=gpt2 or tokenizer=char"
     )
 
 
 def gpt2_vocabulary(tokenizer: GPT2Tokenizer) -> dict[str, int]:
-    """vocab.json: each token with its bytes shown as characters that print, as in merges.txt."""
-    prints = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-    shown = {b: chr(b) for b in prints}
-    shown |= {b: chr(256 + n) for n, b in enumerate(b for b in range(256) if b not in shown)}
+    """Return vocab.json: each token's bytes as printable characters, as in merges.txt."""
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    characters = {b: chr(b) for b in printable}
+    others = [b for b in range(256) if b not in characters]
+    characters |= {b: chr(256 + n) for n, b in enumerate(others)}
     pieces = {
-        "".join(shown[b] for b in tokenizer.token_bytes(token)): token
+        "".join(characters[b] for b in tokenizer.token_bytes(token)): token
         for token in range(tokenizer.eot)
     }
     return pieces | {"<|endoftext|>": tokenizer.eot}
 
 
 def char_tokenizer_json(tokenizer: CharTokenizer) -> Files:
-    """tokenizer.json of a list of characters, in the format of the `tokenizers` library."""
+    """Return tokenizer.json for a list of characters, in the format of the tokenizers library."""
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    end = {"id": tokenizer.eot, "content": "<|endoftext|>", "special": True, **special}
+    eot = {"id": tokenizer.eot, "content": "<|endoftext|>", "special": True, **special}
     return {
         "version": "1.0",
-        "added_tokens": [end],
+        "added_tokens": [eot],
         "pre_tokenizer": {
             "type": "Split",
             "pattern": {"Regex": r"[\s\S]"},

@@ -1,4 +1,4 @@
-"""GPT-2 as Hugging Face's transformers keeps it: the names of its weights, and its settings."""
+"""Convert weights and config between gptlab and GPT-2 in Hugging Face's transformers."""
 
 import re
 from dataclasses import replace
@@ -9,7 +9,7 @@ from torch import Tensor
 from gptlab.config.schema import ModelConfig
 from gptlab.utils.errors import UserError
 
-NAMES = {  # theirs: ours
+HF_TO_GPTLAB = {
     "transformer.wte": "embedding",
     "transformer.wpe": "positions.table",
     "transformer.h": "blocks",
@@ -22,64 +22,64 @@ NAMES = {  # theirs: ours
     "transformer.ln_f": "final_norm",
     "lm_head": "head",
 }
-CONV1D = re.compile(r"\.c_(attn|proj|fc)\.weight$")  # kept as (in, out), ours as (out, in)
-MASKS = re.compile(r"\.attn\.(masked_)?bias$")  # no weights: which tokens come before which
+GPTLAB_TO_HF = {gptlab: hf for hf, gptlab in HF_TO_GPTLAB.items()}
+CONV1D = re.compile(r"\.c_(attn|proj|fc)\.weight$")  # (in, out) there, (out, in) here
+MASKS = re.compile(r"\.attn\.(masked_)?bias$")  # causal masks, not weights
+STRUCTURE: dict[str, Any] = {  # what makes a gptlab model a GPT-2
+    **{"norm": "pre", "norm_type": "layernorm", "final_norm": True, "position": "learned"},
+    **{"bias": True, "qkv_bias": None, "head_bias": False, "scale_embeddings": False},
+    **{"let_attention_see_the_future": False, "n_classes": None},
+}
+ACTIVATIONS = {  # gptlab: transformers; the first name is the one to export
+    "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"),
+    "gelu": ("gelu",),
+    "relu": ("relu",),
+}
+REQUIRED_SETTINGS: dict[str, Any] = {  # the only values of config.json that gptlab implements
+    **{"model_type": "gpt2", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True},
+    **{"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+}
 
 
-def rename(name: str, names: dict[str, str]) -> str:
+def rename_weight(name: str, names: dict[str, str]) -> str:
     for old, new in names.items():
         name = re.sub(rf"(^|\.){re.escape(old)}\.", rf"\g<1>{new}.", name)
     return name
 
 
 def from_gpt2(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of GPT2LMHeadModel, or of the GPT2Model in it, under our names."""
-    made = {}
+    """Convert the weights of a GPT2LMHeadModel, or of the GPT2Model in it, to gptlab's names."""
+    converted = {}
     for name, weight in weights.items():
         if MASKS.search(name):
             continue
-        bare = not name.startswith(("transformer.", "lm_head."))
-        ours = rename(f"transformer.{name}" if bare else name, NAMES)
-        made[ours] = weight.T if CONV1D.search(name) else weight
-    made.setdefault("head.weight", made.get("embedding.weight"))
-    return made
+        has_prefix = name.startswith(("transformer.", "lm_head."))
+        full_name = name if has_prefix else f"transformer.{name}"
+        weight = weight.T if CONV1D.search(name) else weight
+        converted[rename_weight(full_name, HF_TO_GPTLAB)] = weight
+    if "embedding.weight" in converted:
+        converted.setdefault("head.weight", converted["embedding.weight"])
+    return converted
 
 
 def to_gpt2_weights(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Ours under theirs."""
-    back = {ours: theirs for theirs, ours in NAMES.items()}
-    named = ((rename(name, back), weight) for name, weight in weights.items())
-    return {name: weight.T if CONV1D.search(name) else weight for name, weight in named}
-
-
-# What GPT-2 is, of what our models can be.
-KIND = {
-    **{"norm": "pre", "norm_type": "layernorm", "final_norm": True, "position": "learned"},
-    **{"bias": True, "qkv_bias": None, "head_bias": False, "scale_embeddings": False},
-    **{"let_attention_see_the_future": False, "n_classes": None},
-}
-ACTIVATIONS = {  # ours: theirs, the first of which we write
-    "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"),
-    "gelu": ("gelu",),
-    "relu": ("relu",),
-}
-# Settings of theirs that change what is computed, with the one value that ours compute.
-COMPUTED = {
-    **{"model_type": "gpt2", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True},
-    **{"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
-}
+    """Convert gptlab's weights to transformers' names."""
+    renamed = {rename_weight(name, GPTLAB_TO_HF): weight for name, weight in weights.items()}
+    return {name: weight.T if CONV1D.search(name) else weight for name, weight in renamed.items()}
 
 
 def to_gpt2_config(config: ModelConfig) -> dict[str, Any]:
-    """config.json of such a model; raises UserError that lists what GPT-2's format cannot say."""
-    differs = [
-        f"model.{name}={value}" for name in KIND if (value := getattr(config, name)) != KIND[name]
+    """Return the config.json of a model; raise UserError that lists what GPT-2 cannot express."""
+    unsupported = [
+        f"model.{name}={value}"
+        for name, expected in STRUCTURE.items()
+        if (value := getattr(config, name)) != expected
     ]
     if config.feed_forward not in ACTIVATIONS:
-        differs.append(f"model.feed_forward={config.feed_forward}")
-    if differs:
-        raise UserError(f"GPT-2's format has no {', '.join(differs)}")
-    return COMPUTED | {
+        unsupported.append(f"model.feed_forward={config.feed_forward}")
+    if unsupported:
+        raise UserError(f"GPT-2's format has no {', '.join(unsupported)}")
+    return REQUIRED_SETTINGS | {
         "architectures": ["GPT2LMHeadModel"],
         "activation_function": ACTIVATIONS[config.feed_forward][0],
         "vocab_size": config.vocab_size,
@@ -98,58 +98,64 @@ def to_gpt2_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_gpt2(weights: dict[str, Tensor], settings: dict[str, Any] | None) -> ModelConfig:
-    """The model of weights under our names; `settings` is config.json, or None without one.
+    """Return the model config for converted weights.
 
-    Raises UserError for what is no GPT-2, or computes what ours do not.
+    Args:
+        settings: the content of config.json; None if there is none.
+
+    Raises UserError if this is not a GPT-2, or one with settings that gptlab does not implement.
     """
-    said = COMPUTED | (settings or {})
-    for key, value in COMPUTED.items():
-        if said[key] != value:
-            raise UserError(f"its config.json says {key}={said[key]}; gptlab computes {value}")
-    theirs = said.get("activation_function", "gelu_new")
-    activation = [ours for ours, names in ACTIVATIONS.items() if theirs in names]
-    if not activation:
-        raise UserError(f"its config.json says activation_function={theirs}, which is none of ours")
+    settings = REQUIRED_SETTINGS | (settings or {})
+    for key, value in REQUIRED_SETTINGS.items():
+        if settings[key] != value:
+            raise UserError(f"its config.json has {key}={settings[key]}; gptlab needs {value}")
+    hf_activation = settings.get("activation_function", "gelu_new")
+    activations = [name for name, hf_names in ACTIVATIONS.items() if hf_activation in hf_names]
+    if not activations:
+        supported = ", ".join(name for hf_names in ACTIVATIONS.values() for name in hf_names)
+        raise UserError(
+            f"its config.json has activation_function={hf_activation}; gptlab needs one of "
+            f"{supported}"
+        )
     try:
-        vocabulary, width = weights["embedding.weight"].shape
-        context = len(weights["positions.table.weight"])
-        inner = len(weights["blocks.0.feed_forward.up.weight"])
+        vocab_size, d_model = weights["embedding.weight"].shape
+        context_length = len(weights["positions.table.weight"])
+        d_ff = len(weights["blocks.0.feed_forward.up.weight"])
     except (KeyError, ValueError) as error:
         raise UserError(f"its weights are not a GPT-2's (no {error})") from None
     blocks = [int(m[1]) for name in weights if (m := re.match(r"blocks\.(\d+)\.", name))]
-    heads = said.get("n_head", width // 64)  # of all sizes of GPT-2 a head has 64
-    if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise UserError(f"n_head={heads} does not divide its width {width}; is config.json there?")
-    tied = weights["head.weight"] is weights["embedding.weight"]
+    n_head = settings.get("n_head", d_model // 64)  # 64 per head in all sizes of GPT-2
+    if not isinstance(n_head, int) or n_head < 1 or d_model % n_head:
+        raise UserError(f"n_head={n_head} must divide its width {d_model}; is config.json missing?")
+    head, embedding = weights["head.weight"], weights["embedding.weight"]
     return replace(
-        ModelConfig(**KIND),
-        feed_forward=activation[0],
+        ModelConfig(**STRUCTURE),
+        feed_forward=activations[0],
         n_layer=max(blocks) + 1,
-        n_head=heads,
-        d_model=width,
-        d_ff=None if inner == 4 * width else inner,
-        context_length=context,
-        vocab_size=vocabulary,
-        tied_head=tied or bool(weights["head.weight"].equal(weights["embedding.weight"])),
+        n_head=n_head,
+        d_model=d_model,
+        d_ff=None if d_ff == 4 * d_model else d_ff,
+        context_length=context_length,
+        vocab_size=vocab_size,
+        tied_head=head is embedding or bool(head.equal(embedding)),
     )
 
 
 def to_peft(
-    added: dict[str, Tensor], config: ModelConfig, rank: int, alpha: float, base: str | None
+    matrices: dict[str, Tensor], config: ModelConfig, rank: int, alpha: float, base: str | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """LoRA's matrices as the PEFT library keeps them for GPT-2, and its adapter_config.json.
+    """Convert LoRA matrices to the PEFT library's names, with its adapter_config.json.
 
-    Raises UserError for a model that is no GPT-2.
+    Raises UserError for a model that is not a GPT-2.
     """
     to_gpt2_config(replace(config, n_classes=None))
-    back = {ours: theirs for theirs, ours in NAMES.items()}
     weights, layers = {}, set()
-    for name, weight in added.items():
+    for name, weight in matrices.items():
         layer, _, kind = name.rpartition(".")
-        theirs = rename(f"{layer}.", back).removesuffix(".")
-        layers.add(re.sub(r"^transformer\.h\.\d+\.", "", theirs))
+        hf_layer = rename_weight(f"{layer}.", GPTLAB_TO_HF).removesuffix(".")
+        layers.add(re.sub(r"^transformer\.h\.\d+\.", "", hf_layer))
         side = {"lora_down": "lora_A", "lora_up": "lora_B"}[kind]
-        weights[f"base_model.model.{theirs}.{side}.weight"] = weight
+        weights[f"base_model.model.{hf_layer}.{side}.weight"] = weight
     return weights, {
         "adapter_config.json": {
             "peft_type": "LORA",

@@ -1,5 +1,7 @@
-"""Llama as Hugging Face's transformers keeps it: for models with rotary positions, RMSNorm and
-SwiGLU, which GPT-2's format cannot say."""
+"""Convert weights and config between gptlab and Llama in Hugging Face's transformers.
+
+Llama's format fits models with rotary positions, RMSNorm and SwiGLU.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -8,10 +10,10 @@ import torch
 from torch import Tensor
 
 from gptlab.config.schema import ModelConfig
-from gptlab.model.hf.gpt2 import rename
+from gptlab.model.hf.gpt2 import rename_weight
 from gptlab.utils.errors import UserError
 
-NAMES = {  # ours: theirs
+GPTLAB_TO_HF = {
     "embedding": "model.embed_tokens",
     "blocks": "model.layers",
     "attention_norm": "input_layernorm",
@@ -24,7 +26,8 @@ NAMES = {  # ours: theirs
     "final_norm": "model.norm",
     "head": "lm_head",
 }
-KIND = {
+HF_TO_GPTLAB = {hf: gptlab for gptlab, hf in GPTLAB_TO_HF.items()}
+STRUCTURE: dict[str, Any] = {  # what makes a gptlab model a Llama
     **{"norm": "pre", "norm_type": "rmsnorm", "final_norm": True, "position": "rotary"},
     **{"bias": False, "qkv_bias": None, "head_bias": False, "scale_embeddings": False},
     **{"feed_forward": "swiglu", "let_attention_see_the_future": False, "n_classes": None},
@@ -32,10 +35,14 @@ KIND = {
 
 
 def to_llama_config(config: ModelConfig) -> dict[str, Any]:
-    """config.json of such a model; raises UserError that lists what Llama's format cannot say."""
-    differs = [f"model.{n}={v}" for n in KIND if (v := getattr(config, n)) != KIND[n]]
-    if differs:
-        raise UserError(f"Llama's format has no {', '.join(differs)}")
+    """Return the config.json of a model; raise UserError that lists what Llama cannot express."""
+    unsupported = [
+        f"model.{name}={value}"
+        for name, expected in STRUCTURE.items()
+        if (value := getattr(config, name)) != expected
+    ]
+    if unsupported:
+        raise UserError(f"Llama's format has no {', '.join(unsupported)}")
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -58,55 +65,62 @@ def to_llama_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def to_llama_weights(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Ours under theirs; queries, keys and values are three matrices there."""
-    made = {}
+    """Convert gptlab's weights to transformers' names, with qkv split into three matrices."""
+    converted = {}
     for name, weight in weights.items():
         if name.endswith("attention.qkv.weight"):
-            stem = rename(name.removesuffix("attention.qkv.weight"), NAMES)
+            block = rename_weight(name.removesuffix("attention.qkv.weight"), GPTLAB_TO_HF)
             for kind, part in zip("qkv", weight.chunk(3), strict=True):
-                made[f"{stem}self_attn.{kind}_proj.weight"] = part
+                converted[f"{block}self_attn.{kind}_proj.weight"] = part
         else:
-            made[rename(name, NAMES)] = weight
-    return made
+            converted[rename_weight(name, GPTLAB_TO_HF)] = weight
+    return converted
 
 
 def from_llama(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Theirs under ours."""
-    back = {theirs: ours for ours, theirs in NAMES.items()}
-    made = {}
+    """Convert transformers' weights to gptlab's names, with q, k and v joined into one matrix."""
+    converted = {}
     for name, weight in weights.items():
-        stem, found, kind = name.partition(".self_attn.")
-        if not found or kind.startswith("o_proj"):
-            made[rename(name, back)] = weight
-        elif kind.startswith("q_proj"):
-            parts = [weights[f"{stem}.self_attn.{each}_proj.weight"] for each in "qkv"]
-            made[rename(f"{stem}.", back) + "attention.qkv.weight"] = torch.cat(parts)
-    made.setdefault("head.weight", made.get("embedding.weight"))
-    return made
+        block, is_attention, matrix = name.partition(".self_attn.")
+        if not is_attention or matrix.startswith("o_proj"):
+            converted[rename_weight(name, HF_TO_GPTLAB)] = weight
+        elif matrix.startswith("q_proj"):
+            parts = [weights[f"{block}.self_attn.{kind}_proj.weight"] for kind in "qkv"]
+            stem = rename_weight(f"{block}.", HF_TO_GPTLAB)
+            converted[f"{stem}attention.qkv.weight"] = torch.cat(parts)
+    if "embedding.weight" in converted:
+        converted.setdefault("head.weight", converted["embedding.weight"])
+    return converted
 
 
 def config_from_llama(weights: dict[str, Tensor], settings: dict[str, Any]) -> ModelConfig:
-    """The model of weights under our names; raises UserError for what ours do not compute."""
-    said = {"rope_scaling": None, "num_key_value_heads": None, **settings}
-    rope = said.get("rope_parameters") or {}
-    theta = said.get("rope_theta", rope.get("rope_theta", 10_000.0))
-    wanted = {"rms_norm_eps": 1e-5, "hidden_act": "silu", "attention_bias": False}
-    strange = [f"{n}={said.get(n, v)}" for n, v in wanted.items() if said.get(n, v) != v]
-    strange += [f"rope_theta={theta}"] if theta != 10_000.0 else []
-    strange += ["rope_scaling"] if said["rope_scaling"] else []
-    if said["num_key_value_heads"] not in (None, said.get("num_attention_heads")):
-        strange.append("fewer heads of keys and values")
-    if strange:
-        raise UserError(f"its config.json has {', '.join(strange)}; gptlab computes otherwise")
-    vocabulary, width = weights["embedding.weight"].shape
-    inner = len(weights["blocks.0.feed_forward.up.weight"])
+    """Return the model config for converted weights and config.json.
+
+    Raises UserError for settings that gptlab does not implement.
+    """
+    settings = {"rope_scaling": None, "num_key_value_heads": None, **settings}
+    rope = settings.get("rope_parameters") or {}
+    theta = settings.get("rope_theta", rope.get("rope_theta", 10_000.0))
+    required = {"rms_norm_eps": 1e-5, "hidden_act": "silu", "attention_bias": False}
+    unsupported = [
+        f"{name}={settings[name]}" for name, value in required.items()
+        if settings.get(name, value) != value
+    ]  # fmt: skip
+    unsupported += [f"rope_theta={theta}"] if theta != 10_000.0 else []
+    unsupported += ["rope_scaling"] if settings["rope_scaling"] else []
+    if settings["num_key_value_heads"] not in (None, settings.get("num_attention_heads")):
+        unsupported.append("fewer key and value heads than query heads")
+    if unsupported:
+        raise UserError(f"its config.json has {', '.join(unsupported)}: gptlab does not support it")
+    vocab_size, d_model = weights["embedding.weight"].shape
+    d_ff = len(weights["blocks.0.feed_forward.up.weight"])
     return replace(
-        ModelConfig(**KIND),
-        n_layer=int(said["num_hidden_layers"]),
-        n_head=int(said["num_attention_heads"]),
-        d_model=width,
-        d_ff=None if inner == 4 * width else inner,
-        context_length=int(said["max_position_embeddings"]),
-        vocab_size=vocabulary,
+        ModelConfig(**STRUCTURE),
+        n_layer=int(settings["num_hidden_layers"]),
+        n_head=int(settings["num_attention_heads"]),
+        d_model=d_model,
+        d_ff=None if d_ff == 4 * d_model else d_ff,
+        context_length=int(settings["max_position_embeddings"]),
+        vocab_size=vocab_size,
         tied_head=bool(weights["head.weight"].equal(weights["embedding.weight"])),
     )
