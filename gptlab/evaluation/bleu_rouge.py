@@ -1,39 +1,51 @@
-"""How much do continuations share with the real ones? BLEU and ROUGE, with what they are worth.
+"""How much continuations share with the real ones: BLEU and ROUGE, with a floor and a ceiling.
 
-Alone such figures say little: texts of one kind share words whatever they say. So beside them stand
-a floor, the same continuations against the endings of other texts, and what a real text earns, the
-ending of another text in place of the model's.
+Texts of one kind share words whatever they say. So the same figures are computed for the generated
+continuations against the endings of other documents (a floor), and for the endings of other
+documents in place of the generated ones (what a real text scores).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torchmetrics.functional.text import bleu_score, rouge_score
 
-
-@dataclass
-class Overlap:
-    """BLEU (Papineni and others, 2002), ROUGE-1 and ROUGE-L (Lin, 2004), as F-measures, 0 to 1."""
-
-    bleu: float
-    rouge_1: float
-    rouge_l: float
+from gptlab.data.tokenizer import decode
+from gptlab.evaluation.context import EvalContext, Results, named_results
+from gptlab.evaluation.continuations import continue_documents, documents_to_continue
 
 
-def bleu_rouge(written: Sequence[str], real: Sequence[str]) -> Overlap:
-    rouge = rouge_score(list(written), list(real), rouge_keys=("rouge1", "rougeL"))
-    return Overlap(
-        bleu=float(bleu_score(list(written), [[text] for text in real])),
-        rouge_1=float(rouge["rouge1_fmeasure"]),
-        rouge_l=float(rouge["rougeL_fmeasure"]),
-    )
+def evaluate_bleu_rouge(context: EvalContext) -> Results:
+    """Compare generated second halves of held-out documents to the real ones."""
+    samples, endings = continue_documents(context)
+    real = [decode(context.tokenizer, ending) for ending in endings]
+    results: Results = {"bleu_rouge/n": len(real)}
+    for name, scores in compare_continuations([sample.text for sample in samples], real).items():
+        results |= named_results(name, scores)
+    return results
 
 
-def compare_continuations(written: Sequence[str], real: Sequence[str]) -> dict[str, Overlap]:
-    """The continuations against the real ones; the floor; and other real endings."""
+def check_bleu_rouge(context: EvalContext) -> None:
+    """Raise UserError if there are too few held-out documents to continue."""
+    documents_to_continue(context)
+
+
+def compare_continuations(
+    generated: Sequence[str], real: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Score continuations against the real ones, against other texts', and other texts' too."""
     others = [*real[1:], *real[:1]]
     return {
-        "written": bleu_rouge(written, real),
-        "shuffled": bleu_rouge(written, others),
-        "other_real": bleu_rouge(others, real),
+        "bleu_rouge": bleu_rouge(generated, real),
+        "bleu_rouge_shuffled": bleu_rouge(generated, others),
+        "bleu_rouge_other_real": bleu_rouge(others, real),
+    }
+
+
+def bleu_rouge(generated: Sequence[str], real: Sequence[str]) -> dict[str, float]:
+    """BLEU (Papineni et al., 2002), ROUGE-1 and ROUGE-L (Lin, 2004) as F-measures, 0 to 1."""
+    rouge = rouge_score(list(generated), list(real), rouge_keys=("rouge1", "rougeL"))
+    return {
+        "bleu": float(bleu_score(list(generated), [[text] for text in real])),
+        "rouge_1": float(rouge["rouge1_fmeasure"]),
+        "rouge_l": float(rouge["rougeL_fmeasure"]),
     }

@@ -1,16 +1,15 @@
-"""HellaSwag: which of four endings does the model find likeliest?
+"""HellaSwag: which of four endings does the model find most likely?
 
-Zellers and others (2019), "HellaSwag: Can a Machine Really Finish Your Sentence?",
-arXiv:1905.07830. Of each ending, after its context, the loss of its own tokens, as a sum (`acc`)
-and as a mean (`acc_norm`). Guessing is right in 25 %. Two styles differ in how they spell a
-question and in what the mean is of: completions, as build-nanogpt has them, and those of the
-lm-evaluation-harness. Figures of one style are not to be held against those of the other.
+Zellers et al. (2019), "HellaSwag: Can a Machine Really Finish Your Sentence?", arXiv:1905.07830.
+Each ending is scored by the loss of its own tokens after the context: their sum (`acc`) and their
+mean (`acc_norm`). Guessing scores 25 %. Two styles spell questions and take the mean differently:
+plain completions as in build-nanogpt, and those of the lm-evaluation-harness. Never compare figures
+of one style to those of the other.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from gptlab.config.schema import HellaswagConfig
+from gptlab.config.schema import EvaluateConfig, HellaswagConfig, TrainConfig
 from gptlab.data.download import download_file
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.evaluation.context import EvalContext, Results, named_results
+from gptlab.evaluation.inference import eval_mode
 from gptlab.model.gpt import GPT
 from gptlab.utils.device import autocast
 from gptlab.utils.errors import UserError
@@ -33,56 +34,92 @@ SHA256 = "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588"
 
 @dataclass
 class Question:
-    """A question as a completion: the text as it stands, the mean over an ending's tokens."""
+    """A question as a plain completion; `acc_norm` takes the mean over an ending's tokens."""
 
     context: str
     endings: list[str]
-    label: int  # the right ending's place
+    label: int  # index of the right ending
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> "Question":
+    def from_row(cls, row: dict[str, Any]) -> "Question":
         return cls(row["ctx"], list(row["endings"]), int(row["label"]))
 
     def encode(self, tokenizer: Tokenizer, ending: str) -> tuple[list[int], list[int]]:
-        """The context's tokens, and the ending's."""
+        """Encode the context and the ending."""
         return tokenizer.encode(self.context), tokenizer.encode(" " + ending)
 
-    def parts(self, ending: str, scored: int) -> int:
-        """What `acc_norm` divides the loss by, of an ending of which so many tokens are scored."""
+    def norm_length(self, ending: str, scored: int) -> int:
+        """Return what `acc_norm` divides an ending's loss by; `scored` counts its tokens."""
         return scored
 
 
 class HarnessQuestion(Question):
-    """As the lm-evaluation-harness asks it (its task `hellaswag`, version 1): with its topic in
-    front and WikiHow's marks taken out; the mean over an ending's letters."""
+    """A question as in the lm-evaluation-harness (task `hellaswag`, version 1): the topic first,
+    WikiHow's markup removed; `acc_norm` takes the mean over an ending's characters."""
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> "HarnessQuestion":
+    def from_row(cls, row: dict[str, Any]) -> "HarnessQuestion":
         context = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
-        return cls(
-            strip_markup(context),
-            [strip_markup(ending) for ending in row["endings"]],
-            int(row["label"]),
-        )
+        endings = [strip_markup(ending) for ending in row["endings"]]
+        return cls(strip_markup(context), endings, int(row["label"]))
 
     def encode(self, tokenizer: Tokenizer, ending: str) -> tuple[list[int], list[int]]:
-        """Encoded in one piece, and parted where the context alone would end."""
+        """Encode both in one piece, then split where the context alone would end."""
         whole = tokenizer.encode(f"{self.context} {ending}")
         context = tokenizer.encode(self.context.rstrip())
         return whole[: len(context)], whole[len(context) :]
 
-    def parts(self, ending: str, scored: int) -> int:
+    def norm_length(self, ending: str, scored: int) -> int:
         return len(ending)
 
 
 def strip_markup(text: str) -> str:
-    """Without the marks in brackets that WikiHow's part of the questions has."""
+    """Remove the bracketed markup of questions from WikiHow."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+
+
+def evaluate_hellaswag(context: EvalContext) -> Results:
+    return named_results("hellaswag", answer_all(context, Question))
+
+
+def evaluate_hellaswag_harness(context: EvalContext) -> Results:
+    return named_results("hellaswag_harness", answer_all(context, HarnessQuestion))
+
+
+def answer_all(context: EvalContext, style: type[Question]) -> dict[str, float]:
+    config = context.settings.hellaswag
+    questions = read_questions(config, context.raw_dir, style)
+    result = answer_questions(
+        context.net, context.tokenizer, questions, context.precision, config.batch_size
+    )
+    return result.figures()
+
+
+def check_hellaswag_file(config: TrainConfig | EvaluateConfig) -> None:
+    """Raise UserError if the questions cannot be read or downloaded."""
+    read_questions(config.hellaswag, Path(config.corpus_root or "corpora").expanduser() / "raw")
+
+
+def check_hellaswag(context: EvalContext) -> None:
+    check_questions(context, Question)
+
+
+def check_hellaswag_harness(context: EvalContext) -> None:
+    check_questions(context, HarnessQuestion)
+
+
+def check_questions(context: EvalContext, style: type[Question]) -> None:
+    """Raise UserError if the vocabulary cannot encode the questions."""
+    questions = read_questions(context.settings.hellaswag, context.raw_dir, style)
+    try:
+        make_ending_sequences(questions, context.tokenizer, 1)
+    except UserError as error:
+        raise UserError(f"hellaswag: {error}") from None
 
 
 @dataclass
 class HellaswagResult:
-    """What was answered to each question, by the sum and by the mean of the losses."""
+    """The answer to each question, by the sum and by the mean of the losses."""
 
     labels: list[int]
     answers: list[int]
@@ -90,75 +127,73 @@ class HellaswagResult:
 
     @property
     def acc(self) -> float:
-        return share_of(self.answers, self.labels)
+        return accuracy(self.answers, self.labels)
 
     @property
     def acc_norm(self) -> float:
-        return share_of(self.answers_norm, self.labels)
+        return accuracy(self.answers_norm, self.labels)
 
     @property
     def standard_error(self) -> float:
-        """Of acc_norm, binomial."""
+        """The binomial standard error of acc_norm."""
         return math.sqrt(self.acc_norm * (1 - self.acc_norm) / len(self.labels))
 
     def figures(self) -> dict[str, float]:
         names = ("acc", "acc_norm", "standard_error")
-        return {"n": len(self.labels), **{name: getattr(self, name) for name in names}}
+        figures: dict[str, float] = {name: getattr(self, name) for name in names}
+        return {"n": len(self.labels), **figures, "chance": 0.25}
 
 
-def share_of(answers: list[int], labels: list[int]) -> float:
-    """The share of right answers."""
+def accuracy(answers: list[int], labels: list[int]) -> float:
     return sum(a == b for a, b in zip(answers, labels, strict=True)) / len(labels)
 
 
 def read_questions(
-    config: HellaswagConfig, folder: Path, style: type[Question] = Question
+    config: HellaswagConfig, raw_dir: Path, style: type[Question] = Question
 ) -> list[Question]:
-    """The questions of `hellaswag.path`, or of the official file, fetched once into `folder`.
+    """Read the questions of `hellaswag.path`, or of the official file, downloaded into `raw_dir`.
 
-    Raises UserError for a file that cannot be read or is not HellaSwag's.
+    Raises UserError if the file cannot be read or is not HellaSwag's.
     """
-    questions, path = [], config.path
+    questions: list[Question] = []
+    where = f"hellaswag.path={config.path}" if config.path else f"corpus_root: {raw_dir}"
     try:
-        path = Path(path).expanduser() if path else official_file(folder)
+        path = Path(config.path).expanduser() if config.path else download_questions(raw_dir)
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if config.rows and len(questions) == config.rows:
                     break
-                questions.append(
-                    parse_question(line, f"hellaswag.path={path}, line {number}", style)
-                )
+                questions.append(parse_question(line, f"{where}, line {number}", style))
     except (OSError, UnicodeDecodeError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        where = f"hellaswag.path={path}" if path else f"corpus_root: {folder}"
         raise UserError(f"{where}: {reason}") from None
     if not questions:
-        raise UserError(f"hellaswag.path={path}: holds no question")
+        raise UserError(f"{where}: has no questions")
     return questions
 
 
-def official_file(folder: Path) -> Path:
+def download_questions(raw_dir: Path) -> Path:
     otherwise = (
-        "name a copy with hellaswag.path=FILE, or leave hellaswag out (of train.py: "
+        "name a copy with hellaswag.path=FILE, or leave hellaswag out (in train.py: "
         "'eval_before=[]' 'eval_after=[perplexity]')"
     )
     try:
-        return download_file(URL, SHA256, folder / "hellaswag_val.jsonl", otherwise)
+        return download_file(URL, SHA256, raw_dir / "hellaswag_val.jsonl", otherwise)
     except UserError as error:
         raise UserError(f"hellaswag: {error}") from None
 
 
-def parse_question(line: str, place: str, style: type[Question]) -> Question:
+def parse_question(line: str, where: str, style: type[Question]) -> Question:
     try:
-        question = style.of(json.loads(line))
+        question = style.from_row(json.loads(line))
         texts = [question.context, *question.endings]
         if not all(isinstance(text, str) for text in texts):
-            raise TypeError("context and endings are no text")
+            raise TypeError("context and endings must be text")
         if len(texts) != 5 or not 0 <= question.label < 4:
-            raise ValueError("not four endings, one of them right")
+            raise ValueError("must have four endings, one of them right")
         return question
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{place}: is no HellaSwag question ({error!r:.80})") from None
+        raise UserError(f"{where}: not a HellaSwag question ({error!r:.80})") from None
 
 
 @dataclass
@@ -167,54 +202,51 @@ class EndingSequence:
 
     number: int  # of the ending, over all questions
     ids: list[int]
-    begin: int  # the first of the ending's tokens
-    parts: int  # that the mean is of
+    begin: int  # index of the ending's first token
+    norm_length: int  # divides the loss for `acc_norm`
 
 
-def sequences(questions: list[Question], tokenizer: Tokenizer, window: int) -> list[EndingSequence]:
-    """Four sequences a question, context and ending, cut at the left to what the model can see.
+def make_ending_sequences(
+    questions: list[Question], tokenizer: Tokenizer, context_length: int
+) -> list[EndingSequence]:
+    """Make four sequences for each question, cut on the left to the model's context.
 
-    Raises UserError for text that the vocabulary cannot spell.
+    Raises UserError for text that the vocabulary lacks.
     """
-    made = []
+    sequences: list[EndingSequence] = []
     for question in questions:
         for ending in question.endings:
             context, tokens = question.encode(tokenizer, ending)
-            ids = [*(context or [tokenizer.eot]), *tokens][-(window + 1) :]
+            ids = [*(context or [tokenizer.eot]), *tokens][-(context_length + 1) :]
             begin = max(1, len(ids) - len(tokens))
-            parts = question.parts(ending, len(ids) - begin)
-            made.append(EndingSequence(len(made), ids, begin, max(1, parts)))
-    return made
+            norm_length = max(1, question.norm_length(ending, len(ids) - begin))
+            sequences.append(EndingSequence(len(sequences), ids, begin, norm_length))
+    return sequences
 
 
 @torch.inference_mode()
 def answer_questions(
     net: GPT, tokenizer: Tokenizer, questions: list[Question], precision: str, batch_size: int
 ) -> HellaswagResult:
-    """Answers all questions, dropout off, on the device where the net is."""
-    todo = sequences(questions, tokenizer, net.config.window)
-    todo.sort(key=lambda sequence: len(sequence.ids))  # little padding, the same batches each time
-    sums, means = torch.zeros(len(todo)), torch.zeros(len(todo))
-    was_training = net.training
-    net.eval()
-    with tqdm(total=len(todo), desc="hellaswag", unit=" endings", disable=None, leave=False) as bar:
-        for batch in batches(todo, batch_size):
-            nats_B = losses(net, batch, precision)
+    """Answer all questions on the network's device."""
+    sequences = make_ending_sequences(questions, tokenizer, net.config.window)
+    sequences.sort(key=lambda sequence: len(sequence.ids))  # little padding, the same batches
+    sums, means = torch.zeros(len(sequences)), torch.zeros(len(sequences))
+    bar = tqdm(total=len(sequences), desc="hellaswag", unit=" endings", disable=None, leave=False)
+    with eval_mode(net), bar:
+        for first in range(0, len(sequences), batch_size):
+            batch = sequences[first : first + batch_size]
+            nats_B = ending_losses(net, batch, precision)
             for sequence, nats in zip(batch, nats_B, strict=True):
-                sums[sequence.number], means[sequence.number] = nats, nats / sequence.parts
+                sums[sequence.number] = nats
+                means[sequence.number] = nats / sequence.norm_length
             bar.update(len(batch))
-    net.train(was_training)
     answers, answers_norm = (x.view(-1, 4).argmin(dim=1).tolist() for x in (sums, means))
     return HellaswagResult([question.label for question in questions], answers, answers_norm)
 
 
-def batches(todo: list[EndingSequence], size: int) -> Iterator[list[EndingSequence]]:
-    for first in range(0, len(todo), size):
-        yield todo[first : first + size]
-
-
-def losses(net: GPT, batch: list[EndingSequence], precision: str) -> Tensor:
-    """Nats of each sequence's ending, (B,). The head reads the endings' places alone."""
+def ending_losses(net: GPT, batch: list[EndingSequence], precision: str) -> Tensor:
+    """Sum the loss of each ending in nats, (B,); the head runs on the endings' tokens alone."""
     device = next(net.parameters()).device
     longest = max(len(sequence.ids) for sequence in batch)
     ids_BxT = torch.zeros(len(batch), longest, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""A larger model as judge of responses: any server that speaks OpenAI's chat completions."""
+"""Have a larger model judge responses, through any server with OpenAI's chat completions API."""
 
 import json
 import os
@@ -8,7 +8,13 @@ import urllib.request
 from http.client import HTTPException
 from typing import Any
 
-from gptlab.config.schema import JudgeConfig
+from tqdm import tqdm
+
+from gptlab.config.schema import EvaluateConfig, JudgeConfig
+from gptlab.evaluation.responses import RESPONSES_FILE
+from gptlab.evaluation.results_store import to_json_bytes
+from gptlab.utils import run_dir
+from gptlab.utils.atomic_io import write_files_atomically
 from gptlab.utils.errors import UserError
 
 QUESTION = """Instruction: {instruction}
@@ -21,7 +27,7 @@ whole number and nothing else."""
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows nowhere: the key is for the server that was named."""
+    """Follow no redirect: the API key is for the named server only."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -30,8 +36,34 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 OPENER = urllib.request.build_opener(NoRedirect)
 
 
-def judge_response(record: dict[str, str], config: JudgeConfig) -> int:
-    """The judge's points, 0 to 100, for a record with its response; raises UserError."""
+def judge_responses(config: EvaluateConfig, url: str) -> None:
+    """Add the judge's points to responses.json one by one; records that have some are skipped."""
+    path = run_dir.find_checkpoint(config.run, config.run_root).parent.parent / RESPONSES_FILE
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        if not records or not all(map(is_response, records)):
+            raise ValueError
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{path}: has no responses to judge; a run writes them with "
+            "'eval_after=[perplexity,responses]'"
+        ) from None
+    remaining = [record for record in records if "points" not in record]
+    for record in tqdm(remaining, desc="judge", disable=None, leave=False):
+        record["points"] = judge_response(record, config.judge, url)
+        write_files_atomically(path.parent, {path.name: to_json_bytes(records)})
+    points = [record["points"] for record in records]
+    print(f"{path}: {sum(points) / len(points):.1f} of 100 points on average, {len(points)} judged")
+
+
+def is_response(record: Any) -> bool:
+    """Whether this is a record of responses.json, judged or not."""
+    texts = (record.get(name) for name in ("instruction", "input", "output", "response"))
+    return all(isinstance(t, str) for t in texts) and isinstance(record.get("points", 0), int)
+
+
+def judge_response(record: dict[str, str], config: JudgeConfig, url: str) -> int:
+    """Ask the judge for 0 to 100 points; raises UserError if no valid answer comes."""
     content = {
         "model": config.model,
         "messages": [{"role": "user", "content": QUESTION.format(**record)}],
@@ -39,29 +71,29 @@ def judge_response(record: dict[str, str], config: JudgeConfig) -> int:
     }
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(config.api_key_env, "").strip():
-        if not key.isascii() or not key.isprintable():  # and must not be shown
-            raise UserError(f"judge.api_key_env={config.api_key_env}: holds no key")
+        if not key.isascii() or not key.isprintable():  # never show the key itself
+            raise UserError(f"judge.api_key_env={config.api_key_env}: its value is no API key")
         headers["Authorization"] = f"Bearer {key}"
-    url = f"{config.url.rstrip('/')}/chat/completions"
+    endpoint = f"{url.rstrip('/')}/chat/completions"
     try:
-        request = urllib.request.Request(url, json.dumps(content).encode(), headers)
-        with OPENER.open(request, timeout=config.timeout) as answer:
-            reply = json.loads(answer.read())
+        request = urllib.request.Request(endpoint, json.dumps(content).encode(), headers)
+        with OPENER.open(request, timeout=config.timeout) as response:
+            reply = json.loads(response.read())
         return parse_points(reply)
     except urllib.error.HTTPError as error:
-        told = " ".join(error.read(300).decode(errors="replace").split())
-        raise UserError(f"judge.url={config.url}: {url} answers {error.code} ({told})") from None
+        body = " ".join(error.read(300).decode(errors="replace").split())
+        raise UserError(f"judge.url={url}: {endpoint} answers {error.code} ({body})") from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(f"judge.url={config.url}: no answer from {url} ({reason})") from None
+        raise UserError(f"judge.url={url}: no answer from {endpoint} ({reason})") from None
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"judge.url={config.url}: no judgement in its answer ({error})") from None
+        raise UserError(f"judge.url={url}: no points in the judge's answer ({error})") from None
 
 
 def parse_points(reply: Any) -> int:
-    """The first number that the judge says; raises ValueError where it is none from 0 to 100."""
-    said = reply["choices"][0]["message"]["content"]
-    number = re.search(r"\d+", said)
+    """Read the first number of the judge's answer; raises ValueError if it is not 0 to 100."""
+    answer = reply["choices"][0]["message"]["content"]
+    number = re.search(r"\d+", answer)
     if number is None or not 0 <= int(number[0]) <= 100:
-        raise ValueError(f"it says {said!r:.80}")
+        raise ValueError(f"it answers {answer!r:.80}")
     return int(number[0])

@@ -1,8 +1,8 @@
-"""How much of what a model writes stands word for word in its training text?
+"""How much generated text is a verbatim copy of the training text.
 
-All runs of tokens of the texts are looked for at once, in one pass over the token file: a run of n
-tokens is known by its hash, and only where one of n - 1 tokens was found can one of n begin. Memory
-is that of a chunk, however long the file is.
+All n-grams of the texts are searched at once, in one pass over the token file. An n-gram is
+recognised by its hash, and an n-gram of length n is looked up only where one of n - 1 was found.
+Memory is that of one chunk, however long the file is.
 """
 
 from collections.abc import Sequence
@@ -11,43 +11,75 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from gptlab.evaluation.context import EvalContext, Results, named_results
+from gptlab.evaluation.continuations import continue_documents, documents_to_continue
+
 NGRAMS = (5, 10, 20)  # tokens
-CHUNK = 1 << 21  # places looked at together
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits well mixed; hashes are modulo 2 ** 64
+CHUNK = 1 << 21  # positions searched together
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, with well-mixed bits; hashes are modulo 2 ** 64
+
+
+def evaluate_memorisation(context: EvalContext) -> Results:
+    """Search the training text for spans of generated text, and of as much held-out text."""
+    settings = context.settings
+    prompt = settings.memorisation_prompt
+    if prompt is None:
+        samples, held_out = continue_documents(context)
+    else:
+        samples = context.generate(prompt, settings.num_samples, settings.seed)
+        documents = context.documents("valid", settings.num_samples)
+        held_out = [d[len(prompt) :][: settings.max_new_tokens] for d in documents]
+    texts = {
+        "memorisation": [sample.new_tokens for sample in samples],
+        "memorisation_held_out": held_out,
+    }
+    results: Results = {"memorisation/n": len(samples)}
+    for name, each in texts.items():
+        result = measure_memorisation(context.corpus.tokens("train"), each)
+        spans = {"longest": result.longest, "mean_longest": result.mean_longest}
+        shares = {f"{n}_grams": share for n, share in result.ngrams.items()}
+        results |= named_results(name, spans | shares)
+    return results
+
+
+def check_memorisation(context: EvalContext) -> None:
+    """Raise UserError if there are too few held-out documents to continue."""
+    if context.settings.memorisation_prompt is None:
+        documents_to_continue(context)
 
 
 @dataclass
 class MemorisationResult:
-    """Over several texts: longest verbatim spans in tokens, and shares of verbatim n-grams."""
+    """Spans of several texts that occur verbatim in the training text."""
 
-    longest: int
-    mean_longest: float
-    grams: dict[int, float]  # by n
+    longest: int  # tokens
+    mean_longest: float  # mean over texts of the longest span of each
+    ngrams: dict[int, float]  # by n, the share of n-grams that occur
 
 
 def extend_hashes(hashes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Hashes of runs that are longer by these tokens."""
+    """Extend the hash of each n-gram by its next token."""
     return hashes * FACTOR + tokens.astype(np.uint64) + np.uint64(1)
 
 
 def ngram_hashes(texts: Sequence[Sequence[int]], length: int) -> list[np.ndarray]:
-    """For each text the hashes of all its runs of this length, in order."""
-    made = []
+    """Hash all n-grams of this length in each text, in order."""
+    hashes_of_texts = []
     for text in texts:
         tokens = np.asarray(text, dtype=np.int64)
         count = max(0, len(tokens) - length + 1)
         hashes = np.zeros(count, dtype=np.uint64)
         for offset in range(length):
             hashes = extend_hashes(hashes, tokens[offset : offset + count])
-        made.append(hashes)
-    return made
+        hashes_of_texts.append(hashes)
+    return hashes_of_texts
 
 
-def find_runs(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list[np.ndarray]]:
-    """For each length from 1 on, and each text, whether each of its runs stands in the stream."""
+def find_ngrams(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list[np.ndarray]]:
+    """For each length from 1 on and each text, look up whether its n-grams occur in the stream."""
     longest = max(map(len, texts), default=0)
-    wanted = [ngram_hashes(texts, length) for length in range(1, longest + 1)]
-    known = [np.unique(np.concatenate(hashes)) for hashes in wanted]
+    searched = [ngram_hashes(texts, length) for length in range(1, longest + 1)]
+    known = [np.unique(np.concatenate(hashes)) for hashes in searched]
     found = [np.zeros(len(hashes), dtype=bool) for hashes in known]
     firsts = range(0, len(stream), CHUNK)
     for first in tqdm(firsts, desc="memorisation", disable=None, leave=False):
@@ -65,20 +97,20 @@ def find_runs(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list[n
             if not len(places):
                 break
     return [
-        [found[length][np.searchsorted(known[length], hashes)] for hashes in wanted[length]]
+        [found[length][np.searchsorted(known[length], hashes)] for hashes in searched[length]]
         for length in range(longest)
     ]
 
 
 def measure_memorisation(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> MemorisationResult:
-    """What of the texts stands in the stream of tokens."""
-    runs = find_runs(stream, texts)
+    """Search a token stream for the spans of several texts."""
+    occurs = find_ngrams(stream, texts)
     spans = [
-        max((length + 1 for length, of in enumerate(runs) if of[number].any()), default=0)
+        max((n for n, by_text in enumerate(occurs, 1) if by_text[number].any()), default=0)
         for number in range(len(texts))
     ]
     shares = {}
     for n in NGRAMS:
-        every = np.concatenate(runs[n - 1]) if n <= len(runs) else np.zeros(0)
+        every = np.concatenate(occurs[n - 1]) if n <= len(occurs) else np.zeros(0)
         shares[n] = float(every.mean()) if len(every) else 0.0
     return MemorisationResult(max(spans, default=0), sum(spans) / max(1, len(spans)), shares)

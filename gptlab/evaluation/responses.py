@@ -1,63 +1,83 @@
-"""Responses to instructions beside the expected ones, scored without a network."""
+"""Responses to the test instructions compared to the expected ones."""
 
+import json
 import re
-from dataclasses import dataclass
 
 from torchmetrics.functional.text import rouge_score
 from tqdm import tqdm
 
-from gptlab.config.schema import SamplingConfig
-from gptlab.data.tokenizer import Tokenizer
-from gptlab.generation.engine import generate_samples
-from gptlab.generation.sample import GenerationRequest
-from gptlab.model.gpt import GPT
+from gptlab.config.schema import EvaluateConfig, SamplingConfig, TrainConfig
+from gptlab.evaluation.context import EvalContext, Results, named_results
+from gptlab.utils.errors import UserError
 
-SHORT = 5  # words; only of answers so short is it fair to ask for the very same
-
-
-@dataclass
-class ResponseScores:
-    """Of how many responses; ROUGE-L (Lin, 2004) as an F-measure, from 0 to 1."""
-
-    n: int
-    rouge_l: float
-    rouge_l_shuffled: float  # against the answer to another instruction: a floor
-    exact: float | None  # share of the short answers that were given to the letter
-    exact_n: int
+RESPONSES_FILE = "responses.json"  # in a run folder
+SHORT_ANSWER = 5  # words; only answers this short are expected to match exactly
 
 
-def generate_responses(
-    net: GPT, tokenizer: Tokenizer, prompts: list[list[int]], max_new_tokens: int
-) -> list[str]:
-    """The likeliest token each time, up to end-of-text."""
-    greedy = SamplingConfig(temperature=0.0)
-    responses = []
-    for prompt in tqdm(prompts, desc="responses", disable=None, leave=False):
-        request = GenerationRequest(net, tokenizer, prompt, greedy, max_new_tokens=max_new_tokens)
-        (sample,) = generate_samples(request)
-        responses.append(sample.text.strip())
-    return responses
+def evaluate_responses(context: EvalContext) -> Results:
+    """Generate greedy responses to all test instructions; writes responses.json."""
+    corpus = context.corpus
+    records = json.loads((corpus.folder / "test.json").read_text())
+    responses = [
+        generate_response(context, prompt)
+        for prompt in tqdm(test_prompts(context), desc="responses", disable=None, leave=False)
+    ]
+    if context.output_dir:
+        rows = [r | {"response": text} for r, text in zip(records, responses, strict=True)]
+        content = json.dumps(rows, ensure_ascii=False, indent=1)
+        (context.output_dir / RESPONSES_FILE).write_text(content, encoding="utf-8")
+    expected = [record["output"] for record in records]
+    return named_results("responses", score_responses(expected, responses))
 
 
-def score_responses(expected: list[str], responses: list[str]) -> ResponseScores:
-    short = [place for place, text in enumerate(expected) if len(text.split()) <= SHORT]
+def check_responses_config(config: TrainConfig | EvaluateConfig) -> None:
+    """Raise UserError if the corpus will have no test instructions."""
+    if not config.data.test_split:
+        raise UserError("responses: needs test instructions; set data.test_split=0.1")
+
+
+def check_responses(context: EvalContext) -> None:
+    """Raise UserError if the corpus has no test instructions."""
+    if "test" not in context.corpus.splits:
+        raise UserError(
+            f"responses: {context.corpus.folder} has no test instructions; set data.test_split=0.1"
+        )
+
+
+def test_prompts(context: EvalContext) -> list[list[int]]:
+    """Read each test instruction up to its response."""
+    corpus = context.corpus
+    stream, lengths = corpus.tokens("test"), corpus.marks("test")
+    begins = [0, *corpus.ends("test")[:-1]]
+    first = [context.tokenizer.eot] if context.eot_first else []
+    spans = zip(begins, lengths, strict=True)
+    return [first + stream[begin : begin + length].tolist() for begin, length in spans]
+
+
+def generate_response(context: EvalContext, prompt: list[int]) -> str:
+    (sample,) = context.generate(prompt, sampling=SamplingConfig(temperature=0.0))
+    return sample.text.strip()
+
+
+def score_responses(expected: list[str], responses: list[str]) -> dict[str, float | None]:
+    """Score with ROUGE-L (Lin, 2004) as an F-measure, and by exact match of short answers."""
+    short = [place for place, text in enumerate(expected) if len(text.split()) <= SHORT_ANSWER]
     right = sum(
         normalize_answer(responses[place]) == normalize_answer(expected[place]) for place in short
     )
-    return ResponseScores(
-        n=len(expected),
-        rouge_l=rouge_l(expected, responses),
-        rouge_l_shuffled=rouge_l([*expected[1:], *expected[:1]], responses),
-        exact=right / len(short) if short else None,
-        exact_n=len(short),
-    )
+    return {
+        "n": len(expected),
+        "rouge_l": rouge_l(expected, responses),
+        "rouge_l_shuffled": rouge_l([*expected[1:], *expected[:1]], responses),  # a floor
+        "exact": right / len(short) if short else None,
+        "exact_n": len(short),
+    }
 
 
 def rouge_l(expected: list[str], responses: list[str]) -> float:
-    found = rouge_score(responses, expected, rouge_keys="rougeL")
-    return float(found["rougeL_fmeasure"])
+    return float(rouge_score(responses, expected, rouge_keys="rougeL")["rougeL_fmeasure"])
 
 
 def normalize_answer(text: str) -> str:
-    """What makes two answers the same: neither case, blanks nor marks at the ends."""
+    """Ignore case, spacing, and punctuation at both ends."""
     return re.sub(r"^\W+|\W+$", "", " ".join(text.casefold().split()))

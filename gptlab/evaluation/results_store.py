@@ -1,4 +1,4 @@
-"""evaluation.json and what stands beside it: figures of a model's suites, kept in its folder."""
+"""`evaluation.json` holds the results of one checkpoint on one corpus; TensorBoard shows them."""
 
 import contextlib
 import json
@@ -7,27 +7,18 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from gptlab.evaluation.context import EvalContext
-from gptlab.evaluation.perplexity import DOCUMENTS_FILE, pack_document_scores
+from gptlab.evaluation.context import EvalContext, Results
+from gptlab.evaluation.document_scores import DOCUMENTS_FILE, pack_document_scores
+from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.atomic_io import write_files_atomically
 from gptlab.utils.errors import UserError
 
-Results = dict[str, Any]  # nested at most once
-
-
-def flatten_results(figures: Results, prefix: str = "") -> dict[str, float]:
-    """The numbers of nested figures, as `suite/part/name`; facts beside the suites are left out."""
-    found: dict[str, float] = {}
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            found |= flatten_results(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and prefix:
-            found[prefix + name] = value
-    return found
+RESULTS_FILE = "evaluation.json"
+EVENTS_SUFFIX = ".evaluation"  # ends the names of TensorBoard's files
 
 
 def format_value(value: Any) -> str:
-    """Whole numbers with their thousands, others to four places."""
+    """Format whole numbers with thousands separators, others to four decimals."""
     if isinstance(value, float):
         if value.is_integer() and abs(value) >= 100:
             return f"{value:,.0f}"
@@ -35,60 +26,79 @@ def format_value(value: Any) -> str:
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-RESULTS_FILE = "evaluation.json"
-EVENTS_SUFFIX = ".evaluation"  # ends the names of TensorBoard's files
+def format_results(suite: str, results: Results) -> list[str]:
+    """Format a table: a line for each figure, a column for each name before the first slash."""
+    columns = list(dict.fromkeys(name.partition("/")[0] for name in results))
+    figures = list(dict.fromkeys(name.partition("/")[2] for name in results))
+    rows = [[suite, *columns]]
+    for figure in figures:
+        values = (results.get(f"{column}/{figure}") for column in columns)
+        rows.append([f"  {figure}", *map(format_value, values)])
+    widths = [28, *(max(14, len(column) + 2) for column in columns)]
+    return [
+        "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def results_dir(path: Path) -> Path:
-    """The folder that a model's evaluation belongs into: its run's, or its own."""
+    """Find the folder for a model's results: its run folder, or its own."""
     if path.is_dir():
         return path
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
-def store_results(folder: Path, subject: EvalContext, figures: Results) -> None:
-    """Adds to the suites that were run before on the same checkpoint and text; those of another
-    make room. Raises UserError where nothing can be written."""
-    told = stored_results(folder, subject) | figures
-    files = {RESULTS_FILE: to_json_bytes(told)}
-    if subject.scored:
-        files[DOCUMENTS_FILE] = pack_document_scores(subject.scored, scoring_settings(subject))
+def store_results(folder: Path, model: LoadedModel, context: EvalContext, results: Results) -> None:
+    """Add results to earlier ones of the same checkpoint and corpus; replace those of another.
+
+    Raises UserError if a file cannot be written.
+    """
+    facts, earlier = read_results(folder, model, context)
+    merged = earlier | results
+    files = {RESULTS_FILE: to_json_bytes(facts | {"results": merged})}
+    if context.document_scores:
+        settings = scoring_settings(context)
+        files[DOCUMENTS_FILE] = pack_document_scores(context.document_scores, settings)
     try:
         write_files_atomically(folder, files)
-        if "perplexity" not in told:  # they are of another checkpoint
+        if not any(name.endswith("/documents") for name in merged):  # scores of another checkpoint
             (folder / DOCUMENTS_FILE).unlink(missing_ok=True)
-        write_scalars(folder, subject.model.step, told)
+        write_scalars(folder, model.step, merged)
     except OSError as error:
         where = error.filename or folder
-        raise UserError(f"{where}: {error.strerror}; the figures are above") from None
+        raise UserError(f"{where}: {error.strerror}; the results are printed above") from None
 
 
-def stored_results(folder: Path, subject: EvalContext) -> dict[str, Any]:
-    """What is kept of the same checkpoint and text, or just which these are."""
-    corpus = subject.corpus.folder.name if subject.text else None
-    facts = {"checkpoint": subject.model.path.name, "step": subject.model.step}
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        kept = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        same_text = corpus is None or kept.get("corpus") in (corpus, None)
-        if same_text and {name: kept.get(name) for name in facts} == facts:
-            return kept | {"corpus": corpus or kept.get("corpus")}
-    return facts | {"corpus": corpus}
+def read_results(
+    folder: Path, model: LoadedModel, context: EvalContext
+) -> tuple[dict[str, Any], Results]:
+    """Name the checkpoint and the corpus, and read the stored results of just these."""
+    corpus = context.corpus.folder.name if context.dataset else None
+    facts: dict[str, Any] = {"checkpoint": model.path.name, "step": model.step}
+    with contextlib.suppress(OSError, ValueError, LookupError, AttributeError, RecursionError):
+        stored = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        same_corpus = corpus is None or stored.get("corpus") in (corpus, None)
+        if same_corpus and {name: stored.get(name) for name in facts} == facts:
+            facts["corpus"] = corpus or stored.get("corpus")
+            numbers = stored["results"].items()
+            return facts, {name: value for name, value in numbers if isinstance(value, int | float)}
+    return facts | {"corpus": corpus}, {}
 
 
-def scoring_settings(subject: EvalContext) -> str:
-    """What must be alike for two models' losses to be compared."""
-    config = subject.config
-    how = {"stride": config.stride, "max_tokens": config.max_tokens}
-    return json.dumps({"corpus": subject.corpus.folder.name} | how)
+def scoring_settings(context: EvalContext) -> str:
+    """Describe what must be equal for the document scores of two models to be comparable."""
+    settings = context.settings
+    compared = {"stride": settings.stride, "max_tokens": settings.max_tokens}
+    return json.dumps({"corpus": context.corpus.folder.name} | compared)
 
 
-def write_scalars(folder: Path, step: int, told: dict[str, Any]) -> None:
-    """In TensorBoard, in place of what was shown before."""
+def write_scalars(folder: Path, step: int, results: Results) -> None:
+    """Replace the results that TensorBoard shows."""
     for old in folder.glob(f"events.*{EVENTS_SUFFIX}"):
         old.unlink()
-    with SummaryWriter(folder, filename_suffix=EVENTS_SUFFIX) as board:
-        for name, value in flatten_results(told).items():
-            board.add_scalar(f"evaluation/{name}", value, step)
+    with SummaryWriter(folder, filename_suffix=EVENTS_SUFFIX) as writer:
+        for name, value in results.items():
+            writer.add_scalar(f"evaluation/{name}", value, step)
 
 
 def to_json_bytes(content: Any) -> bytes:

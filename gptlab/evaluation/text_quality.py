@@ -1,27 +1,63 @@
-"""What can be said of written texts without a judge: how varied, how long, how well-formed."""
+"""What can be measured of generated text without a judge: variety, length, correctness."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from gptlab.data.tokenizer import decode
+from gptlab.data.toy import stories
+from gptlab.evaluation.context import EvalContext, Results, named_results
+from gptlab.generation.engine import encode_prompt
+
 WORD = re.compile(r"\w[\w'’-]*")
+DECODED_TOKENS = 1 << 20  # of the training text, decoded at a time
+
+
+def evaluate_text_quality(context: EvalContext) -> Results:
+    """Generate texts from `prompt` or from their first word on; measure these and real ones."""
+    settings, tokenizer = context.settings, context.tokenizer
+    prompt = encode_prompt(tokenizer, settings.prompt, context.eot_first)
+    samples = context.generate(prompt, settings.num_samples, settings.seed, progress="text_quality")
+    known = training_words(training_text(context))
+    from_grammar = context.data.source == "toy_stories" and context.data.path is None
+    log_probability = stories.log_probability if from_grammar else None
+    generated = [settings.prompt + sample.text for sample in samples]
+    ended = [sample.finish_reason == "end_of_text" for sample in samples]
+    documents = context.documents("valid", settings.num_samples)
+    real = [decode(tokenizer, document) for document in documents]
+    quality = measure_text_quality(generated, ended, known, log_probability)
+    real_quality = measure_text_quality(real, [True] * len(real), known, log_probability)
+    return named_results("text_quality", asdict(quality)) | named_results(
+        "text_quality_held_out", asdict(real_quality)
+    )
+
+
+def training_text(context: EvalContext) -> Iterator[str]:
+    """Decode the training text, about a million tokens of whole documents at a time."""
+    stream, ends = context.corpus.tokens("train"), context.corpus.ends("train")
+    begin = 0
+    while begin < len(stream):
+        later_ends = ends[ends > min(begin + DECODED_TOKENS, int(ends[-1]) - 1)]
+        end = int(later_ends[0])
+        yield decode(context.tokenizer, stream[begin:end].tolist())
+        begin = end
 
 
 @dataclass
 class TextQuality:
-    """Over several texts; shares are from 0 to 1."""
+    """Figures over several texts; shares are from 0 to 1."""
 
     texts: int
-    words: float  # a text, on average
-    ended: float  # share that came to their end by themselves
-    distinct_1: float  # share of words that are different; Li and others (2015), arXiv:1510.03055
-    distinct_2: float  # … of pairs of words
-    repeated_4: float  # share of runs of four words that stood in the same text before
-    unknown_words: float  # share of words that the training text does not have
-    grammatical: float | None = None  # share that the corpus's grammar can write
-    nats: float | None = None  # of those, what one costs under the grammar, on average
+    words: float  # mean per text
+    ended: float  # share of texts that ended by themselves
+    distinct_1: float  # distinct words / words; Li et al. (2015), arXiv:1510.03055
+    distinct_2: float  # distinct pairs of words / pairs
+    repeated_4: float  # share of 4-grams that occurred earlier in the same text
+    unknown_words: float  # share of words that the training text lacks
+    grammatical: float | None = None  # share of texts that the corpus's grammar can produce
+    nats: float | None = None  # mean cost of those under the grammar
 
 
 def measure_text_quality(
@@ -30,7 +66,7 @@ def measure_text_quality(
     known: set[str],
     log_probability: Callable[[str], float] | None,
 ) -> TextQuality:
-    """The figures of these texts; `log_probability` is the grammar's, where there is one."""
+    """Measure texts; `log_probability` is that of the grammar, if the corpus has one."""
     words = [WORD.findall(text) for text in texts]
     every = [word for each in words for word in each]
     grams = [ngrams(each, 4) for each in words]
@@ -54,7 +90,7 @@ def ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
 
 
 def distinct_share(grams: list[list[tuple[str, ...]]]) -> float:
-    """Over all texts together: a model that writes one story again and again is told by it."""
+    """Count over all texts together, so that repeating one story counts as repetition."""
     every = [gram for each in grams for gram in each]
     return len(set(every)) / max(1, len(every))
 
@@ -65,7 +101,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def training_words(texts: Iterable[str]) -> set[str]:
-    """The words of a training text, whatever their case."""
+    """Collect the words of a text, ignoring case."""
     known: set[str] = set()
     for text in texts:
         known.update(word.casefold() for word in WORD.findall(text))

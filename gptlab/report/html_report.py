@@ -199,10 +199,11 @@ def evaluation(found: list[LoadedRun]) -> Html:
         for name in names
         if not name.endswith(ERROR)
     ]
-    about = {"suites: checkpoint": "checkpoint", "suites: step": "step", "suites: text": "corpus"}
-    for name, fact in about.items():
+    about = ("checkpoint", "step", "corpus")
+    for fact in about:
         if any(run.evaluation for run in found):
-            rows.append([name, *(format_value(run.evaluation.get(fact)) for run in found)])
+            values = (format_value(run.evaluation.get(fact)) for run in found)
+            rows.append([f"gptlab.evaluate: {fact}", *values])
     told = table(["figure", *(run.label for run in found)], rows)
     if pairs := against_the_best(found):
         heading = ["run", "nats a token more", "interval", ""]

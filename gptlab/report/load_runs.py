@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from gptlab.config import sweeps
-from gptlab.evaluation.results_store import flatten_results
 from gptlab.report.sweep_ranking import settings
 from gptlab.utils import run_dir
 from gptlab.utils.console import print_status
@@ -130,10 +129,15 @@ class LoadedRun:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Everything measured, by name: before and after training, and by suites since."""
+        """All results by name: before training, after it, and from `gptlab.evaluate`."""
         before = self.summary.get("before", {})
         early = {f"before training: {name}": value for name, value in before.items()}
-        return early | self.summary.get("after", {}) | flatten_results(self.evaluation)
+        later = {
+            f"gptlab.evaluate: {name}": value
+            for name, value in self.evaluation.get("results", {}).items()
+            if isinstance(value, int | float)
+        }
+        return early | self.summary.get("after", {}) | later
 
 
 def load_runs(paths: list[str], run_root: str = "runs") -> list[LoadedRun]:
@@ -190,7 +194,6 @@ def load_run(folder: Path) -> LoadedRun:
         metrics = read_metrics(place) if place.exists() else {}
         place = folder / "evaluation.json"
         evaluation = read_facts(place)
-        _ = flatten_results(evaluation)
         place = folder / "summary.json"
         summary = read_facts(place)
         run = LoadedRun(folder, config, metrics, summary, evaluation)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gptlab.evaluation.perplexity import (
+from gptlab.evaluation.document_scores import (
     DOCUMENTS_FILE,
     DocumentScores,
     paired_difference,

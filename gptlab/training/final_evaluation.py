@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,11 +14,14 @@ from gptlab.config.keys import flatten
 from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
+from gptlab.evaluation.context import Results
+from gptlab.evaluation.suites import SAMPLES, SUITES, run_suites
 from gptlab.generation.engine import training_prompt
 from gptlab.model import checkpoint
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import count_parameters
 from gptlab.training.baseline import compare_to_baseline
+from gptlab.training.callbacks.initial_evaluation import InitialEvaluation
 from gptlab.training.console import closing_lines
 from gptlab.training.inside import log_interpretability
 from gptlab.training.resume import ResumedRun
@@ -28,58 +32,53 @@ from gptlab.training.run_summary import (
     machine_facts,
     typed_command,
 )
-from gptlab.training.suites import (
-    LAST_CHECKPOINT_SUITES,
-    InitialEvaluation,
-    Results,
-    TrainingEvaluator,
-)
-from gptlab.training.trainer import find_callback
+from gptlab.training.trainer import TrainingSetup, find_callback
 from gptlab.utils.atomic_io import link_or_copy
 from gptlab.utils.errors import UserError, is_gpu_out_of_memory
 
 
-def evaluate_checkpoints(evaluator: TrainingEvaluator, folder: Path) -> tuple[LoadedModel, Results]:
-    """Evaluate best.ckpt and last.ckpt on the whole held-out text; keep the better as best.ckpt.
+def evaluate_checkpoints(setup: TrainingSetup, folder: Path) -> tuple[LoadedModel, Results]:
+    """Run the suites of `eval_after` on the best checkpoint, and some on the last one.
 
-    Returns the best model and its results. If an earlier step than the last is best, the last
-    step's validation is included as `last/…`.
+    best.ckpt and last.ckpt are compared on the whole held-out text, and the better one is kept as
+    best.ckpt. If that is an earlier step, the last one's validation is included as `last/…`.
+    Returns the best model and all results.
     """
-    config = evaluator.config
     best, last = folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt"
 
     def load(path: Path) -> LoadedModel:
-        loaded = checkpoint.load_checkpoint(path)
-        loaded.net.to(evaluator.plan.accelerator)
-        return loaded
+        model = checkpoint.load_checkpoint(path)
+        model.net.to(setup.plan.accelerator)
+        return model
 
-    def run(suites: list[str], loaded: LoadedModel) -> Results:
-        return evaluator.run(suites, loaded.net, config.data.final_tokens)
+    def run(suites: list[str], model: LoadedModel) -> Results:
+        return run_suites(replace(setup.evaluation, net=model.net), suites)
 
-    at_end = chosen = load(last)
-    results = run(["perplexity"], at_end)
-    if best.exists() and (kept := load(best)).step != at_end.step:
-        earlier = run(["perplexity"], kept)
-        if results["valid/loss"] <= earlier["valid/loss"]:
+    last_model = best_model = load(last)
+    results = run(["perplexity"], last_model)
+    if best.exists() and (earlier := load(best)).step != last_model.step:
+        earlier_results = run(["perplexity"], earlier)
+        if results["valid/loss"] <= earlier_results["valid/loss"]:
             link_or_copy(last, best).replace(best)
         else:
             last_valid = {n: v for n, v in results.items() if n.startswith("valid/")}
-            beside = {n.replace("valid/", "last/"): v for n, v in last_valid.items()}
-            chosen, results = kept, earlier | beside
-    rest = [name for name in config.eval_after if name != "perplexity"]
-    results |= run([name for name in rest if name not in LAST_CHECKPOINT_SUITES], chosen)
-    return chosen, results | run([name for name in rest if name in LAST_CHECKPOINT_SUITES], at_end)
+            last_valid = {n.replace("valid/", "last/"): v for n, v in last_valid.items()}
+            best_model, results = earlier, earlier_results | last_valid
+    rest = [name for name in setup.config.eval_after if name not in ("perplexity", SAMPLES)]
+    on_last = [name for name in rest if SUITES[name].last_checkpoint]
+    results |= run([name for name in rest if name not in on_last], best_model)
+    return best_model, results | run(on_last, last_model)
 
 
 def evaluate_finished_run(
-    trainer: Trainer, evaluator: TrainingEvaluator, folder: Path, resumed: ResumedRun | None
+    trainer: Trainer, setup: TrainingSetup, folder: Path, resumed: ResumedRun | None
 ) -> RunSummary:
     """Evaluate and summarize a trained run, and compare it if it is a baseline.
 
     Raises UserError if the GPU has no memory left: resuming the run repeats the evaluation.
     """
     try:
-        summary = finish_run(trainer, evaluator, folder, resumed)
+        summary = finish_run(trainer, setup, folder, resumed)
     except Exception as error:
         if not is_gpu_out_of_memory(error):
             raise
@@ -87,21 +86,22 @@ def evaluate_finished_run(
             "out of memory in the final evaluation: the trained run is kept; free some memory, "
             f"then type resume={folder}"
         ) from None
-    if evaluator.config.baseline_of and trainer.is_global_zero:
-        compare_to_baseline(folder.parent / evaluator.config.baseline_of, folder, summary)
+    if setup.config.baseline_of and trainer.is_global_zero:
+        compare_to_baseline(folder.parent / setup.config.baseline_of, folder, summary)
     return summary
 
 
 def finish_run(
-    trainer: Trainer, evaluator: TrainingEvaluator, folder: Path, resumed: ResumedRun | None
+    trainer: Trainer, setup: TrainingSetup, folder: Path, resumed: ResumedRun | None
 ) -> RunSummary:
     """Evaluate the checkpoints; log, store and print the results.
 
     summary.json marks a run as finished, so it is written last.
     """
-    config, plan, data = evaluator.config, evaluator.plan, evaluator.data
-    evaluator.folder = folder if trainer.is_global_zero else None
-    model, after = evaluate_checkpoints(evaluator, folder)
+    config, plan, data = setup.config, setup.plan, setup.data
+    output_dir = folder if trainer.is_global_zero else None
+    setup = replace(setup, evaluation=replace(setup.evaluation, output_dir=output_dir))
+    model, after = evaluate_checkpoints(setup, folder)
     if (best_possible := data.best_possible(config.data.final_tokens)) is not None:
         after["valid/best_possible"] = best_possible
     initial_evaluation = find_callback(trainer, InitialEvaluation)

@@ -12,7 +12,8 @@ from lightning.pytorch import Trainer
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import TextDataModule
-from gptlab.evaluation.perplexity import bytes_of_tokens
+from gptlab.evaluation.context import training_context
+from gptlab.evaluation.suites import check_suites, check_training_suites
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
 from gptlab.model.lora import add_lora, freeze
@@ -44,8 +45,8 @@ from gptlab.training.run_folder import (
     open_run_folder,
 )
 from gptlab.training.run_plan import RunPlan, make_run_plan
-from gptlab.training.suites import TrainingEvaluator, check_spelling, check_suites
 from gptlab.training.trainer import (
+    TrainingSetup,
     configure_torch,
     find_callback,
     make_callbacks,
@@ -88,7 +89,7 @@ def train(config: TrainConfig) -> float | None:
 def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun | None:
     """Train and evaluate one model; return None if only the preflight was asked for."""
     check_settings(config)
-    check_suites(config)
+    check_training_suites(config)
     check_interpretability(config)
 
     # Data, in the vocabulary of the initial model, if there is one.
@@ -106,14 +107,18 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     if random_weights and not all(parameter.requires_grad for parameter in net.parameters()):
         plan.notes.append("some random weights are frozen; to train all of them: finetune=all")
     compiled_step = fast.compile_training(config.trainer, plan, net) if fast else None
-    vocabulary = plan.model.vocab_size or corpus.tokenizer.vocab_size
-    token_bytes = bytes_of_tokens(corpus.tokenizer, vocabulary)
+    context = training_context(
+        *(config, net, corpus),
+        batch_size=plan.shape.batch_size,
+        context_length=plan.model.context_length,
+        precision=plan.precision,
+    )
+    check_suites(context, [*config.eval_before, *config.eval_after])
+    setup = TrainingSetup(config, plan, data, context)
     module = (Classifier if corpus.classes else LanguageModel)(
-        *(net, plan.optim, plan.steps, token_bytes, config.seed, compiled_step),
+        *(net, plan.optim, plan.steps, context.token_bytes, config.seed, compiled_step),
         layer_decay=config.finetune.layer_decay,
     )
-    evaluator = TrainingEvaluator(config, plan, data, token_bytes)
-    check_spelling(evaluator)
 
     # Preflight, in the first process only.
     report = None
@@ -129,7 +134,7 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
         if resumed:
             resumed.restore_last_checkpoint()
         seconds = report.seconds_per_step * (plan.steps - done_steps) if report else 0.0
-        callbacks = make_callbacks(evaluator, folder, seconds, resumed)
+        callbacks = make_callbacks(setup, folder, seconds, resumed)
         trainer = make_trainer(config, plan, callbacks, folder, resumed)
         if fast and config.trainer.fast_loop:
             fast.use_fast_loop(trainer)
@@ -138,7 +143,7 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
         with contextlib.suppress(ShutdownRequested), explain_restore_errors(resumed):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         exit_if_interrupted(trainer, folder)
-        return FinishedRun(folder, evaluate_finished_run(trainer, evaluator, folder, resumed))
+        return FinishedRun(folder, evaluate_finished_run(trainer, setup, folder, resumed))
 
 
 def fixed_structure(

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gptlab.config.schema import TrainConfig, TrainerConfig
+from gptlab.data.dataloader import TextDataModule
+from gptlab.evaluation.context import EvalContext
 from gptlab.generation.engine import training_prompt
 from gptlab.training.callbacks.checkpointing import AtomicCheckpointIO, CheckpointWriter
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
+from gptlab.training.callbacks.initial_evaluation import InitialEvaluation
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.publish_run_dir import PublishRunDir
@@ -24,7 +28,6 @@ from gptlab.training.callbacks.sample_writer import PredictionWriter, SampleWrit
 from gptlab.training.resume import ResumedRun
 from gptlab.training.run_plan import RunPlan, resolved_settings, stored_config
 from gptlab.training.run_summary import typed_command
-from gptlab.training.suites import InitialEvaluation, TrainingEvaluator
 from gptlab.utils.device import keep_freed_memory
 from gptlab.utils.errors import UserError, did_you_mean
 
@@ -68,15 +71,25 @@ def configure_torch(settings: TrainerConfig, accelerator: str) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module
 
 
+@dataclass
+class TrainingSetup:
+    """What a run is made from."""
+
+    config: TrainConfig
+    plan: RunPlan
+    data: TextDataModule
+    evaluation: EvalContext
+
+
 def make_callbacks(
-    evaluator: TrainingEvaluator, folder: Path, seconds: float, resumed: ResumedRun | None
+    setup: TrainingSetup, folder: Path, seconds: float, resumed: ResumedRun | None
 ) -> list[Callback]:
     """The callbacks of every run, in the order in which they act after a step.
 
     `seconds`: the expected duration of the run.
     """
-    config, plan, corpus = evaluator.config, evaluator.plan, evaluator.data.corpus
-    best_possible = evaluator.data.best_possible(config.data.valid_tokens)
+    config, plan, corpus = setup.config, setup.plan, setup.data.corpus
+    best_possible = setup.data.best_possible(config.data.valid_tokens)
     metrics_logger = MetricsLogger(folder, plan, config, best_possible, resumed)
     shutdown = GracefulShutdown()
     prompt = training_prompt(config, corpus)
@@ -92,7 +105,7 @@ def make_callbacks(
         shutdown,
         metrics_logger,
         *([] if resumed else [PublishRunDir(folder, make_loggers(config, folder))]),
-        InitialEvaluation(evaluator, metrics_logger, shutdown),
+        InitialEvaluation(setup.evaluation, config.eval_before, metrics_logger, shutdown),
         ProgressBar(metrics_logger, plan.steps, seconds),
         PredictionWriter(*samples, corpus=corpus) if corpus.classes else SampleWriter(*samples),
         CheckpointWriter(folder, plan, metrics_logger, content, resume_info, config.trainer),

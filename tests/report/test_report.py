@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptlab.evaluation.perplexity import (
+from gptlab.evaluation.document_scores import (
     DocumentScores,
     pack_document_scores,
     paired_difference,
@@ -79,7 +79,7 @@ def test_a_sweep_on_one_page(command, sweep: Path) -> None:
         "d_model=16, n_layer=2",
         "<i>&tiny",
         "What did it expect?",
-        "perplexity/valid/loss",
+        "gptlab.evaluate: valid/loss",
     ):
         assert told in page.text
     for job in sweep.glob("[0-9]*/"):
