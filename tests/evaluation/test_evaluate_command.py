@@ -16,7 +16,7 @@ from gptlab.data.dataloader import ValidationBatches
 from gptlab.data.sequences import make_sequences
 from gptlab.data.toy import stories
 from gptlab.evaluation.bleu_rouge import compare_continuations
-from gptlab.evaluation.perplexity import read_document_scores, score_documents
+from gptlab.evaluation.document_scores import read_document_scores, score_documents
 from gptlab.evaluation.text_quality import measure_text_quality, training_words
 from gptlab.model.checkpoint import load_checkpoint
 
@@ -27,17 +27,22 @@ def kept(run: Path) -> dict:
     return json.loads((run / "evaluation.json").read_text())
 
 
+def names(run: Path) -> set[str]:
+    """What the results in evaluation.json are results of."""
+    return {name.partition("/")[0] for name in kept(run)["results"]}
+
+
 def test_suites_are_printed_kept_and_shown_in_tensorboard(command, trained: Path) -> None:
     result = command("gptlab.evaluate", "suite=[perplexity,memorisation]", *QUICK)
     assert result.code == 0, result.err
-    figures = kept(trained)
-    loss = figures["perplexity"]["valid"]["loss"]
-    assert f"{loss:.4f}" in result.out and figures["step"] == 2
-    result = command("gptlab.evaluate", "suite=[stories,overlap]", *QUICK)
+    stored = kept(trained)
+    loss = stored["results"]["valid/loss"]
+    assert f"{loss:.4f}" in result.out and stored["step"] == 2
+    result = command("gptlab.evaluate", "suite=[text_quality,bleu_rouge]", *QUICK)
     assert result.code == 0, result.err
-    assert set(kept(trained)) >= {"perplexity", "memorisation", "stories", "overlap"}
+    assert names(trained) >= {"valid", "memorisation", "text_quality", "bleu_rouge"}
     board = EventAccumulator(str(trained)).Reload()
-    (told,) = board.Scalars("evaluation/perplexity/valid/loss")
+    (told,) = board.Scalars("evaluation/valid/loss")
     assert (told.step, told.value) == (2, pytest.approx(loss))
 
 
@@ -91,7 +96,7 @@ def test_strided_windows_score_each_token_once_and_far_from_their_beginning(
 
 
 def test_the_standard_error_is_that_of_a_mean(trained: Path) -> None:
-    from gptlab.evaluation.perplexity import DocumentScores
+    from gptlab.evaluation.document_scores import DocumentScores
 
     random = np.random.default_rng(1)
     nats = random.normal(100.0, 20.0, size=400)
@@ -148,22 +153,23 @@ def test_variety_is_counted_over_all_texts() -> None:
 def test_overlap_has_a_floor_and_real_endings_beside() -> None:
     real = ["the fox ran home to bed", "a bird sang in the tall tree", "we ate some warm soup"]
     found = compare_continuations(real, real)
-    assert found["written"].bleu == found["written"].rouge_l == 1.0
-    assert found["shuffled"].rouge_l < 0.3
-    assert found["other_real"].rouge_1 == pytest.approx(found["shuffled"].rouge_1)
+    assert found["bleu_rouge"] == {"bleu": 1.0, "rouge_1": 1.0, "rouge_l": 1.0}
+    assert found["bleu_rouge_shuffled"]["rouge_l"] < 0.3
+    others = found["bleu_rouge_other_real"]["rouge_1"]
+    assert others == pytest.approx(found["bleu_rouge_shuffled"]["rouge_1"])
 
 
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
         (["suite=[perplexty]"], "did you mean 'perplexity'"),
-        ([], "suite: name some of perplexity"),
+        ([], "suite: choose from perplexity"),
         (["suite=[hellaswag]", "hellaswag.path=none"], "hellaswag.path=none"),
-        (["suite=[perplexity]", "stride=5"], "stride: is for windows"),
+        (["suite=[perplexity]", "stride=5"], "stride=5: works on windows"),
         (["suite=[perplexity]", "data=text", "data.path=none.txt"], "no such file"),
         (["suite=[perplexity]", "precision=fp8"], "precision=fp8: invalid choice"),
-        (["suite=[overlap]", "num_samples=1"], "num_samples: must be at least 2"),
-        (["suite=[stories]", "prompt=Xyloph§"], "unknown=skip"),
+        (["suite=[bleu_rouge]", "num_samples=1"], "num_samples=1: must be at least 2"),
+        (["suite=[text_quality]", "prompt=Xyloph§"], "unknown=skip"),
     ],
 )
 def test_mistakes_are_one_line(command, trained: Path, typed: list[str], words: str) -> None:
@@ -173,28 +179,30 @@ def test_mistakes_are_one_line(command, trained: Path, typed: list[str], words: 
 
 
 def test_what_was_measured_is_kept_when_a_later_suite_fails(command, trained: Path) -> None:
-    result = command("gptlab.evaluate", "suite=[perplexity,stories]", "prompt=Xyloph§", *QUICK)
+    result = command("gptlab.evaluate", "suite=[perplexity,text_quality]", "prompt=Xyloph§", *QUICK)
     assert result.code == 2 and "unknown=skip" in result.err
-    assert set(kept(trained)) == {"checkpoint", "step", "corpus", "perplexity"}
+    assert set(kept(trained)) == {"checkpoint", "step", "corpus", "results"}
+    assert names(trained) == {"valid"}
     result = command(
-        "gptlab.evaluate", "suite=[stories]", "prompt=One§ day", "unknown=skip", *QUICK
+        "gptlab.evaluate", "suite=[text_quality]", "prompt=One§ day", "unknown=skip", *QUICK
     )
     assert result.code == 0, result.err
-    assert {"perplexity", "stories"} <= set(kept(trained))
+    assert {"valid", "text_quality"} <= names(trained)
 
 
 def test_another_checkpoint_takes_the_place_of_what_was_kept(command, trained: Path) -> None:
     assert command("gptlab.evaluate", "suite=[perplexity]", "batch_size=1", *QUICK).code == 0
     how, documents = read_document_scores(trained / "evaluation.npz")
     assert '"max_tokens": 500' in how and '"stride": null' in how
-    figures = kept(trained)["perplexity"]["valid"]
-    assert documents["valid"].loss == pytest.approx(figures["loss"])
-    means = figures["perplexity_of_batch_means"]
-    assert means == pytest.approx(np.exp(documents["valid"].batch_means)) != figures["perplexity"]
+    results = kept(trained)["results"]
+    assert documents["valid"].loss == pytest.approx(results["valid/loss"])
+    means = results["valid/perplexity_of_batch_means"]
+    assert means == pytest.approx(np.exp(documents["valid"].batch_means))
+    assert means != results["valid/perplexity"]
     last = f"run={trained / 'checkpoints' / 'last.ckpt'}"
-    assert command("gptlab.evaluate", "suite=[stories]", last, *QUICK).code == 0
-    assert "perplexity" not in kept(trained) and kept(trained)["checkpoint"] == "last.ckpt"
+    assert command("gptlab.evaluate", "suite=[text_quality]", last, *QUICK).code == 0
+    assert "valid" not in names(trained) and kept(trained)["checkpoint"] == "last.ckpt"
     assert not (trained / "evaluation.npz").exists()
     tags = EventAccumulator(str(trained)).Reload().Tags()["scalars"]
-    assert not [tag for tag in tags if tag.startswith("evaluation/perplexity")]
+    assert not [tag for tag in tags if tag.startswith("evaluation/valid")]
     assert [path.name for path in trained.glob(".evaluation*")] == []

@@ -64,9 +64,9 @@ def test_hellaswag_is_that_of_each_ending_alone(tmp_path: Path, window: int) -> 
         assert result.answers == sums.argmin(1).tolist()
         assert result.answers_norm == means.argmin(1).tolist()
         assert result.acc == (sums.argmin(1) == labels).mean()
-    batch = hellaswag.sequences(questions, GPT2Tokenizer(), net.config.window)
+    batch = hellaswag.make_ending_sequences(questions, GPT2Tokenizer(), net.config.window)
     with torch.inference_mode():
-        together = hellaswag.losses(net, batch, "32-true")
+        together = hellaswag.ending_losses(net, batch, "32-true")
     np.testing.assert_allclose(together.numpy(), sums.flatten(), rtol=1e-4)
 
 
@@ -90,29 +90,29 @@ ROW = {
 
 
 def test_the_harness_asks_in_its_own_words(tmp_path: Path) -> None:
-    question = hellaswag.HarnessQuestion.of(ROW)
+    question = hellaswag.HarnessQuestion.from_row(ROW)
     assert question.context == "Baking bread: How to bake. Buy flour. The baker "
     assert question.endings[:2] == ["kneads it.", "sings loudly."]
     tokenizer = GPT2Tokenizer()
     context, ending = question.encode(tokenizer, question.endings[0])
     assert decode(tokenizer, context) == question.context.rstrip()
     assert decode(tokenizer, ending) == "  kneads it."  # the context's last space goes over
-    assert question.parts(question.endings[0], 3) == len("kneads it.")
+    assert question.norm_length(question.endings[0], 3) == len("kneads it.")
     path = tmp_path / "val.jsonl"
     path.write_text(json.dumps(ROW) + "\n")
     wanted = HellaswagConfig(path=str(path)), tmp_path, hellaswag.HarnessQuestion
     assert hellaswag.read_questions(*wanted) == [question]
-    (first, *_) = hellaswag.sequences([question], tokenizer, 1024)
-    assert (first.begin, first.parts) == (len(context), len("kneads it."))
+    (first, *_) = hellaswag.make_ending_sequences([question], tokenizer, 1024)
+    assert (first.begin, first.norm_length) == (len(context), len("kneads it."))
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "holds no question"),
-        ("{}\n", "line 1: is no HellaSwag question"),
-        ('{"ctx": "a", "endings": ["b"], "label": 0}\n', "line 1: is no HellaSwag question"),
-        ("not json\n", "line 1: is no HellaSwag question"),
+        ("", "has no questions"),
+        ("{}\n", "line 1: not a HellaSwag question"),
+        ('{"ctx": "a", "endings": ["b"], "label": 0}\n', "line 1: not a HellaSwag question"),
+        ("not json\n", "line 1: not a HellaSwag question"),
     ],
 )
 def test_a_file_that_is_not_hellaswag_is_refused(tmp_path: Path, content: str, words: str) -> None:
@@ -146,7 +146,7 @@ def test_verbatim_spans_begin_between_tokens(tmp_path: Path, dtype: type) -> Non
     assert measure_memorisation(mapped, [[9, 256, 2, 99, 1]]).longest == 2
     found = measure_memorisation(mapped, [list(range(7, 18)), [5, 6]])
     assert (found.longest, found.mean_longest) == (11, 5.5)
-    assert found.grams == {5: 1.0, 10: 1.0, 20: 0.0}
+    assert found.ngrams == {5: 1.0, 10: 1.0, 20: 0.0}
 
 
 def test_verbatim_spans_are_those_of_a_search_one_by_one(monkeypatch) -> None:
@@ -160,7 +160,7 @@ def test_verbatim_spans_are_those_of_a_search_one_by_one(monkeypatch) -> None:
         size = len(run)
         return any((stream[at : at + size] == run).all() for at in range(len(stream) - size + 1))
 
-    runs = memorisation.find_runs(stream, texts)
+    runs = memorisation.find_ngrams(stream, texts)
     assert len(runs) == 26
     for length, of in enumerate(runs, 1):
         for text, told in zip(texts, of, strict=True):
@@ -206,7 +206,7 @@ def test_suites_before_and_after(command, tmp_path: Path) -> None:
     ("argument", "words"),
     [
         ("eval_after=[perplexity,helaswag]", "did you mean 'hellaswag'?"),
-        ("eval_after=[]", "needs perplexity"),
+        ("eval_after=[]", "must include perplexity"),
         ("eval_before=[samples,magic]", "eval_before=magic: invalid choice"),
         ("hellaswag.rows=0", "must be at least 1"),
     ],
@@ -330,7 +330,9 @@ def test_ways_of_sampling_stand_beside_real_text(command, trained: Path, monkeyp
     assert float(rows["greedy"][2]) < float(rows["plain"][2])
     few = ["--texts", "3", "--tokens", "20", "--weights", "int8"]
     kinds: list[str] = []
-    monkeypatch.setattr(sampling_study, "as_wanted", lambda _, weights: kinds.append(weights))
+    monkeypatch.setattr(
+        sampling_study, "quantize_linears", lambda _, weights: kinds.append(weights)
+    )
     assert command("gptlab.report.sampling_study", "latest", *few).code == 0 and kinds == ["int8"]
     lines = command("gptlab.report.sampling_study", "latest", "--texts", "2", "--tokens", "1000000")
     assert lines.code in (0, 2) and "Traceback" not in lines.err  # as many as the window has

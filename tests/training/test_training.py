@@ -15,7 +15,8 @@ from gptlab.config.schema import ModelConfig, OptimConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TextDataModule
 from gptlab.data.sequences import IGNORE_INDEX
-from gptlab.evaluation.perplexity import bytes_of_tokens, score_split
+from gptlab.evaluation.context import bytes_of_tokens
+from gptlab.evaluation.perplexity import score_split
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import (
     ChunkedCrossEntropy,
@@ -134,7 +135,7 @@ def test_score_is_weighted_by_tokens_and_counts_bytes(toy_corpus: Corpus) -> Non
     valid = toy_corpus.splits["valid"]
     assert (got.tokens, got.bytes) == (valid.tokens, valid.bytes)
     assert got.loss == pytest.approx(math.log(net.config.vocab_size), abs=0.1)
-    assert got.bits_per_byte == pytest.approx(got.nats / math.log(2) / valid.bytes)
+    assert got.figures()["bits_per_byte"] == pytest.approx(got.nats / math.log(2) / valid.bytes)
 
 
 def test_compiled_keeps_the_names_of_weights() -> None:
