@@ -42,7 +42,8 @@ def validate_training(config: TrainConfig) -> None:
     """Raise UserError for valid values that contradict each other."""
     model, data, optim, trainer = config.model, config.data, config.optim, config.trainer
     if model.d_model % model.n_head:
-        divisors = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]
+        limit = min(model.d_model, 1024)  # d_model may be a stranger's absurd number
+        divisors = [n for n in range(1, limit + 1) if model.d_model % n == 0]
         below = [n for n in divisors if n < model.n_head][-1:]
         nearest = below + [n for n in divisors if n > model.n_head][:1]
         raise UserError(
