@@ -1,14 +1,17 @@
 """Looks inside a model as it reads a text: answers of plain values for the page to draw."""
 
-import math
 from typing import Any
 
 import torch
 
 from gptlab.app.generate_stream import ready, word
-from gptlab.data.tokenizer import VocabularyTokenizer
-from gptlab.evaluation.classification import class_probabilities
-from gptlab.evaluation.interpretability import attention_maps, logit_lens, token_expectations
+from gptlab.evaluation.classification import class_names, rank_classes
+from gptlab.evaluation.interpretability import (
+    attention_maps,
+    logit_lens,
+    longest_tokens,
+    token_expectations,
+)
 from gptlab.evaluation.interpretability import nearest_tokens as alike
 from gptlab.generation.engine import encode_prompt
 from gptlab.model.checkpoint import LoadedModel
@@ -78,9 +81,8 @@ def neighbours(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
     """Of the longest words of a text: the tokens whose embeddings point the same way, each with the
     cosine of the angle between them."""
     ids = tokens_of(model, text, unknown)
-    longest = sorted(dict.fromkeys(ids), key=lambda id: -len(word(model.tokenizer, id)))
     told = []
-    for id in [id for id in longest if id != model.tokenizer.eot][:NAMED]:
+    for id in longest_tokens(model.tokenizer, ids, NAMED):
         near = alike(model.net, id, model.tokenizer.vocab_size, most=8)
         named = [[word(model.tokenizer, other), round(cosine, 4)] for other, cosine in near]
         told.append({"token": word(model.tokenizer, id), "neighbours": named})
@@ -89,21 +91,12 @@ def neighbours(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
 
 def classes(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
     """How likely each class is, the likeliest first; raises UserError for a model without any."""
-    names = model.metadata.get("classes")
-    if not model.net.config.n_classes or not isinstance(names, list):
-        raise UserError("this model writes and tells no classes apart; ask /api/write")
-    if isinstance(model.tokenizer, VocabularyTokenizer):
-        model.tokenizer.unknown = unknown
-    text = text.strip()  # as the messages were that it was trained on
-    if not text:
-        raise UserError("text: is empty; give a message")
-    length, window = len(model.tokenizer.encode(text)), model.net.config.window
-    found = class_probabilities(model.net, model.tokenizer, text, model.eot_first)
-    if not all(map(math.isfinite, found)):
-        raise UserError("the model's logits are not finite: its training diverged")
-    told = sorted(zip(found, map(str, names), strict=True), reverse=True)
+    if not class_names(model):
+        raise UserError("this model is not a classifier; use /api/write")
+    ranked = rank_classes(model, text, unknown)
+    length, window = len(model.tokenizer.encode(text.strip())), model.net.config.window
     return {
-        "classes": [{"name": name, "probability": round(p, 6)} for p, name in told],
+        "classes": [{"name": name, "probability": round(p, 6)} for p, name in ranked],
         "tokens": length,
         "read": min(length, window),
         "step": model.step,

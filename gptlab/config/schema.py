@@ -13,6 +13,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true")
 WEIGHT_DTYPES = ("float32", "bfloat16", "int8")
 UNKNOWN = ("error", "skip")
+TRAINING_SUITES = ("samples", "gptlab.evaluation.suites.SUITES")
 TEMPLATES = "gptlab.data.prompt_templates.TEMPLATES"
 
 
@@ -289,10 +290,14 @@ class TrainConfig:
     prompt: str | None = text_key(None, "prompt of the samples generated in training")
     num_samples: int = key(1, "samples to generate each time", low=1)
     max_new_tokens: int = key(128, "longest sample, in tokens", low=1)
-    eval_before: list[str] = key([], "evaluations at step 0: perplexity, samples, hellaswag …")
-    eval_after: list[str] = key(["perplexity"], "evaluations at the end; also responses …")
+    eval_before: list[str] = key([], "evaluation suites at step 0", choices=TRAINING_SUITES)
+    eval_after: list[str] = key(
+        ["perplexity"], "evaluation suites at the end", choices=TRAINING_SUITES
+    )
     log_interpretability: list[str] = key(
-        ["attention"], "pictures of the model's inside: attention, logit_lens, surprise, embedding"
+        ["attention"],
+        "TensorBoard plots of the trained model's inside",
+        choices="gptlab.evaluation.interpretability_plots.INSPECTIONS",
     )
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

@@ -12,12 +12,12 @@ from gptlab.evaluation.results_store import (
     results_dir,
     store_results,
 )
-from gptlab.evaluation.suites import SUITES, check_suite, check_suites
+from gptlab.evaluation.suites import SUITES, check_suites
 from gptlab.model.hf.pretrained import load_model
 from gptlab.utils import run_dir
 from gptlab.utils.console import print_status
 from gptlab.utils.device import resolve_accelerator
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -36,16 +36,13 @@ def evaluate(config: EvaluateConfig) -> None:
 
 def evaluate_suites(config: EvaluateConfig) -> None:
     """Print the results of each suite; store them in evaluation.json and TensorBoard."""
-    names = list(dict.fromkeys(config.suite))
-    suites = {name: resolve_choice("suite", name, SUITES) for name in names}
+    suites = {name: SUITES[name] for name in config.suite}
     path = run_dir.find_checkpoint(config.run, config.run_root)
     model = load_model(path)
     overrides = list(HydraConfig.get().overrides.task)
     needs_corpus = any(suite.needs_corpus for suite in suites.values())
     context = checkpoint_context(config, model, overrides, needs_corpus)
-    for name in names:
-        check_suite("suite", name, context.task)
-    check_suites(context, names)
+    check_suites(context, suites)
     corpus = f", on {context.corpus.folder.name}" if context.dataset else ""
     print_status(f"{model.path}, step {model.step:,}{corpus}")
     folder, results = results_dir(path), Results()

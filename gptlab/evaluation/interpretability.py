@@ -1,77 +1,101 @@
-"""What a model expects, layer by layer, and which tokens it takes for alike.
+"""Look inside a model: its attention, its expectations layer by layer, similar tokens.
 
-Functions of a net and token ids; each runs once over the text, dropout off. Where the heads look is
-in attention.py. In shapes, T is the tokens of the text, V the vocabulary, D d_model.
+Each function runs the network once over a short text, without dropout. In shapes: H heads, T tokens
+of the text, V vocabulary, D d_model.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from gptlab.data.tokenizer import Tokenizer, decode
+from gptlab.evaluation.inference import eval_mode
 from gptlab.model.gpt import GPT
+from gptlab.model.layers import CausalSelfAttention
 from gptlab.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+
+@torch.no_grad()
+def attention_maps(net: GPT, ids: list[int]) -> list[Tensor]:
+    """Return the attention weights (H, T, T) of each layer: the row token attends to the column.
+
+    `ids` are at most `net.config.window` tokens.
+    """
+    maps: list[Tensor] = []
+
+    def record(module: CausalSelfAttention, inputs: tuple[Tensor]) -> None:
+        maps.append(module.weights(inputs[0])[0].float().cpu())
+
+    layers = [module for module in net.modules() if isinstance(module, CausalSelfAttention)]
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
+    with eval_mode(net) as device:
+        try:
+            net.hidden(torch.tensor([ids], device=device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return maps
 
 
 @dataclass
 class TokenExpectation:
-    """What a model held likely where a token stands."""
+    """What a model predicted at the place of one token."""
 
-    token: int  # that stands there
-    probability: float  # of that token
-    nats: float  # its surprise, -log of that
-    rank: int  # 1: it was the likeliest
-    entropy: float  # of all that was expected, in nats: how unsure the model was
-    likeliest: list[tuple[int, float]]  # tokens and their probabilities, the likeliest first
+    token: int  # the actual token
+    probability: float  # of the actual token
+    nats: float  # its surprise: -log(probability)
+    rank: int  # of the actual token; 1: the most likely
+    entropy: float  # of the whole prediction, in nats
+    likeliest: list[tuple[int, float]]  # the most likely tokens and their probabilities
 
 
 @torch.inference_mode()
 def token_expectations(
     net: GPT, ids: list[int], vocab_size: int, most: int = 10
 ) -> list[TokenExpectation]:
-    """For each token but the first: what did the model expect there?
+    """Return what the model predicted for each token but the first, with the `most` likeliest.
 
-    `ids` are at most a token more than the window; `vocab_size` is the tokenizer's, as ids beyond
-    it only pad the table. Raises UserError for a model whose training diverged.
+    `ids` are at most one token more than the window. `vocab_size` is that of the tokenizer; ids
+    beyond it only pad the model's vocabulary. Raises UserError for a model that diverged.
     """
-    with eval_mode(net):
-        logits_TxV = net(to_batch(net, ids[:-1]))[0, :, :vocab_size].float()
+    with eval_mode(net) as device:
+        logits_TxV = net(torch.tensor([ids[:-1]], device=device))[0, :, :vocab_size].float()
     logprobs_TxV = check_finite_logits(logits_TxV).log_softmax(dim=-1)
     entropy_T = -(logprobs_TxV.exp() * logprobs_TxV).nan_to_num().sum(dim=-1)
     top = logprobs_TxV.topk(min(most, vocab_size), dim=-1)
-    found = []
+    expectations = []
     for at, token in enumerate(ids[1:]):
-        own = logprobs_TxV[at, token]
-        pairs = zip(top.indices[at].tolist(), top.values[at].exp().tolist(), strict=True)
-        rank = 1 + int((logprobs_TxV[at] > own).sum())
-        nats = -float(own)
-        found.append(
-            TokenExpectation(token, float(own.exp()), nats, rank, float(entropy_T[at]), list(pairs))
+        logprob = logprobs_TxV[at, token]
+        likeliest = zip(top.indices[at].tolist(), top.values[at].exp().tolist(), strict=True)
+        expectations.append(
+            TokenExpectation(
+                token=token,
+                probability=float(logprob.exp()),
+                nats=-float(logprob),
+                rank=1 + int((logprobs_TxV[at] > logprob).sum()),
+                entropy=float(entropy_T[at]),
+                likeliest=list(likeliest),
+            )
         )
-    return found
+    return expectations
 
 
 @dataclass
 class LogitLens:
-    """What the head would say after each layer; row 0 is of the embeddings, before any layer."""
+    """The prediction after each layer; row 0 is that of the embeddings, before any layer."""
 
-    tokens: list[list[int]]  # the likeliest token, for each row and place in the text
-    probabilities: list[list[float]]  # of those
-    nats: list[float | None]  # of the tokens that do come, a token; None: there is but one
+    tokens: list[list[int]]  # the most likely next token, for each row and position
+    probabilities: list[list[float]]  # of those tokens
+    nats: list[float | None]  # mean loss on the actual tokens; None for a text of one token
 
 
 @torch.inference_mode()
 def logit_lens(net: GPT, ids: list[int], vocab_size: int) -> LogitLens:
-    """Reads each layer's output with the final norm and the head, as if it were the last.
+    """Apply the final norm and the head to the output of each layer.
 
-    The last row is what the model says. nostalgebraist (2020), "interpreting GPT: the logit lens".
-    Arguments as of `expectations`; `ids` are at most the window.
+    The last row is the model's own prediction. nostalgebraist (2020), "interpreting GPT: the logit
+    lens". Arguments as in `token_expectations`, but `ids` are at most the window.
     """
     states: list[Tensor] = []
     hooks = [
@@ -79,9 +103,9 @@ def logit_lens(net: GPT, ids: list[int], vocab_size: int) -> LogitLens:
         for module in (*net.blocks, net.final_norm)
     ]
     lens = LogitLens([], [], [])
-    with eval_mode(net):
+    with eval_mode(net) as device:
         try:
-            net.hidden(to_batch(net, ids))
+            net.hidden(torch.tensor([ids], device=device))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -91,8 +115,8 @@ def logit_lens(net: GPT, ids: list[int], vocab_size: int) -> LogitLens:
             best = logprobs_TxV.max(dim=-1)
             lens.tokens.append(best.indices.tolist())
             lens.probabilities.append(best.values.exp().tolist())
-            after = logprobs_TxV[range(len(ids) - 1), ids[1:]]
-            lens.nats.append(-float(after.mean()) if len(ids) > 1 else None)
+            actual = logprobs_TxV[range(len(ids) - 1), ids[1:]]
+            lens.nats.append(-float(actual.mean()) if len(ids) > 1 else None)
     return lens
 
 
@@ -100,129 +124,27 @@ def logit_lens(net: GPT, ids: list[int], vocab_size: int) -> LogitLens:
 def nearest_tokens(
     net: GPT, token: int, vocab_size: int, most: int = 10
 ) -> list[tuple[int, float]]:
-    """The tokens whose embeddings point the same way, with the cosine of the angle; not itself."""
+    """Find the other tokens with the most similar embeddings, with the cosine similarity."""
     table_VxD = nn.functional.normalize(net.embedding.weight[:vocab_size].float(), dim=-1)
     cosine_V = table_VxD @ table_VxD[token]
-    cosine_V[token] = -2  # less than any
+    cosine_V[token] = -2  # below any cosine
     top = cosine_V.topk(min(most, vocab_size - 1))
     return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
 
 
-def plot_logit_lens(
-    lens: LogitLens, words: list[list[str]], text: list[str], title: str
-) -> "Figure":
-    """The lens as a table: a row for each layer, the last on top, coloured by probability.
-
-    `words` are the lens's tokens as they are to be shown, `text` the tokens that were read.
-    """
-    from matplotlib.figure import Figure
-
-    layers, length = len(words), len(text)
-    figure = Figure(figsize=(0.75 * length + 1.5, 0.32 * layers + 1.3), dpi=80)
-    axes = figure.subplots()
-    image = axes.imshow(lens.probabilities, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    image.axes.invert_yaxis()
-    plain = {"fontsize": 7, "parse_math": False, "ha": "center", "va": "center"}
-    for layer, row in enumerate(words):
-        for at, word in enumerate(row):
-            dark = lens.probabilities[layer][at] < 0.6
-            axes.text(at, layer, word[:9], color="white" if dark else "black", **plain)
-    axes.set_xticks(range(length), text, rotation=45, fontsize=7, parse_math=False)
-    names = ["embedding", *(f"layer {number}" for number in range(layers - 1))]
-    axes.set_yticks(range(layers), names, fontsize=7)
-    axes.spines[:].set_visible(False)
-    axes.set_title(f"{title}: the next token, as each layer has it", fontsize=9)
-    figure.tight_layout()
-    return figure
+def longest_tokens(tokenizer: Tokenizer, ids: list[int], most: int) -> list[int]:
+    """Return the longest distinct tokens of a text, to look up their neighbours."""
+    distinct = [token for token in dict.fromkeys(ids) if token != tokenizer.eot]
+    return sorted(distinct, key=lambda token: -len(decode(tokenizer, [token])))[:most]
 
 
-def plot_surprise(found: list[TokenExpectation], text: list[str], title: str) -> "Figure":
-    """A bar a token: how surprised the model was, and a dot: how surprised it thought it would
-    be. `text` are the tokens after the first."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(0.4 * len(text) + 1.5, 2.6), dpi=80)
-    axes = figure.subplots()
-    axes.bar(range(len(text)), [each.nats for each in found], color="#56b4e9", label="surprise")
-    dots = [each.entropy for each in found]
-    axes.plot(range(len(text)), dots, "o", color="#d55e00", markersize=4, label="expected")
-    axes.set_xticks(range(len(text)), text, rotation=90, fontsize=7, parse_math=False)
-    axes.set_ylabel("nats", fontsize=8)
-    axes.legend(fontsize=7)
-    axes.set_title(title, fontsize=9)
-    figure.tight_layout()
-    return figure
-
-
-@contextmanager
-def eval_mode(net: GPT) -> Iterator[None]:
-    """Within, without dropout."""
-    was_training = net.training
-    net.eval()
-    try:
-        yield
-    finally:
-        net.train(was_training)
-
-
-def to_batch(net: GPT, ids: list[int]) -> Tensor:
-    return torch.tensor([ids], device=next(net.parameters()).device)
+def token_label(tokenizer: Tokenizer, token: int) -> str:
+    """Spell a token for a plot or a table, with spaces and line breaks at its ends visible."""
+    text = decode(tokenizer, [token]) or "⟨end⟩"
+    return text.replace("\n", "⏎").replace(" ", "·") if text.strip(" \n") != text else text
 
 
 def check_finite_logits(logits: Tensor) -> Tensor:
     if not logits.isfinite().all():
         raise UserError("the model's logits are not finite: its training diverged")
     return logits
-
-
-@torch.no_grad()
-def attention_maps(net: GPT, ids: list[int]) -> list[Tensor]:
-    """For each layer (H, T, T): how much each token (row) takes from each token (column).
-
-    Weights as without dropout. `ids` are at most `net.config.window` tokens.
-    """
-    found: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        found.append(module.weights(inputs[0])[0].float().cpu())
-
-    hooks = [block.attention.register_forward_pre_hook(keep) for block in net.blocks]
-    was_training = net.training
-    net.eval()
-    try:
-        net.hidden(torch.tensor([ids], device=next(net.parameters()).device))
-    finally:
-        net.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-def plot_attention(weights_HxTxT: Tensor, tokens: list[str], title: str) -> "Figure":
-    """One layer's heads side by side; row: the token that looks, column: where it looks."""
-    from matplotlib.figure import Figure
-
-    heads, length, _ = weights_HxTxT.shape
-    columns = min(heads, 4)
-    rows = -(-heads // columns)
-    pitch = length + 2  # two cells apart
-    # One image of all heads, labelled at its edges alone: axes of their own take seconds to draw.
-    tiled = torch.full((rows * pitch - 2, columns * pitch - 2), torch.nan)
-    figure = Figure(figsize=(2.6 * columns + 0.8, 2.6 * rows + 1), dpi=80)
-    axes = figure.subplots()
-    for head in range(heads):
-        top, left = head // columns * pitch, head % columns * pitch
-        # Square roots, or all but the strongest weights would look alike.
-        tiled[top : top + length, left : left + length] = weights_HxTxT[head].sqrt()
-        place = {"ha": "right", "va": "top", "color": "white", "fontsize": 8}
-        axes.text(left + length - 0.7, top - 0.2, f"head {head}", **place)
-    axes.imshow(tiled.numpy(), vmin=0, vmax=1, cmap="viridis")
-    columns_at = [column * pitch + at for column in range(columns) for at in range(length)]
-    rows_at = [row * pitch + at for row in range(rows) for at in range(length)]
-    to_the_letter = {"fontsize": 6, "parse_math": False}  # a token may be $$
-    axes.set_xticks(columns_at, tokens * columns, rotation=90, **to_the_letter)
-    axes.set_yticks(rows_at, tokens * rows, **to_the_letter)
-    axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=10)
-    figure.subplots_adjust(left=0.6 / figure.get_figwidth(), right=0.99, top=0.95, bottom=0.12)
-    return figure

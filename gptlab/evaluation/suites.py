@@ -16,7 +16,7 @@ from gptlab.evaluation import (
     text_quality,
 )
 from gptlab.evaluation.context import EvalContext, Results
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError
 
 GENERATORS = ("text", "instructions")  # values of data.task that train a model to generate text
 
@@ -81,30 +81,28 @@ def run_suites(context: EvalContext, names: Iterable[str]) -> Results:
     return results
 
 
-def check_suite(key: str, name: str, task: str) -> None:
-    """Raise UserError for a suite that does not exist, or is not defined for the task."""
-    suite = resolve_choice(key, name, SUITES)
-    if task not in suite.tasks:
-        needed = " or ".join(suite.tasks)
-        raise UserError(f"{key}: {name} needs a model of data.task={needed}, not {task}")
+def check_task(name: str, task: str) -> None:
+    """Raise UserError for a suite that is not defined for a model of this task."""
+    if task not in SUITES[name].tasks:
+        needed = " or ".join(SUITES[name].tasks)
+        raise UserError(f"{name}: needs a model of data.task={needed}, not {task}")
 
 
 def check_suites(context: EvalContext, names: Iterable[str]) -> None:
     """Raise UserError for whatever would stop a suite, before the first one runs."""
     for name in dict.fromkeys(names):
-        if name != SAMPLES and (check := SUITES[name].check):
-            check(context)
+        if name != SAMPLES:
+            check_task(name, context.task)
+            if check := SUITES[name].check:
+                check(context)
 
 
 def check_training_suites(config: TrainConfig) -> None:
     """Check `eval_before` and `eval_after` before a corpus is built; raises UserError."""
-    for key, names in (("eval_before", config.eval_before), ("eval_after", config.eval_after)):
-        for name in names:
-            resolve_choice(key, name, {**SUITES, SAMPLES: None})
-            if name != SAMPLES:
-                check_suite(key, name, config.data.task)
     if "perplexity" not in config.eval_after:
         raise UserError(f"eval_after={config.eval_after}: must include perplexity")
     for name in dict.fromkeys([*config.eval_before, *config.eval_after]):
-        if name != SAMPLES and (check := SUITES[name].check_config):
-            check(config)
+        if name != SAMPLES:
+            check_task(name, config.data.task)
+            if check := SUITES[name].check_config:
+                check(config)

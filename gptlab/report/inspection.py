@@ -5,6 +5,8 @@ from pathlib import Path
 from gptlab.config.schema import SamplingConfig
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation import interpretability
+from gptlab.evaluation.interpretability import longest_tokens, token_label
+from gptlab.evaluation.interpretability_plots import plot_attention
 from gptlab.generation.engine import encode_prompt, generate_samples
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.checkpoint import LoadedModel
@@ -55,9 +57,7 @@ def look(folder: Path, prompt: str | None, seed: int = 0) -> Html:
 
 
 def word(model: LoadedModel, token: int) -> str:
-    """A token as it can be shown: spaces at its ends as dots, line ends as signs."""
-    text = decode(model.tokenizer, [token]) or "⟨end⟩"
-    return text.replace("\n", "⏎").replace(" ", "·") if text.strip(" \n") != text else text
+    return token_label(model.tokenizer, token)
 
 
 def surprise(model: LoadedModel, ids: list[int]) -> Html:
@@ -107,7 +107,7 @@ def heads(model: LoadedModel, ids: list[int]) -> Html:
     words = [word(model, token) for token in ids]
     parts = Html("")
     for layer, weights in enumerate(interpretability.attention_maps(model.net, ids)):
-        forms = render(lambda _, w=weights: interpretability.plot_attention(w, words, ""), "png")
+        forms = render(lambda _, w=weights: plot_attention(w, words, ""), "png")
         shown = picture(forms, f"attention weights of layer {layer}, all heads")
         image = element("div", shown, class_="wide")
         parts += element("details", element("summary", f"layer {layer}"), image, open=layer == 0)
@@ -116,9 +116,8 @@ def heads(model: LoadedModel, ids: list[int]) -> Html:
 
 def alike(model: LoadedModel, ids: list[int]) -> Html:
     """The neighbours of some of the text's longest tokens."""
-    known = sorted(dict.fromkeys(ids), key=lambda token: -len(decode(model.tokenizer, [token])))
     rows = []
-    for token in known[:WORDS]:
+    for token in longest_tokens(model.tokenizer, ids, WORDS):
         near = interpretability.nearest_tokens(model.net, token, model.tokenizer.vocab_size, most=6)
         rows.append([word(model, token), ", ".join(f"{word(model, t)} {c:.2f}" for t, c in near)])
     return table(["token", "nearest, with the cosine"], rows)

@@ -15,6 +15,7 @@ from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation.context import Results
+from gptlab.evaluation.interpretability_plots import log_interpretability
 from gptlab.evaluation.suites import SAMPLES, SUITES, run_suites
 from gptlab.generation.engine import training_prompt
 from gptlab.model import checkpoint
@@ -23,7 +24,6 @@ from gptlab.model.gpt import count_parameters
 from gptlab.training.baseline import compare_to_baseline
 from gptlab.training.callbacks.initial_evaluation import InitialEvaluation
 from gptlab.training.console import closing_lines
-from gptlab.training.inside import log_interpretability
 from gptlab.training.resume import ResumedRun
 from gptlab.training.run_summary import (
     RunSummary,

@@ -28,7 +28,6 @@ from gptlab.training.init_weights import (
     open_training_corpus,
     prefer_init_from,
 )
-from gptlab.training.inside import check_interpretability
 from gptlab.training.module import Classifier, LanguageModel
 from gptlab.training.out_of_memory import train_with_oom_retry
 from gptlab.training.preflight import check_settings, run_preflight
@@ -90,7 +89,6 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     """Train and evaluate one model; return None if only the preflight was asked for."""
     check_settings(config)
     check_training_suites(config)
-    check_interpretability(config)
 
     # Data, in the vocabulary of the initial model, if there is one.
     initial = None if resumed else load_initial_model(config, HydraConfig.get().overrides.task)

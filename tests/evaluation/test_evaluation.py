@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gptlab.config.schema import HellaswagConfig, ModelConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import GPT2Tokenizer, decode
-from gptlab.evaluation import hellaswag, interpretability, memorisation
+from gptlab.evaluation import hellaswag, interpretability_plots, memorisation
 from gptlab.evaluation.memorisation import measure_memorisation
 from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
@@ -278,7 +278,7 @@ def test_samples_are_texts_in_tensorboard(command, tmp_path: Path) -> None:
 
 
 def test_tokens_that_look_like_formulas_are_shown_to_the_letter() -> None:
-    figure = interpretability.plot_attention(torch.eye(2)[None], ["$$", "$x_"], "layer 0")
+    figure = interpretability_plots.plot_attention(torch.eye(2)[None], ["$$", "$x_"], "layer 0")
     figure.savefig(io.BytesIO())
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["$$", "$x_"]
 

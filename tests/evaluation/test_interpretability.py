@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gptlab.evaluation import interpretability
+from gptlab.evaluation import interpretability, interpretability_plots
 from tests.conftest import TINY
 from tests.evaluation.test_evaluation import gpt2_net
 
@@ -32,7 +32,7 @@ def test_attention_is_what_the_model_computes(norm: str) -> None:
     _, _, values = first.queries_keys_values(x)
     mixed = (layers[0][None] @ values).transpose(1, 2).flatten(2)
     torch.testing.assert_close(first.out(mixed), first(x))
-    figure = interpretability.plot_attention(layers[0], ["a", "b", "c", "d"], "layer 0")
+    figure = interpretability_plots.plot_attention(layers[0], ["a", "b", "c", "d"], "layer 0")
     shown = torch.from_numpy(figure.axes[0].images[0].get_array().filled(-1))
     assert shown.shape == (4, 10) and (shown[:, 4:6] == -1).all()  # heads side by side, apart
     torch.testing.assert_close(shown[:, :4] ** 2, layers[0][0])
@@ -89,14 +89,14 @@ def test_pictures_show_what_was_found() -> None:
     net = gpt2_net(n_layer=2)
     lens = interpretability.logit_lens(net, IDS, WORDS)
     words = [[f"$t{token}" for token in row] for row in lens.tokens]
-    figure = interpretability.plot_logit_lens(lens, words, ["$$", "b", "c", "d"], "step 3")
+    figure = interpretability_plots.plot_logit_lens(lens, words, ["$$", "b", "c", "d"], "step 3")
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == [*chain(*words)]
     shown = torch.from_numpy(axes.images[0].get_array().filled(-1))
     torch.testing.assert_close(shown, torch.tensor(lens.probabilities), check_dtype=False)
     figure.canvas.draw()  # a token may be $$
     found = interpretability.token_expectations(net, IDS, WORDS)
-    figure = interpretability.plot_surprise(found, ["$b", "c", "d"], "step 3")
+    figure = interpretability_plots.plot_surprise(found, ["$b", "c", "d"], "step 3")
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == [each.nats for each in found]
 

@@ -233,11 +233,11 @@ def test_a_model_of_another_kind_is_refused_in_one_line(command, trained: Path, 
     result = command("train", *QUICK, f"init_from={spam}")
     assert result.code == 2 and "is a classifier and cannot generate text" in result.err
     result = command("gptlab.evaluate", f"run={spam}", "suite=[text_quality]")
-    assert result.code == 2 and "needs a model of data.task=text" in result.err
+    assert result.code == 2 and "text_quality: needs a model of data.task=text" in result.err
     result = command("gptlab.evaluate", f"run={spam}")
     assert result.code == 2 and "a message to classify" in result.err
     result = command("train", "data=toy_spam", "eval_after=[perplexity,memorisation]")
-    assert result.code == 2 and "eval_after: memorisation needs" in result.err
+    assert result.code == 2 and "memorisation: needs a model" in result.err
     result = command("train", "data=toy_spam", "eval_after=[perplexity,responses]")
     assert result.code == 2 and "responses" in result.err
 
