@@ -1,6 +1,8 @@
-"""A model's inside as HTML: what it expects, where it looks, which tokens it holds alike."""
+"""Inspect a trained model for the report: surprise, logit lens, attention, similar tokens."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gptlab.config.schema import SamplingConfig
 from gptlab.data.tokenizer import decode
@@ -11,113 +13,133 @@ from gptlab.generation.engine import encode_prompt, generate_samples
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.hf.pretrained import load_model
-from gptlab.report.html import Html, element, picture, table
-from gptlab.report.plots import render
+from gptlab.report.plots import ThemedPlot, plot_in_themes
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 
-TEXT = 60  # tokens that are looked at
-FEW = 14  # of them for which layers and heads are shown: more cannot be read
-WORDS = 6  # whose neighbours are told
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+MAX_TOKENS = 60
+MAX_LENS_TOKENS = 14  # a wider logit lens or attention map cannot be read
+MAX_NEIGHBOR_ROWS = 6
 
 
-def look(folder: Path, prompt: str | None, seed: int = 0) -> Html:
-    """All of a run's best model, for a text that it writes, from `prompt` on.
+@dataclass
+class ShadedToken:
+    """A token to show with a background; shade 0 is none, 1 is full."""
 
-    Raises UserError where there is no model that writes, or the prompt cannot be spelled.
+    text: str
+    shade: float = 0.0
+    tooltip: str = ""
+
+
+@dataclass
+class LensRow:
+    """One row of the logit lens: the token predicted at each position."""
+
+    layer: str
+    predictions: list[ShadedToken]
+    nats: str  # mean surprise of the actual tokens
+
+
+@dataclass
+class ModelInspection:
+    """What the report shows of one model and a text that it generated."""
+
+    text: list[ShadedToken]  # darker where the model was more surprised
+    most_surprising: list[list[str]]  # token, probability, nats, alternatives
+    lens_tokens: list[str]
+    lens: list[LensRow]  # last layer first
+    attention: list[ThemedPlot]  # one per layer
+    neighbors: list[list[str]]  # token, similar tokens
+
+
+def inspect_run(folder: Path, prompt: str | None, seed: int = 0) -> ModelInspection:
+    """Inspect a run's preferred checkpoint on a text it generates after `prompt`.
+
+    Raises UserError if the run has no language model, or the prompt cannot be encoded.
     """
     checkpoint = run_dir.preferred_checkpoint(folder)
     if checkpoint is None:
         raise UserError(f"{folder.name}: has no checkpoint")
     model = load_model(checkpoint)
     if model.net.config.n_classes:
-        raise UserError(f"{folder.name}: tells classes apart, and writes nothing")
-    net, tokenizer = model.net, model.tokenizer
-    begin = encode_prompt(tokenizer, prompt or "", model.eot_first)
+        raise UserError(f"{folder.name}: is a classifier and cannot generate text")
+    start = encode_prompt(model.tokenizer, prompt or "", model.eot_first)
     request = GenerationRequest(
-        net, tokenizer, begin, SamplingConfig(top_p=0.95), max_new_tokens=TEXT, seed=seed
+        model.net,
+        model.tokenizer,
+        start,
+        SamplingConfig(top_p=0.95),
+        max_new_tokens=MAX_TOKENS,
+        seed=seed,
     )
-    (sample,) = generate_samples(request)
-    ids = sample.tokens[: min(TEXT, net.config.window)]
+    ids = generate_samples(request)[0].tokens[: min(MAX_TOKENS, model.net.config.window)]
     if len(ids) < 3:
-        raise UserError(f"{folder.name}: wrote too little to look at")
-    few = ids[:FEW]
-    return Html("").join(
-        [
-            element("h4", "What did it expect?"),
-            surprise(model, ids),
-            element("h4", "The next token, as each layer has it"),
-            lens(model, few),
-            element("h4", "Where each head looks"),
-            heads(model, few),
-            element("h4", "Tokens whose embeddings point the same way"),
-            alike(model, ids),
-        ]
+        raise UserError(f"{folder.name}: generated too few tokens ({len(ids)}) to inspect")
+    lens_ids = ids[:MAX_LENS_TOKENS]
+    words = [token_label(model.tokenizer, token) for token in lens_ids]
+    attention = interpretability.attention_maps(model.net, lens_ids)
+    return ModelInspection(
+        *shade_by_surprise(model, ids),
+        words,
+        logit_lens_rows(model, lens_ids),
+        [plot_layer(weights, words) for weights in attention],
+        neighbor_rows(model, ids),
     )
 
 
-def word(model: LoadedModel, token: int) -> str:
-    return token_label(model.tokenizer, token)
+def shade_by_surprise(
+    model: LoadedModel, ids: list[int]
+) -> tuple[list[ShadedToken], list[list[str]]]:
+    """Return the text shaded by surprise, and table rows of its five most surprising tokens."""
+    vocab_size = model.tokenizer.vocab_size
+    expected = interpretability.token_expectations(model.net, ids, vocab_size, most=5)
+    text, rows = [ShadedToken(decode(model.tokenizer, ids[:1]))], []
+    for token in expected:
+        likeliest = ", ".join(
+            f"{token_label(model.tokenizer, t)} {p:.0%}" for t, p in token.likeliest
+        )
+        tooltip = f"{token.probability:.1%}, rank {token.rank}; expected: {likeliest}"
+        word = decode(model.tokenizer, [token.token])
+        text.append(ShadedToken(word, min(token.nats / 8, 1), tooltip))
+        probability, nats = f"{token.probability:.2%}", f"{token.nats:.2f}"
+        rows.append(
+            (token.nats, [token_label(model.tokenizer, token.token), probability, nats, likeliest])
+        )
+    rows.sort(key=lambda row: -row[0])
+    return text, [cells for _, cells in rows[:5]]
 
 
-def surprise(model: LoadedModel, ids: list[int]) -> Html:
-    """The text, each token the darker the more it surprised; and the most surprising ones."""
-    found = interpretability.token_expectations(model.net, ids, model.tokenizer.vocab_size, most=5)
-    parts = [element("span", decode(model.tokenizer, ids[:1]), class_="token")]
-    for each in found:
-        told = ", ".join(f"{word(model, t)} {p:.0%}" for t, p in each.likeliest)
-        title = f"{each.probability:.1%}, rank {each.rank}; expected: {told}"
-        shade = f"--much: {min(each.nats / 8, 1):.2f}"
-        text = decode(model.tokenizer, [each.token])
-        parts.append(element("span", text, class_="token", style=shade, title=title))
-    most = sorted(found, key=lambda each: -each.nats)[:5]
-    rows = [
-        [
-            *(word(model, each.token), f"{each.probability:.2%}", f"{each.nats:.2f}"),
-            ", ".join(f"{word(model, t)} {p:.0%}" for t, p in each.likeliest),
-        ]
-        for each in most
-    ]
-    return element("p", *parts, class_="text") + table(
-        ["the most surprising", "probability", "nats", "expected instead"], rows
-    )
-
-
-def lens(model: LoadedModel, ids: list[int]) -> Html:
-    """A row a layer, the last on top; the more certain, the darker."""
-    found = interpretability.logit_lens(model.net, ids, model.tokenizer.vocab_size)
-    names = ["embeddings", *(f"layer {n}" for n in range(len(found.tokens) - 1))]
+def logit_lens_rows(model: LoadedModel, ids: list[int]) -> list[LensRow]:
+    lens = interpretability.logit_lens(model.net, ids, model.tokenizer.vocab_size)
     rows = []
-    for name, tokens, probabilities, nats in reversed(
-        list(zip(names, found.tokens, found.probabilities, found.nats, strict=True))
+    for layer, (tokens, probabilities, nats) in enumerate(
+        zip(lens.tokens, lens.probabilities, lens.nats, strict=True)
     ):
-        cells = [
-            element("td", word(model, t), style=f"--much: {p:.2f}", title=f"{p:.1%}", class_="lens")
-            for t, p in zip(tokens, probabilities, strict=True)
+        predictions = [
+            ShadedToken(token_label(model.tokenizer, token), p, f"{p:.1%}")
+            for token, p in zip(tokens, probabilities, strict=True)
         ]
-        told = "–" if nats is None else f"{nats:.2f}"
-        rows.append(element("tr", element("th", name), *cells, element("td", told)))
-    heading = [element("th", word(model, token)) for token in ids]
-    heading = element("tr", element("th", "after"), *heading, element("th", "nats a token"))
-    return element("div", element("table", heading, *rows, class_="lens"), class_="wide")
+        name = f"layer {layer - 1}" if layer else "embeddings"
+        rows.append(LensRow(name, predictions, "–" if nats is None else f"{nats:.2f}"))
+    return rows[::-1]
 
 
-def heads(model: LoadedModel, ids: list[int]) -> Html:
-    """A picture a layer."""
-    words = [word(model, token) for token in ids]
-    parts = Html("")
-    for layer, weights in enumerate(interpretability.attention_maps(model.net, ids)):
-        forms = render(lambda _, w=weights: plot_attention(w, words, ""), "png")
-        shown = picture(forms, f"attention weights of layer {layer}, all heads")
-        image = element("div", shown, class_="wide")
-        parts += element("details", element("summary", f"layer {layer}"), image, open=layer == 0)
-    return parts
+def plot_layer(weights_HxTxT: "Tensor", words: list[str]) -> ThemedPlot:
+    def make(_: list[str]) -> "Figure":
+        return plot_attention(weights_HxTxT, words, "")
+
+    return plot_in_themes(make, "png")
 
 
-def alike(model: LoadedModel, ids: list[int]) -> Html:
-    """The neighbours of some of the text's longest tokens."""
+def neighbor_rows(model: LoadedModel, ids: list[int]) -> list[list[str]]:
+    """Return table rows of the longest tokens in a text, each with its most similar tokens."""
     rows = []
-    for token in longest_tokens(model.tokenizer, ids, WORDS):
+    for token in longest_tokens(model.tokenizer, ids, MAX_NEIGHBOR_ROWS):
         near = interpretability.nearest_tokens(model.net, token, model.tokenizer.vocab_size, most=6)
-        rows.append([word(model, token), ", ".join(f"{word(model, t)} {c:.2f}" for t, c in near)])
-    return table(["token", "nearest, with the cosine"], rows)
+        similar = ", ".join(f"{token_label(model.tokenizer, t)} {cosine:.2f}" for t, cosine in near)
+        rows.append([token_label(model.tokenizer, token), similar])
+    return rows

@@ -1,7 +1,4 @@
-"""What the report reads of run folders; a run need not be finished.
-
-A folder given may be a run, a sweep, or one that holds runs.
-"""
+"""Load run folders for reports: finished runs, unfinished runs, and the jobs of sweeps."""
 
 import csv
 import json
@@ -13,30 +10,175 @@ from typing import Any, NamedTuple
 import yaml
 
 from gptlab.config import sweeps
-from gptlab.report.sweep_ranking import settings
+from gptlab.report.sweep_ranking import parse_overrides
 from gptlab.utils import run_dir
 from gptlab.utils.console import print_status
 from gptlab.utils.errors import UserError
 
-SAMPLES = 12  # of a run, at most: evenly over its steps
-
-
-class MetricPoint(NamedTuple):
-    """A measured value, and where it stands on each axis."""
-
-    step: int
-    tokens: int
-    seconds: float  # spent on training steps: what validation and samples took is left out
-    value: float
-
-
+MAX_SAMPLES = 12  # per run
 CURVES = ("train/loss", "valid/loss", "valid/best_possible", "train/epoch_loss")
 
 
-def read_metrics(path: Path) -> dict[str, list[MetricPoint]]:
-    """The curves of a metrics.csv, as far as they are finite.
+class MetricPoint(NamedTuple):
+    """One logged value and its position on each x-axis."""
 
-    Raises ValueError, KeyError, TypeError or csv.Error for what is none.
+    step: int
+    tokens: int
+    seconds: float  # spent on training steps, without validation and sampling
+    value: float
+
+
+class SampleFile(NamedTuple):
+    title: str  # step_400 or epoch_3
+    text: str
+
+
+@dataclass
+class LoadedRun:
+    """The contents of a run folder."""
+
+    folder: Path
+    config: dict[str, Any]  # flat keys: model.n_layer
+    metrics: dict[str, list[MetricPoint]]
+    summary: dict[str, Any]  # empty until the run has finished
+    evaluation: dict[str, Any]  # evaluation.json, or empty
+    samples: list[SampleFile] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)  # for a sweep job: its swept settings
+    label: str = ""  # unique among the runs of a report
+
+    @property
+    def parameters(self) -> int | None:
+        return self.summary.get("parameters")
+
+    @property
+    def compute(self) -> float | None:
+        """Training FLOPs: 6 per weight and token, without attention scores.
+
+        Embedding tables that are only looked up do not count. Kaplan et al. (2020),
+        arXiv:2001.08361, section 2.1.
+        """
+        if not self.summary:
+            return None
+        config, weights = self.config, self.summary["parameters"]
+        if not config["model.tied_head"]:
+            weights -= config["model.vocab_size"] * config["model.d_model"]
+        if config["model.position"] == "learned":
+            weights -= config["model.context_length"] * config["model.d_model"]
+        return 6.0 * weights * self.summary["tokens"]
+
+    @property
+    def loss(self) -> float | None:
+        """Final validation loss, or the lowest so far; None if no value is finite."""
+        final = self.summary.get("after", {}).get("valid/loss")
+        values = [final] if final is not None else self._values("valid/loss")
+        return min((float(value) for value in values if math.isfinite(value)), default=None)
+
+    @property
+    def best_possible(self) -> float | None:
+        """Entropy of the validation documents, where it is known."""
+        final = self.summary.get("after", {}).get("valid/best_possible")
+        values = [*self._values("valid/best_possible"), *([] if final is None else [final])]
+        return values[-1] if values else None
+
+    @property
+    def corpus(self) -> str | None:
+        """Losses are comparable only between runs on the same corpus."""
+        return self.summary.get("corpus", {}).get("name")
+
+    @property
+    def is_classifier(self) -> bool:
+        """A classifier's loss counts per message, not per token."""
+        return self.config.get("data.task") == "classification"
+
+    @property
+    def results(self) -> dict[str, float]:
+        """All results: before training, after training, and from `gptlab.evaluate`."""
+        before, evaluated = self.summary.get("before", {}), self.evaluation.get("results", {})
+        return {
+            **{f"before training: {name}": value for name, value in before.items()},
+            **self.summary.get("after", {}),
+            **{
+                f"gptlab.evaluate: {n}": v
+                for n, v in evaluated.items()
+                if isinstance(v, float | int)
+            },
+        }
+
+    def _values(self, metric: str) -> list[float]:
+        return [point.value for point in self.metrics.get(metric, [])]
+
+
+def load_runs(paths: list[str], run_root: str = "runs") -> list[LoadedRun]:
+    """Load each run once, from run folders, sweep folders, or folders of runs, and label it.
+
+    A damaged run raises UserError if it was named itself; inside a folder it is skipped.
+    """
+    runs: dict[Path, LoadedRun] = {}
+    for path in paths:
+        root = run_dir.locate_run("report", path, run_root)
+        root = run_dir.latest_checkpoint(root).parent.parent if path == "latest" else root
+        folders = find_run_dirs(root)
+        if not folders:
+            raise UserError(
+                f"{path}: contains no run; name a run folder, a sweep folder, or a folder of runs"
+            )
+        for folder in folders:
+            try:
+                runs[folder.resolve()] = load_run(folder.resolve())
+            except UserError as error:
+                if folder == root:
+                    raise
+                print_status(f"skipped: {error.line()}")
+    if not runs:
+        raise UserError(f"{', '.join(paths)}: none of the runs can be read")
+    return label_runs(list(runs.values()))
+
+
+def find_run_dirs(folder: Path) -> list[Path]:
+    """Return the folder itself if it is a run, else the runs and sweep jobs in it, oldest first."""
+    try:
+        if (folder / "config.yaml").is_file():
+            return [folder]
+        children = [child for child in folder.glob("*/") if child.name[0] != "."]
+        sweep_dirs = [child for child in children if (child / sweeps.SWEEP_FILE).is_file()]
+        jobs = [job for sweep in sweep_dirs for job in sweep.glob("*/")]
+        runs = [child for child in (*children, *jobs) if (child / "config.yaml").is_file()]
+        return sorted(runs, key=lambda run: (run_dir.start_time(run), run.name))
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
+
+
+def load_run(folder: Path) -> LoadedRun:
+    """Load one run folder; raises UserError with the file's name if a file is damaged."""
+    path = folder
+    try:
+        path = folder / "config.yaml"
+        config = flatten_stored_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+        _ = [config[f"model.{key}"] + 0 for key in ("vocab_size", "d_model", "context_length")]
+        _ = config["model.tied_head"], config["model.position"]
+        path = folder / "metrics.csv"
+        metrics = read_metrics(path) if path.exists() else {}
+        path = folder / "evaluation.json"
+        evaluation = read_json_if_exists(path)
+        path = folder / "summary.json"
+        summary = read_json_if_exists(path)
+        run = LoadedRun(folder, config, metrics, summary, evaluation)
+        run.overrides = [str(text) for text in summary.get("overrides", [])]
+        # Compute what the report will use, so that damaged files fail here.
+        _ = run.loss, run.best_possible, run.compute, run.results, hash(run.corpus)
+        _ = float(summary.get("seconds", 0)), int(summary.get("parameters", 0))
+        path = folder / "samples"
+        run.samples = read_samples(folder)
+        return run
+    except Exception as error:  # damaged or foreign files raise anything
+        reason = getattr(error, "strerror", None) or "is damaged"
+        raise UserError(f"{path}: {reason}; leave this run out of the report") from None
+
+
+def read_metrics(path: Path) -> dict[str, list[MetricPoint]]:
+    """Read the finite values of each curve in metrics.csv.
+
+    Raises ValueError, KeyError, TypeError or csv.Error if the file is damaged.
     """
     curves: dict[str, list[MetricPoint]] = {}
     tokens, seconds = 0, 0.0
@@ -53,203 +195,60 @@ def read_metrics(path: Path) -> dict[str, list[MetricPoint]]:
     return curves
 
 
-def flatten_stored(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A stored configuration with keys as they are typed: `model.n_layer`."""
+def flatten_stored_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn the nested config.yaml into flat keys such as `model.n_layer`."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and key not in ("extra", "callbacks", "logger"):
-            flat |= flatten_stored(value, f"{prefix}{key}.")
+            flat |= flatten_stored_config(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat
 
 
-class Sample(NamedTuple):
-    title: str  # epoch_3, or step_400
-    text: str
-
-
-@dataclass
-class LoadedRun:
-    """A run as it lies on disk."""
-
-    folder: Path
-    config: dict[str, Any]  # with flat keys
-    metrics: dict[str, list[MetricPoint]]
-    summary: dict[str, Any]  # empty while the run is not finished
-    evaluation: dict[str, Any]  # empty where there is none
-    samples: list[Sample] = field(default_factory=list)
-    swept: list[str] = field(default_factory=list)  # of a sweep's job, what differs
-    label: str = ""  # its own among the runs of a report
-
-    @property
-    def parameters(self) -> int | None:
-        return self.summary.get("parameters")
-
-    @property
-    def compute(self) -> float | None:
-        """Floating-point operations of training, 6 a weight and token, attention's scores left out.
-
-        Weights that are looked up and not multiplied do not count. Kaplan and others (2020),
-        arXiv:2001.08361, section 2.1.
-        """
-        if not self.summary:
-            return None
-        config, weights = self.config, self.summary["parameters"]
-        if not config["model.tied_head"]:
-            weights -= config["model.vocab_size"] * config["model.d_model"]
-        if config["model.position"] == "learned":
-            weights -= config["model.context_length"] * config["model.d_model"]
-        return 6.0 * weights * self.summary["tokens"]  # 0 where no step was made
-
-    @property
-    def loss(self) -> float | None:
-        """Validation loss, nats a token: that of the end, or the lowest so far; None if none is
-        finite."""
-        told = self.summary.get("after", {}).get("valid/loss")
-        values = [p.value for p in self.metrics.get("valid/loss", [])] if told is None else [told]
-        return min((float(value) for value in values if math.isfinite(value)), default=None)
-
-    @property
-    def best_possible(self) -> float | None:
-        """Of the same documents as the loss."""
-        if (told := self.summary.get("after", {}).get("valid/best_possible")) is not None:
-            return told
-        return next((p.value for p in reversed(self.metrics.get("valid/best_possible", []))), None)
-
-    @property
-    def corpus(self) -> str | None:
-        """What must be alike for losses to be comparable."""
-        return self.summary.get("corpus", {}).get("name")
-
-    @property
-    def classifies(self) -> bool:
-        """Whether its loss is a message's, and not a token's."""
-        return self.config.get("data.task") == "classification"
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """All results by name: before training, after it, and from `gptlab.evaluate`."""
-        before = self.summary.get("before", {})
-        early = {f"before training: {name}": value for name, value in before.items()}
-        later = {
-            f"gptlab.evaluate: {name}": value
-            for name, value in self.evaluation.get("results", {}).items()
-            if isinstance(value, int | float)
-        }
-        return early | self.summary.get("after", {}) | later
-
-
-def load_runs(paths: list[str], run_root: str = "runs") -> list[LoadedRun]:
-    """The runs of these folders, each once, labelled; raises UserError where there is none.
-
-    A damaged run that was named is refused; among others in a folder it is told, and left out.
-    """
-    found: dict[Path, LoadedRun] = {}
-    for path in paths:
-        place = run_dir.locate_run("report", path, run_root)
-        place = run_dir.latest_checkpoint(place).parent.parent if path == "latest" else place
-        folders = runs_below(place)
-        if not folders:
-            raise UserError(f"{path}: holds no run; name a run's folder, a sweep's, or one of runs")
-        for folder in folders:
-            try:
-                found[folder.resolve()] = load_run(folder.resolve())
-            except UserError as error:
-                if folder == place:
-                    raise
-                print_status(f"left out: {error.line()}")
-    if not found:
-        raise UserError(f"{', '.join(paths)}: no run here can be read")
-    return labelled(list(found.values()))
-
-
-def runs_below(folder: Path) -> list[Path]:
-    """A run's folder itself; of a sweep its jobs, of others all runs and jobs, the oldest first.
-
-    Raises UserError for a folder that cannot be read.
-    """
-    try:
-        if (folder / "config.yaml").is_file():
-            return [folder]
-        inner = [each for each in folder.glob("*/") if each.name[0] != "."]
-        jobs = [
-            job for each in inner if (each / sweeps.SWEEP_FILE).is_file() for job in each.glob("*/")
-        ]
-        found = [each for each in (*inner, *jobs) if (each / "config.yaml").is_file()]
-        return sorted(found, key=lambda each: (run_dir.start_time(each), each.name))
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}") from None
-
-
-def load_run(folder: Path) -> LoadedRun:
-    """Raises UserError for a folder whose files are damaged."""
-    place = folder
-    try:
-        place = folder / "config.yaml"
-        config = flatten_stored(yaml.safe_load(place.read_text(encoding="utf-8")))
-        _ = [config[f"model.{key}"] + 0 for key in ("vocab_size", "d_model", "context_length")]
-        _ = config["model.tied_head"], config["model.position"]
-        place = folder / "metrics.csv"
-        metrics = read_metrics(place) if place.exists() else {}
-        place = folder / "evaluation.json"
-        evaluation = read_facts(place)
-        place = folder / "summary.json"
-        summary = read_facts(place)
-        run = LoadedRun(folder, config, metrics, summary, evaluation)
-        run.swept = [str(text) for text in summary.get("overrides", [])]
-        # What the page will ask for: strange content is found here, and not in the middle of it.
-        _ = run.loss, run.best_possible, run.compute, run.figures, hash(run.corpus)
-        _ = float(summary.get("seconds", 0)), int(summary.get("parameters", 0))
-        place = folder / "samples"
-        run.samples = read_samples(folder)
-        return run
-    except Exception as error:  # whatever damaged or foreign files provoke
-        why = getattr(error, "strerror", None) or "is damaged"
-        raise UserError(f"{place}: {why}; leave this run out of the report") from None
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """Nothing where there is no such file."""
+def read_json_if_exists(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def read_samples(folder: Path) -> list[Sample]:
-    """What was written while training, by step or epoch: at most SAMPLES, the first and the last
-    among them."""
+def read_samples(folder: Path) -> list[SampleFile]:
+    """Read at most MAX_SAMPLES sample files, spread evenly over training."""
     paths = run_dir.sample_files(folder)
-    if len(paths) > SAMPLES:
-        paths = [paths[round(n * (len(paths) - 1) / (SAMPLES - 1))] for n in range(SAMPLES)]
-    return [Sample(p.stem, p.read_text(encoding="utf-8", errors="replace").strip()) for p in paths]
+    if len(paths) > MAX_SAMPLES:
+        last = len(paths) - 1
+        paths = [paths[round(n * last / (MAX_SAMPLES - 1))] for n in range(MAX_SAMPLES)]
+    return [
+        SampleFile(p.stem, p.read_text(encoding="utf-8", errors="replace").strip()) for p in paths
+    ]
 
 
-def labelled(found: list[LoadedRun]) -> list[LoadedRun]:
-    """Each with a label of its own: what a sweep set, its name, or its folder's."""
-    for run in found:
-        swept = [key.rpartition(".")[2] + "=" + v for key, v in settings(run.swept).items()]
-        run.label = ", ".join(swept) or str(run.config.get("name") or plain(run.folder.name))
-    alike: dict[str, list[LoadedRun]] = {}
-    for run in found:
-        alike.setdefault(run.label, []).append(run)
-    for several in alike.values():
-        seeds = {str(run.config.get("seed")) for run in several}
-        for run in several if len(several) > 1 else []:
-            seed, began = f"seed {run.config.get('seed')}", run.folder.name[:17]
-            run.label += f" ({seed if len(seeds) == len(several) else began})"
-    if len({run.label for run in found}) < len(found):
-        for number, run in enumerate(found, 1):
+def label_runs(runs: list[LoadedRun]) -> list[LoadedRun]:
+    """Give each run a unique label: its swept settings, else its name, else its folder's name."""
+    for run in runs:
+        settings = parse_overrides(run.overrides)
+        swept = [f"{key.rpartition('.')[2]}={value}" for key, value in settings.items()]
+        run.label = ", ".join(swept) or str(run.config.get("name") or strip_time(run.folder.name))
+    same_label: dict[str, list[LoadedRun]] = {}
+    for run in runs:
+        same_label.setdefault(run.label, []).append(run)
+    for group in same_label.values():
+        seeds = [run.config.get("seed") for run in group]
+        for run, seed in zip(group, seeds, strict=True) if len(group) > 1 else []:
+            unique = len(set(map(str, seeds))) == len(group)
+            run.label += f" (seed {seed})" if unique else f" ({run.folder.name[:17]})"
+    if len({run.label for run in runs}) < len(runs):
+        for number, run in enumerate(runs, 1):
             run.label = f"{number}: {run.label}"
-    return found
+    return runs
 
 
-def plain(name: str) -> str:
-    """A run folder's name without its date and time."""
-    parts = name.split("_", 2)
-    return parts[2] if len(parts) == 3 and parts[0][:2] == "20" else name
+def strip_time(folder_name: str) -> str:
+    """Drop the date and time from a run folder's name."""
+    parts = folder_name.split("_", 2)
+    return parts[2] if len(parts) == 3 and parts[0][:2] == "20" else folder_name
 
 
-def differences(found: list[LoadedRun]) -> dict[str, list[Any]]:
-    """The settings in which the runs are not alike, with the value of each run."""
-    keys = list(dict.fromkeys(key for run in found for key in run.config))
-    values = {key: [run.config.get(key) for run in found] for key in keys}
-    return {k: v for k, v in values.items() if any(each != v[0] for each in v)}
+def differing_settings(runs: list[LoadedRun]) -> dict[str, list[Any]]:
+    """Return the settings that are not equal in all runs, with each run's value."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.config))
+    values = {key: [run.config.get(key) for run in runs] for key in keys}
+    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}

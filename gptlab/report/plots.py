@@ -1,12 +1,13 @@
-"""Pictures of runs, for light and dark pages, in colours that colour-blind readers can tell apart.
+"""Plots of runs for light and dark pages.
 
-The colours are those of Okabe and Ito (2008), "Color Universal Design"; where they are used up,
-lines differ in their dashes.
+Colors from Okabe and Ito (2008), "Color Universal Design", readable with color blindness; when they
+run out, lines differ in their dashes.
 """
 
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,88 +20,112 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-ON_DARK = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#ffffff"]
-THEMES = {"light": ("#333333", "#ffffff", COLOURS), "dark": ("#c8ccd0", "#16191d", ON_DARK)}
+COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+DARK_COLORS = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#ffffff"]
 DASHES, MARKERS = ["-", "--", "-.", ":"], ["o", "s", "^", "D"]
-NAMED = 14  # runs that have a line of their own in a legend: of more, the best
-Curve = dict[str, list[list[float]]]
-Draw = Callable[["Axes", list[str]], None]  # with the theme's colours
+MAX_LEGEND = 14  # with more runs, the legend lists the best
 
-
-def render(make: Callable[[list[str]], "Figure"], form: str = "svg") -> dict[str, bytes]:
-    """What `make` draws with a theme's colours: `light` and `dark`; the light one as `png` too."""
-    import matplotlib
-
-    pictures = {}
-    for name, (ink, paper, colours) in THEMES.items():
-        with matplotlib.rc_context(style(ink, paper)), warnings.catch_warnings():
-            # A letter that the font lacks is a box: no matter.
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            figure = make(colours)
-            pictures[name] = saved(figure, form)
-            if name == "light":
-                pictures["png"] = saved(figure, "png")
-    return pictures
-
-
-def on_axes(draw: Draw, size: tuple[float, float] = (8, 4.2)) -> dict[str, bytes]:
-    """`render` for a picture with one pair of axes."""
-    from matplotlib.figure import Figure
-
-    def make(colours: list[str]) -> "Figure":
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots(), colours)
-        return figure
-
-    return render(make)
-
-
-def style(ink: str, paper: str) -> dict[str, Any]:
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    papers = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
-    return {
-        **dict.fromkeys((*inked, "grid.color"), ink),
-        **dict.fromkeys(papers, paper),
-        **{"axes.spines.top": False, "axes.spines.right": False, "legend.edgecolor": "none"},
-        **{"svg.fonttype": "none", "svg.hashsalt": "gptlab", "font.family": "sans-serif"},
-    }
-
-
-def saved(figure: "Figure", form: str) -> bytes:
-    """The same bytes each time."""
-    file = io.BytesIO()
-    metadata = {"Date": None} if form == "svg" else {"Software": None}
-    figure.savefig(file, format=form, dpi=150 if form == "png" else 100, metadata=metadata)
-    return file.getvalue()
-
-
-AXES: dict[str, tuple[str, Callable[[MetricPoint], float]]] = {
+X_AXES: dict[str, tuple[str, Callable[[MetricPoint], float]]] = {
     "steps": ("optimizer steps", lambda point: point.step),
     "tokens": ("tokens trained on", lambda point: point.tokens),
     "time": ("seconds of training", lambda point: point.seconds),
 }
 
+Points = Sequence[Sequence[float]]  # (x, y) pairs
+DrawAxes = Callable[["Axes", list[str]], None]  # axes and the theme's colors
 
-def curves_over(axis: str, runs: list[LoadedRun]) -> Draw:
-    """Loss curves over steps, tokens or time, each with its best possible line."""
 
-    def draw(axes: "Axes", colours: list[str]) -> None:
-        named = names(runs)
+@dataclass
+class ThemedPlot:
+    """One plot drawn for both themes; `png` is the light one as a file."""
+
+    light: bytes
+    dark: bytes
+    png: bytes
+
+
+def plot_in_themes(make: Callable[[list[str]], "Figure"], image_format: str = "svg") -> ThemedPlot:
+    """Call `make` with the colors of each theme and render its figures."""
+    light = make_with_theme(make, "#333333", "#ffffff", COLORS, [image_format, "png"])
+    dark = make_with_theme(make, "#c8ccd0", "#16191d", DARK_COLORS, [image_format])
+    return ThemedPlot(light[0], dark[0], light[1])
+
+
+def plot_on_axes(draw: DrawAxes, size: tuple[float, float] = (8, 4.2)) -> ThemedPlot:
+    """Render a plot with a single pair of axes in both themes."""
+    from matplotlib.figure import Figure
+
+    def make(colors: list[str]) -> "Figure":
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots(), colors)
+        return figure
+
+    return plot_in_themes(make)
+
+
+def make_with_theme(
+    make: Callable[[list[str]], "Figure"],
+    foreground: str,
+    background: str,
+    colors: list[str],
+    image_formats: list[str],
+) -> list[bytes]:
+    import matplotlib
+
+    lines = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    areas = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+    style: dict[Any, Any] = {
+        **dict.fromkeys((*lines, "grid.color"), foreground),
+        **dict.fromkeys(areas, background),
+        **{"axes.spines.top": False, "axes.spines.right": False, "legend.edgecolor": "none"},
+        **{"svg.fonttype": "none", "svg.hashsalt": "gptlab", "font.family": "sans-serif"},
+    }
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # Letters that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure = make(colors)
+        return [figure_bytes(figure, each) for each in image_formats]
+
+
+def figure_bytes(figure: "Figure", image_format: str) -> bytes:
+    """Render a figure without dates, so that equal plots give equal bytes."""
+    file = io.BytesIO()
+    metadata = {"Date": None} if image_format == "svg" else {"Software": None}
+    dpi = 150 if image_format == "png" else 100
+    figure.savefig(file, format=image_format, dpi=dpi, metadata=metadata)
+    return file.getvalue()
+
+
+def loss_curves(x_axis: str, runs: list[LoadedRun]) -> DrawAxes:
+    """Draw each run's loss over steps, tokens or time, and lines at the best possible losses."""
+    label, position = X_AXES[x_axis]
+
+    def draw(axes: "Axes", colors: list[str]) -> None:
+        labels = legend_labels(runs)
         for number, run in enumerate(runs):
-            look = {"color": colours[number % len(colours)]}
-            look["linestyle"] = DASHES[number // len(colours) % len(DASHES)]
-            draw_curve(axes, run, axis, look, named.get(run.label))
-        for floor in apart({run.best_possible for run in runs} - {None}):
-            axes.axhline(floor, color=colours[-1], linewidth=1, linestyle=(0, (1, 2)))
-            words = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
-            at = ("axes fraction", "data")
-            axes.annotate(f"best possible {floor:.3f}", (1, floor), (0, 3), xycoords=at, **words)
-        if top := highest(runs):
+            color, dashes = colors[number % len(colors)], DASHES[number // len(colors) % 4]
+            training, validation = (
+                [(position(point), point.value) for point in run.metrics.get(name, [])]
+                for name in ("train/loss", "valid/loss")
+            )
+            draw_losses(axes, training, validation, labels.get(run.label), color, dashes)
+        floors = {loss for run in runs if (loss := run.best_possible) is not None}
+        for loss in merge_close(floors):
+            axes.axhline(loss, color=colors[-1], linewidth=1, linestyle=(0, (1, 2)))
+            axes.annotate(
+                f"best possible {loss:.3f}",
+                (1, loss),
+                (0, 3),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+            )
+        if top := loss_axis_top(runs):
             axes.set_ylim(top=top)
-        axes.set_xlabel(AXES[axis][0])
-        what = "message" if runs[0].classifies else "token"
-        axes.set_ylabel(f"loss, nats a {what} (thin: training)")
+        axes.set_xlabel(label)
+        unit = "message" if runs[0].is_classifier else "token"
+        axes.set_ylabel(f"loss, nats per {unit} (thin: training)")
         axes.grid(alpha=0.15)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
@@ -108,101 +133,93 @@ def curves_over(axis: str, runs: list[LoadedRun]) -> Draw:
     return draw
 
 
-def names(runs: list[LoadedRun]) -> dict[str, str]:
-    """What a legend says of the best runs, by their labels, to the letter."""
+def draw_losses(
+    axes: "Axes", training: Points, validation: Points, label: str | None, color: str, dashes: str
+) -> None:
+    """Draw training loss as a thin line and validation loss as a thick line with points."""
+    line: dict[str, Any] = {"color": color, "linestyle": dashes}
+    if training:
+        x, y = zip(*training, strict=True)
+        axes.plot(x, y, linewidth=0.8, alpha=0.7, label=None if validation else label, **line)
+    if validation:
+        x, y = zip(*validation, strict=True)
+        axes.plot(x, y, linewidth=2, marker="o", markersize=4, label=label, **line)
+
+
+def legend_labels(runs: list[LoadedRun]) -> dict[str, str]:
+    """Map the labels of the best runs to the text that matplotlib shows literally."""
     ranked = sorted(runs, key=lambda run: float("inf") if run.loss is None else run.loss)
-    # A dollar would begin a formula, and a leading underscore hides a line.
-    told = {run.label: run.label.replace("$", r"\$") for run in ranked[:NAMED]}
-    return {label: f"\u200b{text}" if text[0] == "_" else text for label, text in told.items()}
+    # A dollar starts a formula, and a leading underscore hides a legend entry.
+    texts = {run.label: run.label.replace("$", r"\$") for run in ranked[:MAX_LEGEND]}
+    return {label: f"\u200b{text}" if text[0] == "_" else text for label, text in texts.items()}
 
 
-def highest(runs: list[LoadedRun]) -> float | None:
-    """Where the axis of losses ends: the first steps, and runs that diverged, are far above and
-    would press the rest together."""
-    firsts = [
-        next((p.value for p in run.metrics.get("valid/loss", []) if p.step), None) for run in runs
-    ]
-    found = sorted(value for value in firsts if value is not None)
-    return 1.3 * found[(len(found) - 1) // 2] if found else None
+def loss_axis_top(runs: list[LoadedRun]) -> float | None:
+    """Cut off the loss axis above the typical first validation loss.
+
+    The first steps and diverged runs are far above it and would flatten all other curves.
+    """
+    curves = ([p for p in run.metrics.get("valid/loss", []) if p.step] for run in runs)
+    first_losses = sorted(curve[0].value for curve in curves if curve)
+    return 1.3 * first_losses[(len(first_losses) - 1) // 2] if first_losses else None
 
 
-def apart(floors: set[float]) -> list[float]:
-    """Of numbers that could not be told apart in a picture, one."""
+def merge_close(values: set[float]) -> list[float]:
+    """Keep one of several values within 1 % of each other."""
     kept: list[float] = []
-    for floor in sorted(floors):
-        if not kept or floor > 1.01 * kept[-1]:
-            kept.append(floor)
+    for value in sorted(values):
+        if not kept or value > 1.01 * kept[-1]:
+            kept.append(value)
     return kept
 
 
-def draw_curve(
-    axes: "Axes", run: LoadedRun, axis: str, look: dict[str, str], label: str | None
-) -> None:
-    at = AXES[axis][1]
-    training, validation = (
-        [(at(point), point.value) for point in run.metrics.get(name, [])]
-        for name in ("train/loss", "valid/loss")
-    )
-    two_lines(axes, training, validation, look, label)
-
-
-Line = Sequence[Sequence[float]]  # pairs
-
-
-def two_lines(
-    axes: "Axes", training: Line, validation: Line, look: dict[str, str], label: str | None
-) -> None:
-    """Training loss as a thin line, validation loss as a thick one with points."""
-    if training:
-        thin = {"linewidth": 0.8, "alpha": 0.7, "label": None if validation else label}
-        axes.plot(*zip(*training, strict=True), **look, **thin)
-    if validation:
-        thick = {"linewidth": 2, "marker": "o", "markersize": 4, "label": label}
-        axes.plot(*zip(*validation, strict=True), **look, **thick)
-
-
-def scaling(
-    runs: list[LoadedRun], x: list[float], y: list[float], law: PowerLaw | None, words: str, of: str
-) -> Draw:
-    """Loss against a size, each run a point, on logarithmic axes; with the fitted law."""
+def scaling_plot(
+    runs: list[LoadedRun],
+    x: list[float],
+    y: list[float],
+    law: PowerLaw | None,
+    x_label: str,
+    y_label: str,
+) -> DrawAxes:
+    """Draw each run's loss against its size on logarithmic axes, with the fitted power law."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    named = names(runs)
+    labels = legend_labels(runs)
 
-    def draw(axes: "Axes", colours: list[str]) -> None:
-        for number, (run, across, up) in enumerate(zip(runs, x, y, strict=True)):
-            look = {"color": colours[number % len(colours)], "linestyle": "none", "markersize": 7}
-            marker = MARKERS[number // len(colours) % len(MARKERS)]
-            axes.plot(across, up, marker=marker, label=named.get(run.label), **look)
+    def draw(axes: "Axes", colors: list[str]) -> None:
+        for number, (run, size, loss) in enumerate(zip(runs, x, y, strict=True)):
+            color, marker = colors[number % len(colors)], MARKERS[number // len(colors) % 4]
+            label = labels.get(run.label)
+            axes.plot(size, loss, marker, color=color, markersize=7, label=label)
         if law:
-            along = np.geomspace(min(x) / 1.2, max(x) * 1.2)
-            axes.plot(along, law.curve(along), color=colours[-1], linewidth=1)
-            axes.fill_between(along, *law.band(along), color=colours[-1], alpha=0.12, linewidth=0)
+            line_x = np.geomspace(min(x) / 1.2, max(x) * 1.2)
+            axes.plot(line_x, law.curve(line_x), color=colors[-1], linewidth=1)
+            axes.fill_between(line_x, *law.band(line_x), color=colors[-1], alpha=0.12, linewidth=0)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.margins(x=0.2, y=0.1)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel(words)
-        axes.set_ylabel(of)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
         axes.grid(alpha=0.15)
         axes.figure.legend(loc="outside right upper", fontsize=8)
 
     return draw
 
 
-def curves(runs: dict[str, Curve], path: Path) -> None:
-    """Of the cards: training loss thin, validation loss thick with points, by step."""
+def save_card_curves(curves: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
+    """Plot the stored curves of an experiment's runs by step, for its card."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")
     axes = figure.subplots()
-    for number, (label, curve) in enumerate(runs.items()):
-        look = {"color": COLOURS[number % len(COLOURS)]}
-        two_lines(axes, curve.get("train/loss", []), curve.get("valid/loss", []), look, label)
+    for number, (label, curve) in enumerate(curves.items()):
+        training, validation = curve.get("train/loss", []), curve.get("valid/loss", [])
+        draw_losses(axes, training, validation, label, COLORS[number % len(COLORS)], "-")
     axes.set_xlabel("optimizer steps")
-    axes.set_ylabel("loss, nats a token (thin: training, thick: validation)")
+    axes.set_ylabel("loss, nats per token (thin: training, thick: validation)")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
     figure.savefig(path, metadata={"Software": None})

@@ -1,12 +1,11 @@
-"""Every way of sampling beside real text: `python -m gptlab.report.sampling_study RUN`.
+"""Compare every sampling preset with real text: `python -m gptlab.report.sampling_study RUN`.
 
-A model goes on from the first tokens of held-out documents, in each way of conf/sampling, and its
-texts are measured as the documents' own continuations are. A good way is near the real line in all
-columns: far below in nats and far above in repetition it drones, the other way round it babbles.
+The model continues held-out documents with each preset of conf/sampling, and its texts are measured
+like the real continuations. A good preset is close to the real text in all columns. Far fewer nats
+and far more repetition mean dull text; the opposite means incoherent text.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from gptlab.config.cli import CONF_DIR
 from gptlab.config.schema import WEIGHT_DTYPES, SamplingConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
+from gptlab.evaluation.text_quality import distinct_share, ngrams
 from gptlab.generation.engine import generate_samples
 from gptlab.generation.quantize import quantize_linears
 from gptlab.generation.sample import GenerationRequest
@@ -24,109 +24,104 @@ from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError, exit_on_error
 
-PROMPT = 8  # tokens
-Text = tuple[list[int], list[float]]  # the tokens after the prompt, and their log-probabilities
-
-
-def sampling_ways() -> dict[str, SamplingConfig]:
-    files = sorted((CONF_DIR / "sampling").glob("*.yaml"))
-    return {file.stem: SamplingConfig(**yaml.safe_load(file.read_text())) for file in files}
-
-
-def real_texts(model: LoadedModel, texts: int, tokens: int) -> list[list[int]]:
-    """The first tokens of so many held-out documents that are long enough."""
-    if "corpus" not in model.metadata:
-        raise UserError(f"{model.path}: does not say which corpus it was trained on")
-    corpus = Corpus(Path(model.config["corpus_root"]).expanduser() / model.metadata["corpus"])
-    held_out, ends = corpus.tokens("valid"), corpus.ends("valid")
-    places = zip([0, *ends[:-1]], ends, strict=True)
-    length = PROMPT + tokens - model.eot_first
-    found = [held_out[b : b + length].tolist() for b, e in places if e - b > length][:texts]
-    if not found:
-        raise UserError(f"no held-out document has more than {length} tokens; see --tokens")
-    return [[model.tokenizer.eot, *text] if model.eot_first else text for text in found]
-
-
-@torch.inference_mode()
-def as_the_model_sees(model: LoadedModel, ids: list[int]) -> Text:
-    logits = model.net(torch.tensor([ids[:-1]]))[0, :, : model.tokenizer.vocab_size]
-    logprobs = logits.float().log_softmax(dim=-1)
-    after = ids[PROMPT:]
-    own = logprobs[torch.arange(PROMPT - 1, len(ids) - 1), torch.tensor(after)]
-    return after, own.tolist()
-
-
-def writer(
-    model: LoadedModel, tokens: int, sampling: SamplingConfig
-) -> Callable[[int, list], Text]:
-    def run(number: int, ids: list[int]) -> Text:
-        request = GenerationRequest(
-            *(model.net, model.tokenizer, ids[:PROMPT], sampling),
-            max_new_tokens=tokens,
-            seed=number,
-            logprobs=True,
-        )
-        (sample,) = generate_samples(request)
-        return sample.new_tokens, sample.logprobs
-
-    return run
-
-
-def repeated(words: list[str], n: int = 4) -> tuple[int, int]:
-    """How many runs of n words were in the text before, and of how many."""
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return len(grams) - len(set(grams)), len(grams)
-
-
-def distinct(words: list[str], n: int) -> float:
-    """The share of runs of n words that are different. Li and others (2015), arXiv:1510.03055."""
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / max(1, len(grams))
-
-
-def compare_sampling(model: LoadedModel, texts: int, tokens: int) -> list[str]:
-    """A line for real text and one for each way, all over equally many words."""
-    tokens = min(tokens, model.net.config.window - PROMPT)
-    if tokens < 1:
-        raise UserError(f"{model.path}: sees too few tokens for a beginning of {PROMPT}")
-    beginnings = real_texts(model, texts, tokens)
-    written = {"real text": [as_the_model_sees(model, ids) for ids in beginnings]}
-    for name, sampling in sampling_ways().items():
-        run = writer(model, tokens, sampling)
-        written[name] = [run(number, ids) for number, ids in enumerate(beginnings)]
-    words = {
-        name: [decode(model.tokenizer, tokens).split() for tokens, _ in found]
-        for name, found in written.items()
-    }
-    most = min(sum(map(len, found)) for found in words.values())
-    lines = [f"{'':<13}{'nats a token':>13}{'repeated':>10}{'distinct-2':>12}{'distinct-3':>12}"]
-    for name, found in written.items():
-        nats = [-logprob for _, logprobs in found for logprob in logprobs]
-        again, grams = map(sum, zip(*(repeated(text) for text in words[name]), strict=True))
-        pooled = [word for text in words[name] for word in text][:most]
-        lines.append(
-            f"{name:<13}{sum(nats) / len(nats):>13.3f}{again / max(1, grams):>10.1%}"
-            f"{distinct(pooled, 2):>12.3f}{distinct(pooled, 3):>12.3f}"
-        )
-    return lines
+PROMPT_TOKENS = 8
+REAL_TEXT = "real text"
+Continuation = tuple[list[int], list[float]]  # tokens after the prompt, their log-probabilities
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gptlab.report.sampling_study", description=__doc__
     )
-    parser.add_argument("run", nargs="?", default="latest")
-    parser.add_argument("--texts", type=int, default=50)
-    parser.add_argument("--tokens", type=int, default=100, help="that are written of each")
+    parser.add_argument("run", nargs="?", default="latest", help="run folder (default: latest)")
+    parser.add_argument("--texts", type=int, default=50, help="number of documents")
+    parser.add_argument("--tokens", type=int, default=100, help="tokens to generate per document")
     parser.add_argument("--weights", default="float32", choices=WEIGHT_DTYPES)
-    wanted = parser.parse_args()
+    arguments = parser.parse_args()
     with exit_on_error("report"):
-        if wanted.texts < 1 or wanted.tokens < 1:
-            raise UserError("--texts and --tokens: must be at least 1")
-        model = checkpoint.load_checkpoint(run_dir.find_checkpoint(wanted.run, "runs"))
-        quantize_linears(model.net, wanted.weights)
-        for line in compare_sampling(model, wanted.texts, wanted.tokens):
+        if arguments.texts < 1 or arguments.tokens < 1:
+            raise UserError("--texts and --tokens must be at least 1")
+        model = checkpoint.load_checkpoint(run_dir.find_checkpoint(arguments.run, "runs"))
+        quantize_linears(model.net, arguments.weights)
+        for line in compare_sampling(model, arguments.texts, arguments.tokens):
             print(line)
+
+
+def compare_sampling(model: LoadedModel, texts: int, tokens: int) -> list[str]:
+    """Return a table: one line for real text and one per preset, all over equally many words."""
+    tokens = min(tokens, model.net.config.window - PROMPT_TOKENS)
+    if tokens < 1:
+        raise UserError(f"{model.path}: its context is too short for a prompt of {PROMPT_TOKENS}")
+    documents = held_out_documents(model, texts, tokens)
+    continuations = {REAL_TEXT: [score_real_text(model, ids) for ids in documents]}
+    for file in sorted((CONF_DIR / "sampling").glob("*.yaml")):
+        sampling = SamplingConfig(**yaml.safe_load(file.read_text()))
+        continuations[file.stem] = [
+            generate_continuation(model, ids, tokens, sampling, seed)
+            for seed, ids in enumerate(documents)
+        ]
+    words = {
+        name: [decode(model.tokenizer, ids).split() for ids, _ in texts]
+        for name, texts in continuations.items()
+    }
+    num_words = min(sum(map(len, texts)) for texts in words.values())
+    heading = ("nats per token", "repeated", "distinct-2", "distinct-3")
+    lines = ["{:<13}{:>15}{:>10}{:>12}{:>12}".format("", *heading)]
+    for name, pairs in continuations.items():
+        nats = [-logprob for _, logprobs in pairs for logprob in logprobs]
+        repeats, total = map(sum, zip(*map(count_repeats, words[name]), strict=True))
+        pooled = [word for text in words[name] for word in text][:num_words]
+        distinct_2, distinct_3 = (distinct_share([ngrams(pooled, n)]) for n in (2, 3))
+        lines.append(
+            f"{name:<13}{sum(nats) / len(nats):>15.3f}{repeats / max(1, total):>10.1%}"
+            f"{distinct_2:>12.3f}{distinct_3:>12.3f}"
+        )
+    return lines
+
+
+def held_out_documents(model: LoadedModel, texts: int, tokens: int) -> list[list[int]]:
+    """Return the first tokens of up to `texts` validation documents that are long enough."""
+    if "corpus" not in model.metadata:
+        raise UserError(f"{model.path}: does not name the corpus it was trained on")
+    corpus = Corpus(Path(model.config["corpus_root"]).expanduser() / model.metadata["corpus"])
+    ids, ends = corpus.tokens("valid"), corpus.ends("valid")
+    spans = zip([0, *ends[:-1]], ends, strict=True)
+    length = PROMPT_TOKENS + tokens - model.eot_first
+    documents = [ids[a : a + length].tolist() for a, b in spans if b - a > length][:texts]
+    if not documents:
+        raise UserError(f"no validation document has more than {length} tokens; lower --tokens")
+    return [[model.tokenizer.eot, *text] if model.eot_first else text for text in documents]
+
+
+@torch.inference_mode()
+def score_real_text(model: LoadedModel, ids: list[int]) -> Continuation:
+    logits = model.net(torch.tensor([ids[:-1]]))[0, :, : model.tokenizer.vocab_size]
+    logprobs = logits.float().log_softmax(dim=-1)
+    continuation = ids[PROMPT_TOKENS:]
+    positions = torch.arange(PROMPT_TOKENS - 1, len(ids) - 1)
+    return continuation, logprobs[positions, torch.tensor(continuation)].tolist()
+
+
+def generate_continuation(
+    model: LoadedModel, ids: list[int], tokens: int, sampling: SamplingConfig, seed: int
+) -> Continuation:
+    request = GenerationRequest(
+        model.net,
+        model.tokenizer,
+        ids[:PROMPT_TOKENS],
+        sampling,
+        max_new_tokens=tokens,
+        seed=seed,
+        logprobs=True,
+    )
+    (sample,) = generate_samples(request)
+    return sample.new_tokens, sample.logprobs
+
+
+def count_repeats(words: list[str]) -> tuple[int, int]:
+    """Return (number of 4-grams that occurred earlier in the text, number of 4-grams)."""
+    grams = ngrams(words, 4)
+    return len(grams) - len(set(grams)), len(grams)
 
 
 if __name__ == "__main__":

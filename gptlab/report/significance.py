@@ -1,6 +1,4 @@
-"""Do runs differ? Their losses on the same documents, document by document."""
-
-from typing import Any
+"""Test whether the losses of runs differ, using their losses on the same documents."""
 
 from gptlab.evaluation.document_scores import (
     DOCUMENTS_FILE,
@@ -10,38 +8,44 @@ from gptlab.evaluation.document_scores import (
 )
 from gptlab.report.load_runs import LoadedRun
 
-FEWEST = 20  # documents: of fewer, a bootstrap takes chance for a difference
+MIN_DOCUMENTS = 20  # a bootstrap over fewer documents finds differences that are chance
 
 
-def against_the_best(found: list[LoadedRun]) -> list[list[Any]]:
-    """A row for each evaluated run and split: how much worse it is than the best, and whether
-    that can be told from chance. Empty where no two were evaluated in the same way."""
-    texts: dict[Any, list[tuple[LoadedRun, DocumentScores]]] = {}
-    for run in found:
-        how, splits = read_document_scores(run.folder / DOCUMENTS_FILE)
-        for split, documents in splits.items():
-            same = (split, how, documents.tokens.tobytes())
-            texts.setdefault(same, []).append((run, documents))
+def compare_to_best(runs: list[LoadedRun]) -> list[list[str]]:
+    """Return a table row per evaluated run and split: its loss above the best run's, and whether
+    the difference is significant.
+
+    Only runs that were scored on the same documents with the same settings are compared.
+    """
+    groups: dict[tuple[str, str, bytes], list[tuple[LoadedRun, DocumentScores]]] = {}
+    for run in runs:
+        settings, splits = read_document_scores(run.folder / DOCUMENTS_FILE)
+        for split, scores in splits.items():
+            key = (split, settings, scores.tokens.tobytes())
+            groups.setdefault(key, []).append((run, scores))
     return [
         row
-        for (split, *_), several in texts.items()
-        if len(several) > 1
-        for row in rank(split, several)
+        for (split, *_), group in groups.items()
+        if len(group) > 1
+        for row in rank_group(split, group)
     ]
 
 
-def rank(split: str, several: list[tuple[LoadedRun, DocumentScores]]) -> list[list[Any]]:
-    """The best first. Which one is the best is chance too, so an interval allows for all pairs
-    (Bonferroni): in 95 % of such tables no interval is wrong."""
-    several = sorted(several, key=lambda each: each[1].loss)
-    (first, best), *rest = several
-    pairs = len(several) * (len(several) - 1) / 2
-    rows = [[f"{first.label}, {split}", "0", "", f"lowest: {best.loss:.4f} nats a token"]]
-    for run, documents in rest:
-        more, low, high = paired_difference(documents, best, confidence=1 - 0.05 / pairs)
-        told = "differs" if low > 0 else "not to be told from the best"
+def rank_group(split: str, group: list[tuple[LoadedRun, DocumentScores]]) -> list[list[str]]:
+    """Rank the runs of one group, the best first.
+
+    Chance also picks the best run, so the intervals cover all pairs (Bonferroni): in 95 % of such
+    tables no interval is wrong.
+    """
+    group = sorted(group, key=lambda pair: pair[1].loss)
+    (first, best), *others = group
+    pairs = len(group) * (len(group) - 1) / 2
+    rows = [[f"{first.label}, {split}", "0", "", f"lowest: {best.loss:.4f} nats per token"]]
+    for run, scores in others:
+        difference, low, high = paired_difference(scores, best, confidence=1 - 0.05 / pairs)
         interval = f"{low:.4f} to {high:.4f}"
-        if len(best.nats) < FEWEST:
-            interval, told = "", f"too few documents to tell ({len(best.nats)})"
-        rows.append([f"{run.label}, {split}", f"{more:.4f}", interval, told])
+        verdict = "differs" if low > 0 else "not significantly different from the best"
+        if len(best.nats) < MIN_DOCUMENTS:
+            interval, verdict = "", f"too few documents ({len(best.nats)}) for a test"
+        rows.append([f"{run.label}, {split}", f"{difference:.4f}", interval, verdict])
     return rows

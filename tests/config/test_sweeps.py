@@ -124,21 +124,21 @@ def test_lists_small_rates_and_new_keys_in_a_sweep(command, tmp_path: Path) -> N
     (sweep / "sweep.csv").unlink()  # as if it had been stopped before its end
     again = command("gptlab.report.sweep_ranking", str(sweep))
     assert again.code == 0 and (sweep / "sweep.csv").exists()
-    jobs = ranking.read(sweep)
-    assert ranking.numbers(jobs, "optim.lr") == [1e-5, 1e-2]
-    assert ranking.numbers(jobs, "+trainer.extra.benchmark") is None
+    jobs = ranking.read_jobs(sweep)
+    assert ranking.swept_numbers(jobs, "optim.lr") == [1e-5, 1e-2]
+    assert ranking.swept_numbers(jobs, "+trainer.extra.benchmark") == []
 
 
 def test_different_vocabularies_are_ranked_by_bits_a_byte(command, tmp_path: Path) -> None:
     result = command("train", "-m", *SMOKE, "tokenizer=words,char")
-    assert result.code == 0 and "ranking, by validation bits a byte" in result.out
+    assert result.code == 0 and "ranking, by validation bits per byte" in result.out
     with (sweep_folder(tmp_path) / "sweep.csv").open(newline="") as file:
         bits = [float(row["bits_per_byte"]) for row in csv.DictReader(file)]
     assert bits == sorted(bits)
 
 
 def test_a_ranking_that_fails_is_no_success(command, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(ranking, "draw", lambda *_: 1 / 0)
+    monkeypatch.setattr(ranking, "plot_ranking", lambda *_: 1 / 0)
     result = command("train", "-m", *SMOKE, "model.n_head=2,4")
     assert result.code == 1 and "ZeroDivisionError" in result.err
     assert (sweep_folder(tmp_path) / "sweep.csv").exists() and "ranking, by" in result.out

@@ -18,7 +18,6 @@ from gptlab.evaluation import hellaswag, interpretability_plots, memorisation
 from gptlab.evaluation.memorisation import measure_memorisation
 from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
-from gptlab.report import sampling_study
 from gptlab.utils.errors import UserError
 from tests.conftest import TINY
 
@@ -317,33 +316,3 @@ def test_a_vocabulary_that_cannot_spell_the_questions_is_told_at_once(command, t
     result = command("train", *TINY, "profile=smoke", *suites)
     assert result.code == 2 and result.err.startswith("error: hellaswag: the text has what")
     assert result.err.count("\n") == 1 and not (tmp_path / "runs").exists()
-
-
-def test_ways_of_sampling_stand_beside_real_text(command, trained: Path, monkeypatch) -> None:
-    result = command("gptlab.report.sampling_study", "latest", "--texts", "3", "--tokens", "20")
-    assert result.code == 0, result.err
-    rows = {line[:13].strip(): line[13:].split() for line in result.out.splitlines()}
-    assert {"real text", "top_p", "greedy", "beam"} < rows.keys()
-    # A net that knows nothing: whatever is drawn is about as likely, and greedy says it again.
-    assert float(rows["real text"][0]) == pytest.approx(float(rows["plain"][0]), rel=0.1)
-    assert float(rows["greedy"][0]) < float(rows["plain"][0])
-    assert float(rows["greedy"][2]) < float(rows["plain"][2])
-    few = ["--texts", "3", "--tokens", "20", "--weights", "int8"]
-    kinds: list[str] = []
-    monkeypatch.setattr(
-        sampling_study, "quantize_linears", lambda _, weights: kinds.append(weights)
-    )
-    assert command("gptlab.report.sampling_study", "latest", *few).code == 0 and kinds == ["int8"]
-    lines = command("gptlab.report.sampling_study", "latest", "--texts", "2", "--tokens", "1000000")
-    assert lines.code in (0, 2) and "Traceback" not in lines.err  # as many as the window has
-    result = command("gptlab.report.sampling_study", "latest", "--tokens", "0")
-    assert result.code == 2 and result.err.count("\n") == 1
-    result = command("gptlab.report.sampling_study", "nowhere")
-    assert result.code == 2 and "no such run" in result.err
-
-
-def test_repetition_and_distinct_runs_by_hand() -> None:
-    words = ["a", "b", "c", "d", "a", "b", "c", "d", "e"]
-    assert sampling_study.repeated(words) == (1, 6)  # a b c d
-    assert sampling_study.distinct(words, 2) == 5 / 8
-    assert sampling_study.repeated([]) == (0, 0) and sampling_study.distinct([], 2) == 0

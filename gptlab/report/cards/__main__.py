@@ -1,4 +1,4 @@
-"""Write the cards and the README table: `python -m gptlab.report.cards RUN_FOLDER …`."""
+"""Entry point: `python -m gptlab.report.cards [RUN_FOLDER …]`."""
 
 from gptlab.report.cards.render import main
 

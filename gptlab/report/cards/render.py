@@ -1,7 +1,7 @@
-"""The cards of the experiments: what was published, what we measured, where they differ.
+"""Generate the experiment cards and the README's table from the records of measured runs.
 
-`python -m gptlab.report.cards RUN_FOLDER …` keeps a record of each run in docs/experiments/runs
-and writes all cards and the README's table anew from the records; no figure is typed by hand.
+`python -m gptlab.report.cards RUN_FOLDER …` first stores a record of each run in
+docs/experiments/runs. Texts come from docs/experiments/published.yaml, figures from the records.
 """
 
 import re
@@ -11,36 +11,43 @@ from typing import Any
 
 import yaml
 
-from gptlab.report.cards.records import Group, Record, extract, group, keep, load
-from gptlab.report.plots import curves
+from gptlab.report.cards.records import (
+    RunRecord,
+    SeedGroup,
+    group_by_seed,
+    load_records,
+    make_record,
+    save_record,
+)
+from gptlab.report.plots import save_card_curves
 from gptlab.training.callbacks.progress_bar import format_duration
 from gptlab.utils.errors import exit_on_error
 
-HOME = Path(__file__).resolve().parents[3]
-DOCS = HOME / "docs" / "experiments"
+ROOT = Path(__file__).resolve().parents[3]
+DOCS = ROOT / "docs" / "experiments"
 NOT_MEASURED = "not measured"
-MARKS = ("<!-- experiments: made by python -m gptlab.report.cards -->", "<!-- end -->")
+TABLE_MARKS = ("<!-- experiments: made by python -m gptlab.report.cards -->", "<!-- end -->")
 
-# What a table of runs can show: heading, figure, how it is written.
-FIGURES = [
-    ("validation loss, nats a target", "valid/loss", ".4f"),
-    ("perplexity", "valid/perplexity", ".4g"),
-    ("bits a byte", "valid/bits_per_byte", ".3f"),
-    ("held-out tokens scored", "valid/tokens", ",.0f"),
-    ("perplexity after the last step", "last/perplexity", ".4g"),
+# Rows of a card's table of results: heading, result, format.
+RESULT_ROWS = [
+    ("validation loss (nats)", "valid/loss", ".4f"),
+    ("validation perplexity", "valid/perplexity", ".4g"),
+    ("validation bits per byte", "valid/bits_per_byte", ".3f"),
+    ("validation targets scored", "valid/tokens", ",.0f"),
+    ("validation perplexity of the last checkpoint", "last/perplexity", ".4g"),
     ("test perplexity", "test/perplexity", ".4g"),
-    ("estimate from 200 random batches", "estimate/loss", ".4f"),
-    ("perplexity on its own training windows", "windows/perplexity", ".4g"),
-    ("longest verbatim span, tokens", "memorisation/longest", ".0f"),
-    ("… in real held-out text", "memorisation_held_out/longest", ".0f"),
-    ("runs of ten tokens verbatim", "memorisation/10_grams", ".1%"),
-    ("… in real held-out text", "memorisation_held_out/10_grams", ".1%"),
-    ("validation before, as many tokens", "before:valid/loss", ".4f"),
-    ("HellaSwag before, mean loss", "before:hellaswag/acc_norm", ".2%"),
-    ("HellaSwag after, mean loss", "hellaswag/acc_norm", ".2%"),
-    ("HellaSwag before, sum", "before:hellaswag/acc", ".2%"),
-    ("HellaSwag after, sum", "hellaswag/acc", ".2%"),
-    ("questions", "hellaswag/n", ",.0f"),
+    ("loss estimated from 200 random batches", "estimate/loss", ".4f"),
+    ("perplexity on the training windows", "windows/perplexity", ".4g"),
+    ("longest span copied from the training text, tokens", "memorisation/longest", ".0f"),
+    ("the same for held-out text", "memorisation_held_out/longest", ".0f"),
+    ("10-token spans copied from the training text", "memorisation/10_grams", ".1%"),
+    ("the same for held-out text", "memorisation_held_out/10_grams", ".1%"),
+    ("validation loss before training, same data", "before:valid/loss", ".4f"),
+    ("HellaSwag before, mean loss per token", "before:hellaswag/acc_norm", ".2%"),
+    ("HellaSwag after, mean loss per token", "hellaswag/acc_norm", ".2%"),
+    ("HellaSwag before, summed loss", "before:hellaswag/acc", ".2%"),
+    ("HellaSwag after, summed loss", "hellaswag/acc", ".2%"),
+    ("HellaSwag questions", "hellaswag/n", ",.0f"),
     ("validation accuracy", "valid/accuracy", ".2%"),
     ("test accuracy", "test/accuracy", ".2%"),
     ("test F1", "test/f1", ".4f"),
@@ -49,149 +56,158 @@ FIGURES = [
     ("test F1 from random weights", "random/f1", ".4f"),
     ("test instructions", "responses/n", ",.0f"),
     ("ROUGE-L of the responses", "responses/rouge_l", ".4f"),
-    ("… to each other's answers", "responses/rouge_l_shuffled", ".4f"),
-    ("short answers to the letter", "responses/exact", ".1%"),
+    ("ROUGE-L against answers to other instructions", "responses/rouge_l_shuffled", ".4f"),
+    ("short answers that match exactly", "responses/exact", ".1%"),
     ("short answers", "responses/exact_n", ",.0f"),
 ]
+HEADINGS = {result: heading for heading, result, _ in RESULT_ROWS}
+FORMATS = {result: number_format for _, result, number_format in RESULT_ROWS}
+
+
+def main() -> None:
+    with exit_on_error("report"):
+        for folder in sys.argv[1:]:
+            print(f"stored {save_record(make_record(Path(folder)), DOCS / 'runs')}")
+        write_cards(DOCS, ROOT / "README.md")
 
 
 def write_cards(docs: Path, readme: Path) -> None:
-    """Every card, its picture, and the README's table, from the records below `docs`."""
+    """Write each experiment's card and plot, and the table in the README."""
     published = yaml.safe_load((docs / "published.yaml").read_text(encoding="utf-8"))
-    rows = ["| experiment | published | measured here |", "| --- | --- | --- |"]
-    for name, facts in published.items():
-        records = [r for each in (name, *facts.get("also", [])) for r in load(docs / "runs", each)]
-        groups = group(records)
+    rows = []
+    for name, texts in published.items():
+        experiments = (name, *texts.get("variants", []))
+        records = [r for each in experiments for r in load_records(docs / "runs", each)]
+        groups = group_by_seed(records)
         if groups:
-            curves({g.label: g.first.curve for g in groups}, docs / f"{name}.png")
-        (docs / f"{name}.md").write_text(card(name, facts, groups), encoding="utf-8")
-        rows.append(readme_row(name, facts, groups))
+            save_card_curves({g.label: g.first.curve for g in groups}, docs / f"{name}.png")
+        (docs / f"{name}.md").write_text(render_card(name, texts, groups), encoding="utf-8")
+        rows.append(readme_row(name, texts, groups))
+    heading = ["experiment", "published", "measured here", "what to know"]
+    table = f"{TABLE_MARKS[0]}\n{markdown_table(heading, rows)}\n{TABLE_MARKS[1]}"
+    start, end = map(re.escape, TABLE_MARKS)
     text = readme.read_text(encoding="utf-8")
-    first, last = (re.escape(mark) for mark in MARKS)
-    table = "\n".join([MARKS[0], *rows, MARKS[1]])
-    readme.write_text(
-        re.sub(f"{first}.*?{last}", lambda _: table, text, flags=re.S), encoding="utf-8"
-    )
+    readme.write_text(re.sub(f"(?s){start}.*?{end}", lambda _: table, text), encoding="utf-8")
 
 
-def readme_row(name: str, facts: dict[str, Any], groups: list[Group]) -> str:
-    published = "; ".join(f"{figure} {value}" for figure, value in facts["published"])
-    ours = [f"{value(g, facts['headline'])} ({nature(g)})" for g in groups if not named(g)]
-    told = "; ".join(ours) or NOT_MEASURED
-    link = f"[`{name}`](docs/experiments/{name}.md): {facts['what']}"
-    return f"| {link} | {published} | {facts['headline'].replace('/', ' ')} {told} |"
+def readme_row(name: str, texts: dict[str, Any], groups: list[SeedGroup]) -> list[str]:
+    """Summarize an experiment: one result for it and for each variant, those closest to its own
+    settings."""
+    best: dict[str, SeedGroup] = {}
+    for group in sorted(groups, key=lambda g: (g.is_named, len(g.first.changed_settings()))):
+        best.setdefault(group.first.experiment, group)
+    measured = []
+    for experiment, group in best.items():
+        variant = "" if experiment == name else f"{experiment} "
+        measured.append(variant + format_result(group, texts["headline"]))
+    result = f"{HEADINGS[texts['headline']]} {'; '.join(measured) or NOT_MEASURED}"
+    notes = [describe_scale(best[name])] if name in best else []
+    link = f"[`{name}`](docs/experiments/{name}.md): {texts['what']}"
+    return [link, texts["published_short"], result, "; ".join([*notes, texts["note"]])]
 
 
-def named(group: Group) -> bool:
-    """Whether these runs are a study beside the experiment, called by a name of their own."""
-    return bool(group.first.config.get("name"))
-
-
-def nature(group: Group) -> str:
-    """In a few words, whether this is the experiment itself."""
-    changed = group.first.differences()
-    words = ["own settings" if not changed else "scaled down or changed"]
+def describe_scale(group: SeedGroup) -> str:
+    """Say in a few words how a measurement relates to the full experiment."""
+    words = ["scaled down" if group.first.changed_settings() else "full settings"]
     if group.first.config.get("data.path"):
-        words.append("a sample of the data")
+        words.append("data sample")
     if len(group.records) > 1:
         words.append(f"{len(group.records)} seeds")
-    return f"{group.first.experiment}, " + ", ".join(words)
+    return ", ".join(words)
 
 
-def value(group: Group, figure: str) -> str:
-    """The mean over seeds, with its standard deviation, as the figure is written."""
-    form = next(form for _, name, form in FIGURES if name == figure)
-    if figure.endswith("perplexity"):
-        number = group.losses_as_perplexity(figure)
-        return NOT_MEASURED if number is None else format(number, form)
-    mean, deviation = group.mean(figure), group.deviation(figure)
+def format_result(group: SeedGroup, result: str) -> str:
+    """Format the mean over seeds with its standard deviation."""
+    mean, deviation = group.mean(result), group.deviation(result)
     if mean is None:
         return NOT_MEASURED
-    return format(mean, form) + (f" ± {deviation:{form}}" if deviation else "")
+    number_format = FORMATS[result]
+    return format(mean, number_format) + (f" ± {deviation:{number_format}}" if deviation else "")
 
 
-def card(name: str, facts: dict[str, Any], groups: list[Group]) -> str:
-    source = f"Source: {facts['source']}."
+def render_card(name: str, texts: dict[str, Any], groups: list[SeedGroup]) -> str:
+    not_measured = f"{NOT_MEASURED.capitalize()}."
     parts = [
         f"# {name}",
-        f"{facts['what'][0].upper()}{facts['what'][1:]}. {source}",
+        f"{texts['what'][0].upper()}{texts['what'][1:]}. Source: {texts['source']}.",
         f"```bash\npython train.py experiment={name}\n```",
         "## Published",
-        table(["figure", "value"], facts["published"]),
+        markdown_table(["result", "value"], texts["published"]),
         "## Measured",
-        *measured(groups),
-        "## Where they differ, and why",
-        "\n\n".join(" ".join(part.split()) for part in facts["differ"].split("\n\n")),
+        *measured_section(groups),
+        "## Differences, and why",
+        "\n\n".join(" ".join(part.split()) for part in texts["differences"].split("\n\n")),
         "## Settings",
-        table(["setting", "value", "stated or assumed"], facts["settings"]),
-        "## Curve",
-        f"![Loss by step]({name}.png)" if groups else NOT_MEASURED.capitalize() + ".",
+        markdown_table(["setting", "value", "stated or assumed"], texts["settings"]),
+        "## Loss curve",
+        f"![Loss by step]({name}.png)" if groups else not_measured,
         "## Samples",
-        " ".join(facts["samples"].split()),
-        *(samples(g.first, g.label) for g in groups),
-        "## Each run",
-        *(run_lines(record) for g in groups for record in g.records),
+        " ".join(texts["samples"].split()),
+        *(samples_section(g.first, g.label) for g in groups if g.first.samples),
+        "## Runs",
+        "The commands use today's keys; each run used the code of the commit named with it."
+        if groups
+        else not_measured,
+        *(describe_run(record) for g in groups for record in g.records),
+        "Generated by `python -m gptlab.report.cards` from the records of runs; do not edit.",
     ]
-    if not groups:
-        parts.append(NOT_MEASURED.capitalize() + ".")
-    made = "Made by `python -m gptlab.report.cards` from the records of runs; not to be edited."
-    return "\n\n".join([*parts, made]) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
-def table(heads: list[str], rows: list[list[Any]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
+def markdown_table(heading: list[str], rows: list[list[Any]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 
 
-def measured(groups: list[Group]) -> list[str]:
-    """A column for each group of runs, a row for each figure that any of them has."""
-    full = [g for g in groups if not g.first.differences() and not g.first.config.get("data.path")]
-    parts = [] if full else [f"The experiment as it stands, on all of its data: {NOT_MEASURED}."]
+def measured_section(groups: list[SeedGroup]) -> list[str]:
+    """Return a table with a column for each group of runs and a row for each result they have."""
+    firsts = [group.first for group in groups]
+    has_full = any(not (r.changed_settings() or r.config.get("data.path")) for r in firsts)
+    parts = [] if has_full else [f"The full experiment on all of its data: {NOT_MEASURED}."]
     if not groups:
         return parts
     rows = [
-        ["settings", *(differences(g.first) for g in groups)],
-        ["parameters", *(f"{g.first.summary['parameters']:,}" for g in groups)],
-        ["data", *(data_words(g.first) for g in groups)],
-        ["steps", *(f"{g.first.summary['steps']:,}" for g in groups)],
-        ["tokens", *(f"{g.first.summary['tokens']:,}" for g in groups)],
-        ["passes", *(f"{g.first.summary['epochs']:.2f}" for g in groups)],
+        ["settings", *(describe_changes(r) for r in firsts)],
+        ["parameters", *(f"{r.summary['parameters']:,}" for r in firsts)],
+        ["data", *(describe_data(r) for r in firsts)],
+        ["steps", *(f"{r.summary['steps']:,}" for r in firsts)],
+        ["tokens", *(f"{r.summary['tokens']:,}" for r in firsts)],
+        ["epochs", *(f"{r.summary['epochs']:.2f}" for r in firsts)],
         ["seeds", *(", ".join(str(r.config["seed"]) for r in g.records) for g in groups)],
     ]
-    for head, figure, _ in FIGURES:
-        if any(g.mean(figure) is not None for g in groups):
-            rows.append([head, *(value(g, figure) for g in groups)])
-    rows += [
-        ["time", *(time_words(g) for g in groups)],
-        ["machine", *(machine_words(g.first) for g in groups)],
-    ]
-    return [*parts, table(["", *(g.label for g in groups)], rows)]
+    for heading, result, _ in RESULT_ROWS:
+        if any(g.mean(result) is not None for g in groups):
+            rows.append([heading, *(format_result(g, result) for g in groups)])
+    rows.append(["time", *(describe_time(g) for g in groups)])
+    rows.append(["machine", *(describe_machine(r) for r in firsts)])
+    return [*parts, markdown_table(["", *(g.label for g in groups)], rows)]
 
 
-def differences(record: Record) -> str:
-    words = [f"{key}={ours} (not {theirs})" for key, (ours, theirs) in record.differences().items()]
-    return "<br>".join(words) or "the experiment's own"
+def describe_changes(record: RunRecord) -> str:
+    changes = record.changed_settings().items()
+    lines = [f"{key}={value} (not {original})" for key, (value, original) in changes]
+    return "<br>".join(lines) or "the experiment's own"
 
 
-def data_words(record: Record) -> str:
+def describe_data(record: RunRecord) -> str:
     corpus = record.summary["corpus"]
-    words = [f"{split['documents']:,} {name}" for name, split in corpus["splits"].items()]
-    repaired = "mended" if corpus["repaired"] else "left in"
+    splits = (f"{split['documents']:,} {name}" for name, split in corpus["splits"].items())
+    repaired = "repaired" if corpus["repaired"] else "not repaired"
     return (
-        f"documents: {', '.join(words)}; vocabulary {corpus['vocabulary']:,}; encoding damage in "
-        f"{corpus['mojibake']:,} places, {repaired}; held-out documents that also stand in the "
-        f"training text: {corpus['duplicates_across_splits']:,}"
+        f"documents: {', '.join(splits)}; vocabulary {corpus['vocabulary']:,}; broken encoding in "
+        f"{corpus['mojibake']:,} places, {repaired}; held-out documents also in the training text: "
+        f"{corpus['duplicates_across_splits']:,}"
     )
 
 
-def time_words(group: Group) -> str:
+def describe_time(group: SeedGroup) -> str:
     wall = sum(r.summary["seconds"] for r in group.records) / len(group.records)
     cpu = sum(r.summary["cpu_seconds"] for r in group.records) / len(group.records)
     each = " each" if len(group.records) > 1 else ""
-    return f"{format_duration(wall)}{each}; {format_duration(cpu)} of processor time"
+    return f"{format_duration(wall)}{each}; {format_duration(cpu)} of CPU time"
 
 
-def machine_words(record: Record) -> str:
+def describe_machine(record: RunRecord) -> str:
     machine = record.summary["machine"]
     return (
         f"{machine['device']}, {machine['threads']} of {machine['cores']} cores, "
@@ -199,32 +215,25 @@ def machine_words(record: Record) -> str:
     )
 
 
-def samples(record: Record, label: str) -> str:
-    """What the run wrote, epoch by epoch where it wrote so, otherwise first and last."""
+def samples_section(record: RunRecord, label: str) -> str:
+    """Quote a run's samples: up to five of its epochs, otherwise the first and the last."""
     names = [name for name in record.samples if "epoch" in name] or list(record.samples)
     if len(names) > 5:
         names = [names[0], names[-1]]
     parts = [f"### {label}"]
     for name in names:
-        text = re.sub(r"\n{3,}", "\n\n", record.samples[name].strip())  # many empty lines as one
-        texts = "\n".join(f"> {line}" for line in text.splitlines())
-        parts.append(f"**{name.removeprefix('generated_text_').replace('_', ' ')}**\n\n{texts}")
+        text = re.sub(r"\n{3,}", "\n\n", record.samples[name].strip())
+        quote = "\n".join(f"> {line}" for line in text.splitlines())
+        parts.append(f"**{name.removeprefix('generated_text_').replace('_', ' ')}**\n\n{quote}")
     return "\n\n".join(parts)
 
 
-def run_lines(record: Record) -> str:
+def describe_run(record: RunRecord) -> str:
     summary = record.summary
     target = "message" if "valid/accuracy" in summary["after"] else "token"
     return (
-        f"`{summary['command']}`\\\nbegun {summary['began']}, code {summary['commit']}, seed "
+        f"`{summary['command']}`\\\nstarted {summary['began']}, commit {summary['commit']}, seed "
         f"{record.config['seed']}, {format_duration(summary['seconds'])}; scored "
-        f"{summary['scored']}: {summary['after']['valid/loss']:.4f} nats a {target} on "
+        f"{summary['scored']}: {summary['after']['valid/loss']:.4f} nats per {target} on "
         f"{summary['after']['valid/tokens']:,} held-out {target}s"
     )
-
-
-def main() -> None:
-    with exit_on_error("report"):
-        for folder in sys.argv[1:]:
-            print(f"kept {keep(extract(Path(folder)), DOCS / 'runs')}")
-        write_cards(DOCS, HOME / "README.md")
