@@ -1,4 +1,4 @@
-"""Tokenise ahead of training, or check a corpus: `python -m gptlab.prepare data=tinystories`."""
+"""Tokenise a corpus before training, or verify one: `python -m gptlab.prepare data=tinystories`."""
 
 from gptlab.config.cli import command
 from gptlab.config.schema import PrepareConfig
@@ -6,10 +6,10 @@ from gptlab.config.schema import PrepareConfig
 
 @command("prepare")
 def main(config: PrepareConfig) -> None:
-    from gptlab.data.build import open_corpus  # heavy imports wait
+    from gptlab.data.build import open_corpus  # a heavy import: not for --help
 
     corpus = open_corpus(
-        config.data, config.tokenizer, config.seed, config.corpus_root, every_block=config.verify
+        config.data, config.tokenizer, config.seed, config.corpus_root, verify_all=config.verify
     )
     print(corpus.folder)
     for name, split in corpus.splits.items():
@@ -19,15 +19,12 @@ def main(config: PrepareConfig) -> None:
         )
     meta = corpus.meta
     print(f"  split: {meta['split_rule']}")
-    print(
-        f"  held-out documents that stand in the training text too: "
-        f"{meta['duplicates_across_splits']:,}"
-    )
+    print(f"  held-out documents also in the training text: {meta['duplicates_across_splits']:,}")
     if meta["mojibake"]:
-        state = "mended" if meta["repaired"] else "left as it is (data.repair_encoding=true mends)"
+        state = "repaired" if meta["repaired"] else "kept; repair with data.repair_encoding=true"
         print(f"  damaged encoding in {meta['mojibake']:,} places: {state}")
     if config.verify:
-        print("  every block agrees with its checksum")
+        print("  every block matches its checksum")
 
 
 if __name__ == "__main__":

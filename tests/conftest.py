@@ -103,7 +103,7 @@ def hub(tmp_path: Path) -> Path:
     folder = tmp_path / "hub"
     folder.mkdir()
     for number, (name, count) in enumerate({"train": 60, "validation": 10}.items()):
-        texts = [stories.write(number, i).text for i in range(count)]
+        texts = [stories.generate_story(number, i).text for i in range(count)]
         pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / f"{name}.parquet")
     return folder
 

@@ -147,7 +147,7 @@ def test_downloaded_text_is_kept_for_another_tokenizer(command, hub: Path, tmp_p
 
 
 def test_own_text_of_one_kilobyte_trains(command, tmp_path: Path) -> None:
-    story = " ".join(stories.write(3, i).text for i in range(3))[:1024]
+    story = " ".join(stories.generate_story(3, i).text for i in range(3))[:1024]
     (tmp_path / "own.txt").write_text(story)
     result = command(
         "train", "data=text", "data.path=own.txt", "model.d_model=16", "model.n_head=2"

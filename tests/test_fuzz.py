@@ -239,7 +239,7 @@ def read_all(corpus: Corpus, data: DataConfig) -> None:
     for split in corpus.splits:
         with contextlib.suppress(UserError):
             windows = make_sequences(corpus, split, 8, data, seed=1)
-            windows.read(torch.arange(min(4, len(windows))).numpy())
+            windows.read_batch(torch.arange(min(4, len(windows))).numpy())
 
 
 # --- files that were damaged ---------------------------------------------------------------------
@@ -278,7 +278,7 @@ def token_files(file: int, change: Callable, every: bool, forged: bool) -> None:
             content["files"][path.name] = zlib.crc32(path.read_bytes())
             meta.write_text(json.dumps(content))
         with contextlib.suppress(UserError):
-            corpus = Corpus(folder, every_block=every)
+            corpus = Corpus(folder, verify_all=every)
             corpus.tokenizer.encode("a cat")
             read_all(corpus, toy_data())
 

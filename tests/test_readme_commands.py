@@ -68,7 +68,7 @@ def test_prepare_command_builds_the_corpus(command, hub: Path, line: str) -> Non
     result = command("gptlab.prepare", *typed, *([f"data.hub={hub}"] if "tinys" in line else []))
     assert result.code == 0, result.err
     assert "documents" in result.out
-    assert ("every block agrees" in result.out) == ("verify=true" in line)
+    assert ("every block matches" in result.out) == ("verify=true" in line)
 
 
 def test_evaluate_command_prints_every_suite(command, trained: Path) -> None:

@@ -114,7 +114,7 @@ def gptlab_loop(config: TrainConfig, corpus: Corpus) -> BareLoop:
     plan = make_run_plan(config, corpus)
     torch.manual_seed(config.seed)
     data = TextDataModule(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
-    batches = TrainingBatches(data.windows, plan.shape)
+    batches = TrainingBatches(data.sequences, plan.shape)
 
     def get_batch(number: int) -> tuple[Tensor, Tensor]:
         batch = batches[number]

@@ -80,7 +80,7 @@ def time_plain_script(arguments: list[str]) -> float:
     loop = nanogpt_loop(config, corpus)
     plan = loop.plan
     data = TextDataModule(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
-    batches = data.validation("valid", config.data.valid_tokens)
+    batches = data.validation_batches("valid", config.data.valid_tokens)
     for _ in range(plan.steps // plan.eval_every):
         loop.run(plan.eval_every)
         with torch.no_grad():

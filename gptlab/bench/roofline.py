@@ -55,5 +55,5 @@ def step_cost(arguments: list[str]) -> StepCost:
         weights -= net.positions.table.weight.numel()
     if not plan.model.tied_head:
         weights -= net.embedding.weight.numel()
-    tokens = plan.shape.rows_per_step * plan.row_tokens
+    tokens = plan.shape.sequences_per_step * plan.row_tokens
     return StepCost(tokens, 6.0 * weights * tokens)

@@ -34,7 +34,7 @@ class KeyInfo:
     def choices(self) -> tuple[str, ...]:
         """All allowed names, those of tables included; empty if any value is allowed."""
         lists = (table_names(c) if c.startswith("gptlab.") else [c] for c in self.allowed)
-        return tuple(name for names in lists for name in names)
+        return tuple(dict.fromkeys(name for names in lists for name in names))
 
     @property
     def range(self) -> str:

@@ -14,7 +14,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true")
 WEIGHT_DTYPES = ("float32", "bfloat16", "int8")
 UNKNOWN = ("error", "skip")
 TRAINING_SUITES = ("samples", "gptlab.evaluation.suites.SUITES")
-TEMPLATES = "gptlab.data.prompt_templates.TEMPLATES"
+TEMPLATES = "gptlab.data.prompt_templates.PROMPT_TEMPLATES"
 
 
 @dataclass
@@ -62,9 +62,7 @@ class ModelConfig:
 class TokenizerConfig:
     """How text becomes token ids (gptlab/data/tokenizer.py)."""
 
-    name: str = key(
-        "gpt2", "tokenizer", choices=("gpt2", "gptlab.data.tokenizer.TRAINABLE_TOKENIZERS")
-    )
+    name: str = key("gpt2", "tokenizer", choices="gptlab.data.tokenizer.TOKENIZERS")
     max_words: int = key(8192, "words: vocabulary size; rarer words are spelled", low=1)
     unknown: str = key("error", "char, words: on characters not in the vocabulary", choices=UNKNOWN)
 
@@ -76,7 +74,11 @@ class DataConfig:
     task: str = key(
         "text", "what to learn from a document", choices=("text", "classification", "instructions")
     )
-    source: str = key("text", "text: your own files (data.path); otherwise a built-in source")
+    source: str = key(
+        "text",
+        "text: your own files (data.path); otherwise a built-in source",
+        choices=("gptlab.data.sources.SOURCES", "gptlab.data.records.RECORD_SOURCES"),
+    )
     path: Any = text_key(None, "your own files instead: a file, a list of files, or a folder")
     valid_path: Any = text_key(None, "held-out documents; null: split off as data.split says")
     hub: str | None = text_key(None, "source=hub: Hugging Face dataset, or a folder with its copy")

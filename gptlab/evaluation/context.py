@@ -127,7 +127,7 @@ class EvalContext:
 
     def documents(self, split: str, count: int) -> list[list[int]]:
         """Read the first documents of a split, without their end-of-text."""
-        ends = self.corpus.ends(split)[:count].tolist()
+        ends = self.corpus.document_ends(split)[:count].tolist()
         stream = self.corpus.tokens(split)
         return [stream[b : e - 1].tolist() for b, e in zip([0, *ends], ends, strict=False)]
 
@@ -244,7 +244,9 @@ def open_named_dataset(
     tokenizer = model.tokenizer
     if isinstance(tokenizer, VocabularyTokenizer) and config.tokenizer.unknown == "skip":
         tokenizer.unknown = "skip"
-    corpus = open_corpus(config.data, config.tokenizer, config.seed, str(root), given=tokenizer)
+    corpus = open_corpus(
+        config.data, config.tokenizer, config.seed, str(root), tokenizer_override=tokenizer
+    )
     return config.data, corpus
 
 
@@ -263,4 +265,6 @@ def open_run_dataset(
     if (root / name).is_dir() and Path(name).name == name:
         with contextlib.suppress(UserError):
             return data, Corpus(root / name)
-    return data, open_corpus(data, config.tokenizer, seed, str(root), given=model.tokenizer)
+    return data, open_corpus(
+        data, config.tokenizer, seed, str(root), tokenizer_override=model.tokenizer
+    )

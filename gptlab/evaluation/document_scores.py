@@ -118,7 +118,7 @@ def score_documents(
 def document_numbers(batches: ValidationBatches, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Number the document of each scored target, in scoring order; `rows` counts the targets of
     each sequence."""
-    if isinstance(batches.windows, DocumentSequences):
+    if isinstance(batches.sequences, DocumentSequences):
         return np.repeat(np.arange(len(rows)), rows)
     places = 1 + np.arange(rows.sum())  # the first token of a stream is never a target
     return np.searchsorted(ends, places, side="right")

@@ -24,7 +24,7 @@ def evaluate_perplexity(context: EvalContext) -> Results:
         if context.corpus.classes:
             results |= classifier_results(context, split)
         elif context.settings.by_document:
-            batches, ends = context.batches(split), context.corpus.ends(split)
+            batches, ends = context.batches(split), context.corpus.document_ends(split)
             scores = score_documents(
                 context.net, batches, ends, context.token_bytes, context.precision
             )
@@ -53,10 +53,10 @@ def evaluate_training_windows(context: EvalContext) -> Results:
     At most as many targets as a validation pass.
     """
     batches = context.random_batches("train")
-    rows = batches.shape.rows_per_step
+    rows = batches.shape.sequences_per_step
     max_tokens = context.settings.max_tokens or context.data.valid_tokens
-    wanted = max(1, max_tokens // (rows * batches.windows.length))
-    count = min(-(-len(batches.windows) // rows), wanted)
+    wanted = max(1, max_tokens // (rows * batches.sequences.length))
+    count = min(-(-len(batches.sequences) // rows), wanted)
     return split_results(context, "windows", (batches[number] for number in range(count)))
 
 

@@ -36,7 +36,7 @@ def evaluate_text_quality(context: EvalContext) -> Results:
 
 def training_text(context: EvalContext) -> Iterator[str]:
     """Decode the training text, about a million tokens of whole documents at a time."""
-    stream, ends = context.corpus.tokens("train"), context.corpus.ends("train")
+    stream, ends = context.corpus.tokens("train"), context.corpus.document_ends("train")
     begin = 0
     while begin < len(stream):
         later_ends = ends[ends > min(begin + DECODED_TOKENS, int(ends[-1]) - 1)]

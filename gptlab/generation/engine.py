@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from gptlab.config.schema import GenerateConfig, TrainConfig
 from gptlab.data.corpus import Corpus
-from gptlab.data.prompt_templates import TEMPLATES
+from gptlab.data.prompt_templates import PROMPT_TEMPLATES
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.generation.beam import beam_steps
 from gptlab.generation.context import next_logits, open_context
@@ -35,12 +35,12 @@ def training_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
     """
     data, eot = config.data, corpus.tokenizer.eot
     if config.prompt is None:
-        length = int(corpus.marks("valid")[0]) if data.task == "instructions" else 10
+        length = int(corpus.prompt_lengths("valid")[0]) if data.task == "instructions" else 10
         ids = [token for token in corpus.tokens("valid")[:length].tolist() if token != eot]
         return [eot, *ids] if data.eot_first or not ids else ids
     prompt = config.prompt
     if data.task == "instructions":
-        prompt = resolve_choice("data.template", data.template, TEMPLATES)(prompt)
+        prompt = resolve_choice("data.template", data.template, PROMPT_TEMPLATES)(prompt)
     return encode_prompt(corpus.tokenizer, prompt, data.eot_first)
 
 
@@ -53,7 +53,7 @@ def apply_template(config: GenerateConfig, model: LoadedModel, text: str) -> str
     if name == "auto":
         data = model.config["data"]
         name = str(data.get("template")) if data.get("task") == "instructions" else "none"
-    template = resolve_choice("template", name, {"none": None, **TEMPLATES, "auto": None})
+    template = resolve_choice("template", name, {"none": None, **PROMPT_TEMPLATES, "auto": None})
     if config.input is not None and (template is None or not text):
         raise UserError("input: needs an instruction: prompt=INSTRUCTION template=alpaca")
     return template(text, config.input or "") if template and text else text

@@ -84,7 +84,7 @@ def held_out_documents(model: LoadedModel, texts: int, tokens: int) -> list[list
     if "corpus" not in model.metadata:
         raise UserError(f"{model.path}: does not name the corpus it was trained on")
     corpus = Corpus(Path(model.config["corpus_root"]).expanduser() / model.metadata["corpus"])
-    ids, ends = corpus.tokens("valid"), corpus.ends("valid")
+    ids, ends = corpus.tokens("valid"), corpus.document_ends("valid")
     spans = zip([0, *ends[:-1]], ends, strict=True)
     length = PROMPT_TOKENS + tokens - model.eot_first
     documents = [ids[a : a + length].tolist() for a, b in spans if b - a > length][:texts]

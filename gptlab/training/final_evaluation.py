@@ -119,7 +119,7 @@ def finish_run(
         parameters=count_parameters(model.net),
         steps=trainer.global_step,
         tokens=metrics_logger.tokens_seen,
-        epochs=trainer.global_step * plan.shape.rows_per_step / plan.rows_per_epoch,
+        epochs=trainer.global_step * plan.shape.sequences_per_step / plan.sequences_per_epoch,
         corpus=corpus_facts(data.corpus),
         scored=f"{model.path.name}, step {model.step}",
         before=initial_evaluation.results,
@@ -131,7 +131,7 @@ def finish_run(
             log_interpretability(loggers, model, training_prompt(config, data.corpus), config)
         log_hyperparameters(loggers, config, overrides, summary)
         summary.write(folder)
-        stories = data.validation("valid", config.data.final_tokens).rows
+        stories = data.validation_batches("valid", config.data.final_tokens).num_sequences
         print(closing_lines(config, folder, summary, stories, shortest_message(data.corpus)))
     return summary
 
@@ -140,7 +140,7 @@ def shortest_message(corpus: Corpus) -> str:
     """A short held-out message of a labelled corpus, as an example to classify; otherwise empty."""
     if not corpus.classes:
         return ""
-    ends, stream = corpus.ends("valid")[:50].tolist(), corpus.tokens("valid")
+    ends, stream = corpus.document_ends("valid")[:50].tolist(), corpus.tokens("valid")
     spans = zip([0, *ends], ends, strict=False)
     return min((decode(corpus.tokenizer, stream[b:e].tolist()) for b, e in spans), key=len)
 

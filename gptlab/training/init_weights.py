@@ -85,7 +85,11 @@ def open_training_corpus(config: TrainConfig, initial: LoadedModel | None) -> Co
     tokenizer = required_tokenizer(initial.tokenizer if initial else None, config)
     try:
         return open_corpus(
-            config.data, config.tokenizer, config.seed, config.corpus_root, given=tokenizer
+            config.data,
+            config.tokenizer,
+            config.seed,
+            config.corpus_root,
+            tokenizer_override=tokenizer,
         )
     except UserError as error:
         if tokenizer is None or "vocabulary lacks" not in str(error):

@@ -84,9 +84,11 @@ class LanguageModel(LightningModule):
     # Training, in the order in which Lightning calls the hooks.
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        seed_device(derive_seed(self.seed, batch["number"] + 1, self.global_rank), self.device.type)
+        seed_device(
+            derive_seed(self.seed, batch["micro_batch"] + 1, self.global_rank), self.device.type
+        )
         # Free the gradients before the forward pass, which needs their memory.
-        if batch["number"] % self.trainer.accumulate_grad_batches == 0:
+        if batch["micro_batch"] % self.trainer.accumulate_grad_batches == 0:
             for group in self.trainer.optimizers[0].param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
@@ -102,7 +104,7 @@ class LanguageModel(LightningModule):
         compiled = self.compiled_step
         self.gradients_ready = compiled is not None and compiled.matches(source)
         if compiled is not None and self.gradients_ready:
-            accumulate = batch["number"] % micro_batches > 0
+            accumulate = batch["micro_batch"] % micro_batches > 0
             nats, self.gradient_norm = compiled(source, target, weight, accumulate)
         else:
             nats = self.net(source, target)

@@ -90,7 +90,7 @@ def run_preflight(
 
     Compiles `compiled_step`, if there is one. Raises UserError for what would ruin the run.
     """
-    batch = TrainingBatches(data.windows, data.shape)[data.first]
+    batch = TrainingBatches(data.sequences, data.shape)[data.first_micro_batch]
     source_BxT, target_BxT = (batch[name].to(plan.accelerator) for name in ("input", "target"))
     net.to(plan.accelerator)
     checks = [check_causality(net, source_BxT[0]), check_split_overlap(data.corpus)]
@@ -113,9 +113,9 @@ def run_preflight(
 
 def longest_row(data: TextDataModule) -> Tensor:
     """The longest training record, (1, T)."""
-    windows = data.windows
+    windows = data.sequences
     assert isinstance(windows, RecordSequences)
-    longest = windows.tokens_of(np.arange(len(windows))).argmax()
+    longest = windows.token_counts(np.arange(len(windows))).argmax()
     return windows.read_documents(np.array([longest]))[0]
 
 

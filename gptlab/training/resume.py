@@ -63,7 +63,11 @@ class ResumedRun:
         if config.init_from or config.model.pretrained:
             tokenizer = required_tokenizer(load_tokenizer(self.tokenizer), config)
         corpus = open_corpus(
-            config.data, config.tokenizer, config.seed, config.corpus_root, given=tokenizer
+            config.data,
+            config.tokenizer,
+            config.seed,
+            config.corpus_root,
+            tokenizer_override=tokenizer,
         )
         if corpus.folder.name != self.corpus:
             raise UserError(

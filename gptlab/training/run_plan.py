@@ -32,7 +32,7 @@ class RunPlan:
     checkpoint_every: int
     sample_every: int
     row_tokens: int
-    rows_per_epoch: int
+    sequences_per_epoch: int
     accelerator: str  # cpu | cuda | mps
     precision: str
     varying: bool = False  # each batch is as wide as its longest row
@@ -42,11 +42,11 @@ class RunPlan:
 
     @property
     def tokens_per_step(self) -> int:
-        return self.shape.rows_per_step * self.row_tokens
+        return self.shape.sequences_per_step * self.row_tokens
 
     @property
     def epochs(self) -> float:
-        return self.steps * self.shape.rows_per_step / self.rows_per_epoch
+        return self.steps * self.shape.sequences_per_step / self.sequences_per_epoch
 
 
 def make_run_plan(
@@ -87,7 +87,7 @@ def make_run_plan(
         checkpoint_every=interval if trainer.checkpoint_every is None else trainer.checkpoint_every,
         sample_every=interval if trainer.sample_every is None else trainer.sample_every,
         row_tokens=windows.longest if isinstance(windows, RecordSequences) else windows.length,
-        rows_per_epoch=len(windows),
+        sequences_per_epoch=len(windows),
         accelerator=accelerator,
         precision=resolve_precision(config.trainer.precision, accelerator),
         varying=config.data.task != "text",
@@ -126,12 +126,12 @@ def check_records(config: TrainConfig, corpus: Corpus, context: int, notes: list
         windows = make_sequences(corpus, split, context, config.data, config.seed)
         assert isinstance(windows, RecordSequences)
         rows = np.arange(len(windows))
-        if not windows.counted(rows).any():
+        if not windows.target_counts(rows).any():
             raise UserError(
                 f"data: every prompt of the {split} records is longer than a row of "
                 f"{windows.length} tokens; try a larger model.context_length or data.template=plain"
             )
-        truncated += int((windows.tokens_of(rows) > windows.length).sum())
+        truncated += int((windows.token_counts(rows) > windows.length).sum())
         total += len(windows)
     if truncated:
         notes.append(f"{truncated:,} of {total:,} records are too long and are truncated")
@@ -201,7 +201,7 @@ def make_batch_shape(config: TrainConfig, row_tokens: int) -> BatchShape:
 def count_steps(config: TrainConfig, shape: BatchShape, rows: int, notes: list[str]) -> int:
     """Optimizer steps: trainer.max_steps or max_epochs, whichever is less, or data.max_steps."""
     trainer = config.trainer
-    steps_per_epoch = rows / shape.rows_per_step
+    steps_per_epoch = rows / shape.sequences_per_step
     default = math.inf if trainer.max_epochs else config.data.max_steps
     limits = [trainer.max_steps or default]
     if trainer.max_epochs:

@@ -96,7 +96,7 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     plan = make_run_plan(config, corpus, fixed_structure(config, initial, resumed))
     done_steps = resumed.step if resumed else 0
     data = TextDataModule(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
-    data.first = done_steps * plan.shape.accumulate
+    data.first_micro_batch = done_steps * plan.shape.accumulate
 
     # Model and recipe.
     configure_torch(config.trainer, plan.accelerator)

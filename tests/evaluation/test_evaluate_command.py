@@ -55,7 +55,7 @@ def test_the_loss_of_each_document_is_its_own(trained: Path, toy_corpus, batchin
     windows = make_sequences(corpus, "valid", 128, data, 1)
     batches = ValidationBatches(windows, 3, None)
     vocabulary = model.net.config.vocab_size
-    ends = corpus.ends("valid")
+    ends = corpus.document_ends("valid")
     found = score_documents(model.net, batches, ends, torch.ones(vocabulary), "32-true")
     stream, begin = corpus.tokens("valid").astype(np.int64), 0
     wanted = np.diff([0, *ends])
@@ -79,7 +79,7 @@ def test_strided_windows_score_each_token_once_and_far_from_their_beginning(
     model = load_checkpoint(trained / "checkpoints" / "best.ckpt")
     (folder,) = (trained.parent.parent / "corpora").iterdir()
     corpus = Corpus(folder)
-    length, ends = 16, corpus.ends("valid")
+    length, ends = 16, corpus.document_ends("valid")
     windows = make_sequences(corpus, "valid", length, DataConfig(batching="sliding"), 1)
     batches = ValidationBatches(windows, 4, 300, stride)
     ones = torch.ones(model.net.config.vocab_size)
@@ -106,7 +106,7 @@ def test_the_standard_error_is_that_of_a_mean(trained: Path) -> None:
 
 
 def test_another_text_is_scored_where_one_is_typed(command, trained: Path, tmp_path) -> None:
-    texts = [stories.write(9, number).text for number in range(40)]
+    texts = [stories.generate_story(9, number).text for number in range(40)]
     (tmp_path / "other.txt").write_text("<|endoftext|>".join(texts))
     other = ["data=text", "data.path=other.txt", "data.split=0.5", "tokenizer.unknown=skip"]
     result = command("gptlab.evaluate", "suite=[perplexity]", *other)
@@ -129,7 +129,7 @@ def test_an_exported_model_needs_a_text(command, tmp_path: Path) -> None:
 
 
 def test_stories_of_the_grammar_are_known_as_such() -> None:
-    real = [stories.write(3, number).text for number in range(4)]
+    real = [stories.generate_story(3, number).text for number in range(4)]
     broken = [real[0] + " And", "Once upon a time"]
     known = training_words(real)
     figures = measure_text_quality(

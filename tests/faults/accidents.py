@@ -65,9 +65,9 @@ def in_metrics(nth: int) -> None:
 
 def in_corpus(nth: int) -> None:
     """Dies while a corpus is built."""
-    from gptlab.data import build
+    from gptlab.data import corpus
 
-    replace(build.SplitWriter, "add", 1 + nth % 2, lambda *_: kill())
+    replace(corpus.SplitWriter, "add", 1 + nth % 2, lambda *_: kill())
 
 
 def disk_full(nth: int) -> None:

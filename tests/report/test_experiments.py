@@ -101,7 +101,11 @@ def test_tiny_char_has_the_published_settings(tmp_path: Path, experiment: str) -
     assert (model.context_length, model.dropout, model.final_norm) == (32, 0.0, True)
     assert model.head_bias and not model.tied_head and model.qkv_bias is False
     assert (data.max_samples, data.subset, data.split) == (60, 0.75, 0.1)
-    assert (plan.shape.rows_per_step, plan.steps, corpus.tokenizer.name) == (16, 10_000, "char")
+    assert (plan.shape.sequences_per_step, plan.steps, corpus.tokenizer.name) == (
+        16,
+        10_000,
+        "char",
+    )
     vocabulary = corpus.tokenizer.vocab_size
     if experiment == "tiny_char":
         assert parameters_of(plan) == 129 * vocabulary + 201_344

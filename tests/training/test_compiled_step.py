@@ -240,7 +240,7 @@ def test_without_a_compiler_a_line_is_said_and_training_goes_on(
 def a_plan(**changes: object) -> RunPlan:
     plan = RunPlan(
         model=TINY_CHAR, optim=None, shape=BatchShape(16, 1), steps=10_000, eval_every=0,
-        checkpoint_every=0, sample_every=0, row_tokens=32, rows_per_epoch=1, accelerator="cpu",
+        checkpoint_every=0, sample_every=0, row_tokens=32, sequences_per_epoch=1, accelerator="cpu",
         precision="32-true",
     )  # fmt: skip
     return replace(plan, **changes)

@@ -192,8 +192,8 @@ def test_the_figures_of_a_classifier_are_those_of_its_messages(command, tmp_path
     from gptlab.data.corpus import Corpus
 
     opened, right, said_spam, was_spam, hit = Corpus(corpus), 0, 0, 0, 0
-    ends = opened.ends("test").tolist()
-    for begin, end, label in zip([0, *ends], ends, opened.marks("test"), strict=False):
+    ends = opened.document_ends("test").tolist()
+    for begin, end, label in zip([0, *ends], ends, opened.labels("test"), strict=False):
         text = decode(model.tokenizer, opened.tokens("test")[begin:end].tolist())
         result = command("gptlab.evaluate", f"text={text}")
         said = ["ham", "spam"].index(result.out.split()[0])
@@ -493,4 +493,4 @@ def test_what_data_decides_cannot_be_typed(command) -> None:
     result = command("train", *TINY, "finetune.trainable=head", "profile=smoke")
     assert result.code == 2 and "finetune.trainable must be a list" in result.err
     result = command("train", *TINY, "data=toy_spam", "data.subset=0.5")
-    assert result.code == 2 and "data.subset=0.5: is of texts" in result.err
+    assert result.code == 2 and "data.subset=0.5 has no effect" in result.err

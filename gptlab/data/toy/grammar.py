@@ -1,11 +1,11 @@
-"""A seeded grammar of texts whose every probability is known.
+"""A grammar that generates stories with known probabilities.
 
-A grammar (`toy_grammar` is one) is plain data: named rules, each a list of alternatives. Four
-readings of that one data live here and so cannot disagree: drawing a story, finding the
-derivation of a given text, listing all stories of a cut-down grammar, and the exact entropy.
+A grammar is plain data: named rules, each a list of alternatives (see story_rules.py). From this
+one data come the generated stories, the probability of any text, the list of all stories of a
+small grammar, and the exact entropy, so these cannot disagree.
 
-The grammar is unambiguous by construction (`grammar_rules` checks it), so a story's probability
-is that of its derivation.
+Every text has at most one derivation (grammar_parser.py checks it), so the probability of a story
+is the probability of its derivation.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from gptlab.data.toy.grammar_rules import (
+from gptlab.data.toy.grammar_parser import (
     PLOT,
     PRONOUNS,
     START,
@@ -25,12 +25,11 @@ from gptlab.data.toy.grammar_rules import (
     Choice,
     Copy,
     GrammarError,
-    Source,
+    RuleTexts,
     compile_rules,
 )
 
-# Raised when the same rules would draw other stories, so that old cache keys lapse.
-FORMAT = 1
+FORMAT = 1  # raise when the same rules generate other stories, so that corpora are rebuilt
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,53 +42,53 @@ class Story:
 
 
 class Grammar:
-    """A grammar compiled from rules given as text (the notation is told in `toy_grammar`).
+    """A grammar compiled from rules in the notation of story_rules.py.
 
-    Raises GrammarError where the text is malformed or ambiguous.
+    Raises GrammarError if the rules are malformed or ambiguous.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: RuleTexts) -> None:
         self.source = {name: tuple(alternatives) for name, alternatives in source.items()}
         self.rules = compile_rules(self.source)
         self._start = Choice(self.rules[START])
 
     def entropy(self) -> float:
-        """The entropy of a story, in nats: the best possible mean loss on one."""
+        """The entropy of a story in nats: the lowest possible mean loss on one."""
 
         @cache
-        def of_rule(name: str) -> float:
+        def rule_entropy(name: str) -> float:
             rule = self.rules[name]
             pairs = zip(rule.alternatives, rule.logs, strict=True)
-            return math.fsum(math.exp(log) * (of_pieces(a) - log) for a, log in pairs)
+            return math.fsum(math.exp(log) * (pieces_entropy(a) - log) for a, log in pairs)
 
-        def of_pieces(alternative: Alternative) -> float:
+        def pieces_entropy(alternative: Alternative) -> float:
             choices = (piece for piece in alternative.pieces if isinstance(piece, Choice))
             return math.fsum(
-                math.log(len(c.rule.alternatives) - 1) if c.exclude else of_rule(c.rule.name)
+                math.log(len(c.rule.alternatives) - 1) if c.exclude else rule_entropy(c.rule.name)
                 for c in choices
             )
 
-        return of_rule(START)
+        return rule_entropy(START)
 
-    def write(self, seed: int, index: int) -> Story:
-        """The story numbered `index` of the endless run named by `seed`; a pure function."""
+    def generate(self, seed: int, index: int) -> Story:
+        """Generate story `index` of the endless series `seed`; a pure function."""
         digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
-        draw = random.Random(int.from_bytes(digest, "big")).random
+        uniform = random.Random(int.from_bytes(digest, "big")).random
         bound: dict[str, Alternative] = {}
         out: list[str] = []
         plot = ""
 
         def emit(choice: Choice) -> float:
             nonlocal plot
-            alternative, total = _pick(choice, bound, draw())
+            alternative, total = choose(choice, bound, uniform())
             if choice.bind is not None:
                 bound[choice.bind] = alternative
             if choice.rule.name == PLOT:
-                plot = alternative.pieces[0].rule.name
+                plot = plot_name(alternative)
             for piece in alternative.pieces:
-                if type(piece) is str:
+                if isinstance(piece, str):
                     out.append(piece)
-                elif type(piece) is Copy:
+                elif isinstance(piece, Copy):
                     out.append(bound[piece.name].forms[piece.form])
                 else:
                     total += emit(piece)
@@ -99,10 +98,10 @@ class Grammar:
         return Story("".join(out), plot, total)
 
     def derivations(self, text: str | None = None) -> Iterator[Story]:
-        """Every way to derive `text`, or, without one, every story of the grammar.
+        """Yield every derivation of `text`; without a text, every story of the grammar.
 
-        The search gives up only where the text already differs, so that it would find a second
-        derivation. To list all stories, cut the grammar down with `restrict` first.
+        The search stops only where the text differs, so it would find a second derivation. To list
+        all stories, make the grammar smaller with `restrict` first.
         """
         agenda: list[tuple] = [("", ((self._start,), 0, None), {}, "", 0.0)]
         while agenda:
@@ -115,7 +114,7 @@ class Grammar:
                 piece = pieces[i]
                 rest = (pieces, i + 1, after)
                 if isinstance(piece, Choice):
-                    agenda += _branches(piece, (done, rest, bound, plot, total), text)
+                    agenda += expand_choice(piece, (done, rest, bound, plot, total), text)
                     break
                 word = piece if isinstance(piece, str) else bound[piece.name].forms[piece.form]
                 if text is not None and not text.startswith(word, len(done)):
@@ -126,7 +125,7 @@ class Grammar:
                     yield Story(done, plot, total)
 
     def log_probability(self, text: str) -> float:
-        """The natural-log probability (nats) of a text, -inf where it is not a story."""
+        """The natural-log probability (nats) of a text; -inf if it is not a story."""
         return next((story.log_probability for story in self.derivations(text)), -math.inf)
 
     @property
@@ -134,65 +133,72 @@ class Grammar:
         """The probability of each plot, by name."""
         rule = self.rules[PLOT]
         pairs = zip(rule.alternatives, rule.logs, strict=True)
-        return {a.pieces[0].rule.name: math.exp(log) for a, log in pairs}
+        return {plot_name(alternative): math.exp(log) for alternative, log in pairs}
 
     def fingerprint(self) -> str:
-        """A sha256 hex digest of all that the stories depend on, for cache keys."""
+        """A SHA-256 hex digest of everything that decides the stories."""
         content = json.dumps([FORMAT, PRONOUNS, list(self.source.items())])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def restrict(
         self, keep: int, plots: Sequence[str] = (), widths: Mapping[str, int] | None = None
     ) -> "Grammar":
-        """A smaller grammar: the first `keep` alternatives of each rule and the named plots.
+        """Make a smaller grammar: the first `keep` alternatives of each rule, and these plots.
 
-        `widths` gives another number for some rules; no `plots` means all. Rules from which
-        an earlier choice is left out keep two at least, and named plots weigh the same.
-        Raises GrammarError for a plot that is not there.
+        `widths` sets another number for some rules; no `plots` means all. Rules that exclude an
+        earlier choice keep at least two, and listed plots have equal weights.
+        Raises GrammarError for an unknown plot.
         """
         unknown = set(plots) - self.plots.keys()
         if unknown:
             raise GrammarError(f"no plots named {sorted(unknown)}")
         slots = (p for r in self.rules.values() for a in r.alternatives for p in a.pieces)
-        paired = {p.rule.name for p in slots if isinstance(p, Choice) and p.exclude}
-        source = {}
+        excluding = {p.rule.name for p in slots if isinstance(p, Choice) and p.exclude}
+        source: dict[str, Sequence[str]] = {}
         for name, alternatives in self.source.items():
-            width = max((widths or {}).get(name, keep), 2 if name in paired else 1)
+            width = max((widths or {}).get(name, keep), 2 if name in excluding else 1)
             source[name] = alternatives[:width]
         source[PLOT] = [f"{{{name}}}" for name in plots] or self.source[PLOT]
         return Grammar(source)
 
 
-def _pick(
-    choice: Choice, bound: Mapping[str, Alternative], draw: float
+def plot_name(alternative: Alternative) -> str:
+    """The name of the rule that an alternative of the rule PLOT consists of."""
+    (slot,) = alternative.pieces
+    assert isinstance(slot, Choice)
+    return slot.rule.name
+
+
+def choose(
+    choice: Choice, bound: Mapping[str, Alternative], uniform: float
 ) -> tuple[Alternative, float]:
-    """The alternative that a draw from [0, 1) falls on, and its log probability (nats)."""
+    """The alternative that a number in [0, 1) selects, and its log probability (nats)."""
     rule = choice.rule
     if choice.exclude is not None:
         count = len(rule.alternatives) - 1
-        i = int(draw * count)
+        i = int(uniform * count)
         i += i >= rule.index[bound[choice.exclude].text]
         return rule.alternatives[i], -math.log(count)
     if rule.cumulative is None:
-        i = int(draw * len(rule.alternatives))
+        i = int(uniform * len(rule.alternatives))
     else:
-        i = bisect_right(rule.cumulative, draw)
+        i = bisect_right(rule.cumulative, uniform)
     return rule.alternatives[i], rule.logs[i]
 
 
-def _branches(choice: Choice, state: tuple, text: str | None) -> Iterator[tuple]:
-    """The states that follow a choice, less those that the text rules out at once."""
+def expand_choice(choice: Choice, state: tuple, text: str | None) -> Iterator[tuple]:
+    """Yield the search states after a choice, without those that differ from the text."""
     done, rest, bound, plot, total = state
     rule = choice.rule
-    left_out = bound[choice.exclude].text if choice.exclude else None
+    excluded = bound[choice.exclude].text if choice.exclude else None
     for alternative, log in zip(rule.alternatives, rule.logs, strict=True):
         first = alternative.pieces[0]
         if text is not None and isinstance(first, str) and not text.startswith(first, len(done)):
             continue
-        if left_out is not None:
-            if alternative.text == left_out:
+        if excluded is not None:
+            if alternative.text == excluded:
                 continue
             log = -math.log(len(rule.alternatives) - 1)
         known = bound | {choice.bind: alternative} if choice.bind else bound
-        name = first.rule.name if rule.name == PLOT else plot
+        name = plot_name(alternative) if rule.name == PLOT else plot
         yield done, (alternative.pieces, 0, rest), known, name, total + log

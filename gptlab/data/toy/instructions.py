@@ -1,6 +1,6 @@
-"""Small tasks with their answers, as many as asked for: made up, no download.
+"""Generate small instructions with responses.
 
-Each has one right answer, so that answers can be counted as right or wrong.
+Each has exactly one right response, so that responses can be scored as right or wrong.
 """
 
 import random
@@ -18,44 +18,45 @@ OPPOSITES = {
 }
 
 
-def past(draws: random.Random) -> tuple[str, str, str]:
-    noun, verb, place = draws.choice(NOUNS), draws.choice([*VERBS]), draws.choice(PLACES)
-    shown = f"The {noun}s {verb} in the {place}."
-    return "Write the sentence in the past tense.", shown, shown.replace(verb, VERBS[verb])
+def past_tense(rng: random.Random) -> tuple[str, str, str]:
+    noun, verb, place = rng.choice(NOUNS), rng.choice([*VERBS]), rng.choice(PLACES)
+    sentence = f"The {noun}s {verb} in the {place}."
+    past = sentence.replace(verb, VERBS[verb])
+    return "Write the sentence in the past tense.", sentence, past
 
 
-def opposite(draws: random.Random) -> tuple[str, str, str]:
-    word = draws.choice([*OPPOSITES])
-    noun, place = draws.choice(NOUNS), draws.choice(PLACES)
-    asked = f"Replace '{word}' by its opposite."
-    shown = f"The {noun} in the {place} says {word}."
-    return asked, shown, shown.replace(f"says {word}", f"says {OPPOSITES[word]}")
+def opposite(rng: random.Random) -> tuple[str, str, str]:
+    word = rng.choice([*OPPOSITES])
+    noun, place = rng.choice(NOUNS), rng.choice(PLACES)
+    sentence = f"The {noun} in the {place} says {word}."
+    response = sentence.replace(f"says {word}", f"says {OPPOSITES[word]}")
+    return f"Replace '{word}' by its opposite.", sentence, response
 
 
-def colour(draws: random.Random) -> tuple[str, str, str]:
-    noun, hue, place = draws.choice(NOUNS), draws.choice(COLOURS), draws.choice(PLACES)
-    return f"What colour is the {noun}?", f"The {hue} {noun} is in the {place}.", f"{hue}"
+def colour(rng: random.Random) -> tuple[str, str, str]:
+    noun, hue, place = rng.choice(NOUNS), rng.choice(COLOURS), rng.choice(PLACES)
+    return f"What colour is the {noun}?", f"The {hue} {noun} is in the {place}.", hue
 
 
-def where(draws: random.Random) -> tuple[str, str, str]:
-    noun, hue, place = draws.choice(NOUNS), draws.choice(COLOURS), draws.choice(PLACES)
+def location(rng: random.Random) -> tuple[str, str, str]:
+    noun, hue, place = rng.choice(NOUNS), rng.choice(COLOURS), rng.choice(PLACES)
     return f"Where is the {noun}?", f"The {hue} {noun} is in the {place}.", f"in the {place}"
 
 
-def swap(draws: random.Random) -> tuple[str, str, str]:
-    first, second = draws.sample(NOUNS, 2)
+def swap(rng: random.Random) -> tuple[str, str, str]:
+    first, second = rng.sample(NOUNS, 2)
     return "Swap the two words.", f"{first} and {second}", f"{second} and {first}"
 
 
-def many(draws: random.Random) -> tuple[str, str, str]:
-    noun, hue = draws.choice(NOUNS), draws.choice(COLOURS)
+def plural(rng: random.Random) -> tuple[str, str, str]:
+    noun, hue = rng.choice(NOUNS), rng.choice(COLOURS)
     return f"Write '{hue} {noun}' for more than one.", "", f"{hue} {noun}s"
 
 
-TASKS = (past, opposite, colour, where, swap, many)
+TASKS = (past_tense, opposite, colour, location, swap, plural)
 
 
-def write(number: int) -> tuple[str, str, str]:
-    """Instruction, input and output of task `number`: always the same."""
-    draws = random.Random(f"toy instructions {number}")
-    return draws.choice(TASKS)(draws)
+def generate_instruction(index: int) -> tuple[str, str, str]:
+    """Generate instruction `index`, always the same: instruction, input and output."""
+    rng = random.Random(f"toy instructions {index}")
+    return rng.choice(TASKS)(rng)

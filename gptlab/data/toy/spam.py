@@ -1,6 +1,7 @@
-"""Short messages, some of them spam, as many as asked for: made up, no download.
+"""Generate short messages, some of them spam.
 
-Both kinds share most of their words (win, free, call, prize, friend), so that a model has to read.
+Spam and other messages ("ham") share most of their words (win, free, call, prize, friend), so that
+a model has to read more than single words.
 """
 
 import random
@@ -52,21 +53,21 @@ Reply with your name to get a {thing} and {sum} in cash""".splitlines()
 ENDINGS = ["", "", "", " Thanks", " Bye", " x", ".", "!", " Don't miss it", " See you", " ok?"]
 
 
-# What the one kind makes of a message of the other: only both parts together tell which it is.
-OF_SPAM = ["{kin} got this, is it true? {other}", "{other} That was a text to {name}, funny"]
-OF_HAM = ["{other} Call me on {number}", "{other} New text from {name}, read it on {number}"]
-CHANGED = 0.35  # share of messages
+# A message may quote one of the other class: only both parts together decide the class.
+QUOTE_SPAM = ["{kin} got this, is it true? {other}", "{other} That was a text to {name}, funny"]
+QUOTE_HAM = ["{other} Call me on {number}", "{other} New text from {name}, read it on {number}"]
+QUOTE_SHARE = 0.35  # of all messages
 
 
-def write(number: int) -> tuple[str, str]:
-    """The text and the class, `ham` or `spam`, of message `number`: always the same."""
-    draws = random.Random(f"toy spam {number}")
-    is_spam = draws.random() < 0.3
-    text = draws.choice(SPAM if is_spam else HAM)
-    if draws.random() < CHANGED:
-        text = draws.choice(OF_HAM if is_spam else OF_SPAM)
-        text = text.replace("{other}", draws.choice(HAM if is_spam else SPAM))
-    elif not is_spam and draws.random() < CHANGED:
+def generate_message(index: int) -> tuple[str, str]:
+    """Generate message `index`, always the same: its text, and its class `ham` or `spam`."""
+    rng = random.Random(f"toy spam {index}")
+    is_spam = rng.random() < 0.3
+    text = rng.choice(SPAM if is_spam else HAM)
+    if rng.random() < QUOTE_SHARE:
+        text = rng.choice(QUOTE_HAM if is_spam else QUOTE_SPAM)
+        text = text.replace("{other}", rng.choice(HAM if is_spam else SPAM))
+    elif not is_spam and rng.random() < QUOTE_SHARE:
         text += " I am on {number} now"
-    text = re.sub(r"\{(\w+)\}", lambda slot: draws.choice(WORDS[slot[1]]).replace("_", " "), text)
-    return text[:1].upper() + text[1:] + draws.choice(ENDINGS), "spam" if is_spam else "ham"
+    text = re.sub(r"\{(\w+)\}", lambda slot: rng.choice(WORDS[slot[1]]).replace("_", " "), text)
+    return text[:1].upper() + text[1:] + rng.choice(ENDINGS), "spam" if is_spam else "ham"

@@ -1,40 +1,37 @@
-"""Tiny children's stories, as many as asked for, each with its exact probability.
+"""Generate tiny children's stories, each with its exact probability.
 
-The words are in toy_grammar.py and toy_plots.py, the engine that reads them in grammar.py.
+The words are in story_rules.py and story_plots.py; grammar.py generates from them.
 """
 
 from functools import cache
 
-from gptlab.data.toy import story_rules
 from gptlab.data.toy.grammar import Grammar, Story
+from gptlab.data.toy.story_rules import RULES
 
 
 @cache
 def grammar() -> Grammar:
     """The whole grammar, compiled and checked on first use."""
-    return Grammar(story_rules.RULES)
+    return Grammar(RULES)
 
 
-def write(seed: int, index: int) -> Story:
-    """The story numbered `index` of the endless run named by `seed`.
-
-    A pure function, the same on every platform; no story depends on another.
-    """
-    return grammar().write(seed, index)
+def generate_story(seed: int, index: int) -> Story:
+    """Generate story `index` of the endless series `seed`, the same on every platform."""
+    return grammar().generate(seed, index)
 
 
 def log_probability(text: str) -> float:
-    """The natural-log probability (nats) of a text; -inf where the grammar cannot write it."""
+    """The natural-log probability (nats) of a text; -inf if the grammar cannot generate it."""
     return grammar().log_probability(text)
 
 
 @cache
 def entropy() -> float:
-    """The exact entropy of a story, in nats: no model can have a lower expected loss."""
+    """The exact entropy of a story in nats: no model can have a lower expected loss."""
     return grammar().entropy()
 
 
 @cache
 def fingerprint() -> str:
-    """A sha256 hex digest of the grammar; it changes when a word or a weight does."""
+    """A SHA-256 hex digest of the grammar, which changes with every word and weight."""
     return grammar().fingerprint()

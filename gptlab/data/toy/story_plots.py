@@ -1,4 +1,4 @@
-"""The plots of the toy stories and the words of their own, in the notation of toy_grammar.py."""
+"""The plots of the toy stories and the words that only they use; notation: story_rules.py."""
 
 # --- plots: things lost, found and broken ----------------------------------------------------
 

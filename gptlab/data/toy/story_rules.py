@@ -1,16 +1,16 @@
-"""What all toy stories share, as data for `toy_stories`; their plots are in toy_plots.py.
+"""The words and sentences that all toy stories share; story_plots.py has the plots.
 
-A rule is a name and its alternatives, split by `|`. An alternative is text with slots:
+A rule is a name and its alternatives, separated by `|`. An alternative is text with slots:
 
     {toy}            a free choice among the alternatives of the rule `toy`
     {it:toy}         the same, and remembered under the name `it`
-    {b:toy-a}        the same, but not what `a` chose
-    {it}, {hero.his} what was remembered, as it is or in another form
+    {b:toy-a}        the same, except what `a` chose
+    {it}, {hero.his} a remembered choice, as it is or in another form
 
-`3* text` weighs three times as much as `text` (all weigh one otherwise); `word~she` is a name
-with its pronoun; `+other` stands for all the alternatives of another rule. Line breaks and
-runs of blanks count as one blank. Most words come from mid-sized, even lists that many plots
-share: those are quick to learn, and they spread a story's surprise over all of it.
+`3* text` has three times the weight of `text` (the default is one); `word~she` is a name with its
+pronoun; `+other` includes all alternatives of another rule. Line breaks and runs of spaces count as
+one space. Most words are in mid-sized lists of equal weights that many plots share: these are
+learned quickly and spread the surprise over the whole story.
 """
 
 from gptlab.data.toy.story_plots import (
@@ -24,7 +24,7 @@ from gptlab.data.toy.story_plots import (
 
 # --- who and where ---------------------------------------------------------------------------
 
-_WHO = {
+WHO = {
     "story": "{opening} {hero.He} {loved} {ha:hobby} and {hobby-ha}. {when}, {hero} {plot}",
     "opening": """
         10* Once upon a time, there {was} a {ta:trait} and {trait-ta} {being}. {hero.He} lived
@@ -75,7 +75,7 @@ _WHO = {
 
 # --- sentences that many plots share ---------------------------------------------------------
 
-_FRAMES = {
+FRAMES = {
     "react": """
         "{alas}," {sighed} {hero} {sadly}. | {hero.He} felt {fa:sad} and {sad-fa}.""",
     "alas": """Oh no | Oh dear | Goodness | What a pity | What a shame | How awful | Not again
@@ -123,7 +123,7 @@ _FRAMES = {
 
 # --- the lesson ------------------------------------------------------------------------------
 
-_LESSONS = {
+LESSONS = {
     "night": """That night | That evening | At bedtime | At sunset | After supper | From then on
         | From that day on | Ever after""",
     "knew": """knew | remembered | understood | believed | felt sure | told everyone | agreed
@@ -154,9 +154,9 @@ _LESSONS = {
 # ---------------------------------------------------------------------------------------------
 
 SECTIONS: tuple[dict[str, str], ...] = (
-    _WHO,
-    _FRAMES,
-    _LESSONS,
+    WHO,
+    FRAMES,
+    LESSONS,
     LOST_AND_BROKEN,
     LOST_WORDS,
     MAKING,
@@ -166,9 +166,9 @@ SECTIONS: tuple[dict[str, str], ...] = (
     {"plot": " | ".join(f"{{{name}}}" for name in (*LOST_AND_BROKEN, *MAKING, *KINDNESS))},
 )
 
+# The alternatives of every rule, by name.
 RULES: dict[str, tuple[str, ...]] = {
     name: tuple(" ".join(alternative.split()) for alternative in text.split("|"))
     for section in SECTIONS
     for name, text in section.items()
 }
-"""The alternatives of every rule, by name."""

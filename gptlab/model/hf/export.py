@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlab.config.schema import ExportConfig
-from gptlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, read_merges
+from gptlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, read_bpe_merges
 from gptlab.model.checkpoint import LoadedModel, read_lora_adapter
 from gptlab.model.hf.gpt2 import to_gpt2_config, to_gpt2_weights
 from gptlab.model.hf.llama import to_llama_config, to_llama_weights
@@ -99,7 +99,7 @@ def tokenizer_files(tokenizer: Tokenizer, window: int) -> Files:
         "clean_up_tokenization_spaces": False,
     }
     if isinstance(tokenizer, GPT2Tokenizer):
-        merges = read_merges(GPT2Tokenizer.VOCAB)
+        merges = read_bpe_merges(GPT2Tokenizer.VOCAB)
         files = {"vocab.json": gpt2_vocabulary(tokenizer), "merges.txt": merges}
         return files | {"tokenizer_config.json": settings | {"tokenizer_class": "GPT2Tokenizer"}}
     if isinstance(tokenizer, CharTokenizer):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.config.validation import validate_config
-from gptlab.data.prompt_templates import TEMPLATES
+from gptlab.data.prompt_templates import PROMPT_TEMPLATES
 from gptlab.data.sources import require_network
 from gptlab.data.tokenizer import GPT2Tokenizer, load_tokenizer
 from gptlab.model.checkpoint import LoadedModel, load_checkpoint
@@ -147,7 +147,7 @@ def assemble_model(net: GPT, file: Path, exported: dict[str, Any]) -> LoadedMode
         )
     eot_first = bool(exported.get("eot_first", False))
     data = {"eot_first": eot_first, **dict(exported.get("data", {}))}
-    if data.get("task") == "instructions" and data["template"] not in TEMPLATES:
+    if data.get("task") == "instructions" and data["template"] not in PROMPT_TEMPLATES:
         raise ValueError("unknown prompt template")
     if (window := exported.get("window")) is not None:
         if not 1 <= int(window) <= config.context_length:

@@ -164,7 +164,7 @@ class CheckpointWriter(StepCallback):
 def save_diverged_batches(data: TextDataModule, step: int, folder: Path) -> Path:
     """Save this process's micro-batches of a step, as tensors and as text."""
     shape = data.shape
-    batches = TrainingBatches(data.windows, shape)
+    batches = TrainingBatches(data.sequences, shape)
     numbers = range((step - 1) * shape.accumulate, step * shape.accumulate)
     micro_batches = [batches[number] for number in numbers]
     path = folder / f"not_finite_step_{step}.pt"

@@ -171,7 +171,7 @@ class MetricsLogger(StepCallback):
         position = {
             "step": self.step,
             "tokens": self.tokens_seen,
-            "epoch": self.step * self.plan.shape.rows_per_step / self.plan.rows_per_epoch,
+            "epoch": self.step * self.plan.shape.sequences_per_step / self.plan.sequences_per_epoch,
         }
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(position | metrics)

@@ -28,6 +28,6 @@ class StepCallback(Callback):
 
 def completed_epoch(plan: RunPlan, step: int) -> int | None:
     """Return the epoch that this step completes, counted from 1, or None."""
-    after = step * plan.shape.rows_per_step // plan.rows_per_epoch
-    before = (step - 1) * plan.shape.rows_per_step // plan.rows_per_epoch
+    after = step * plan.shape.sequences_per_step // plan.sequences_per_epoch
+    before = (step - 1) * plan.shape.sequences_per_step // plan.sequences_per_epoch
     return after if after > before else None

@@ -1,8 +1,8 @@
-"""The rules of a grammar: read from their notation, and proved to be unambiguous.
+"""Parse the rules of a grammar and check that they are unambiguous.
 
-At every choice, no alternative can emit a text that is a prefix of what another can emit, and
-copies of earlier choices are fixed by what was already read. By induction over the rules, a text
-has at most one derivation and no text is a proper prefix of another.
+At every choice, no alternative generates a prefix of what another can generate, and copies repeat
+what was already chosen. By induction over the rules, a text has at most one derivation, and no
+text is a proper prefix of another.
 """
 
 import math
@@ -14,20 +14,19 @@ from itertools import accumulate
 START = "story"
 PLOT = "plot"
 PRONOUNS = {"she": ("she", "her", "her"), "he": ("he", "him", "his")}
-# How many leading characters to compare when telling alternatives apart, nearest first.
-LOOKAHEAD = (4, 12, 24, 40)
+LOOKAHEAD = (4, 12, 24, 40)  # leading characters by which to distinguish alternatives
 
-_SLOT = re.compile(r"\{(?:(\w+):)?(\w+)(?:\.(\w+))?(?:-(\w+))?\}")
-_ALTERNATIVE = re.compile(r"(?:(\d+)\* )?(.*?)(?:~(\w+))?")
+SLOT = re.compile(r"\{(?:(\w+):)?(\w+)(?:\.(\w+))?(?:-(\w+))?\}")
+ALTERNATIVE = re.compile(r"(?:(\d+)\* )?(.*?)(?:~(\w+))?")
 
 
 class GrammarError(ValueError):
-    """The grammar's data breaks one of the rules that make its probabilities exact."""
+    """The rules are malformed, or their probabilities would not be exact."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A slot that repeats, in some form, what an earlier slot chose."""
+    """A slot that repeats the choice of an earlier slot, perhaps in another form."""
 
     name: str
     form: str
@@ -35,7 +34,7 @@ class Copy:
 
 @dataclass(eq=False, slots=True)
 class Alternative:
-    """One way to write a rule; `forms` are the inflections of a plain filler, else empty."""
+    """One expansion of a rule; `forms` has the inflections of a plain text, and is else empty."""
 
     text: str
     weight: int
@@ -45,7 +44,7 @@ class Alternative:
 
 @dataclass(eq=False, slots=True)
 class Rule:
-    """A named list of alternatives; `cumulative` is None where all weigh the same."""
+    """A named list of alternatives; `cumulative` is None if all weights are equal."""
 
     name: str
     alternatives: list[Alternative] = field(default_factory=list)
@@ -53,8 +52,8 @@ class Rule:
     cumulative: list[float] | None = None
     index: dict[str, int] = field(default_factory=dict)
 
-    def fill(self, alternatives: list[Alternative]) -> None:
-        """Take the alternatives and work out their probabilities."""
+    def set_alternatives(self, alternatives: list[Alternative]) -> None:
+        """Store the alternatives and compute their probabilities."""
         self.alternatives = alternatives
         self.index = {a.text: i for i, a in enumerate(alternatives)}
         weights = [a.weight for a in alternatives]
@@ -65,45 +64,50 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A slot that chooses from a rule, all but what the slot `exclude` chose."""
+    """A slot that chooses an alternative of a rule, except the choice of the slot `exclude`."""
 
     rule: Rule
     bind: str | None = None
     exclude: str | None = None
 
 
-Source = Mapping[str, Sequence[str]]
+RuleTexts = Mapping[str, Sequence[str]]
 
 
-def compile_rules(source: Source) -> dict[str, Rule]:
-    """Rules by name, from text in the notation that `toy_grammar` tells.
+def compile_rules(source: RuleTexts) -> dict[str, Rule]:
+    """Parse rules in the notation of story_rules.py.
 
-    Raises GrammarError where the text is malformed, or a text could be derived in two ways.
+    Raises GrammarError if a rule is malformed, or if a text could be derived in two ways.
     """
     rules = {name: Rule(name) for name in source}
     for name, rule in rules.items():
-        rule.fill([compile_alternative(text, rules) for text in flat(source, name)])
-    Checker(rules).check()
+        rule.set_alternatives(
+            [compile_alternative(text, rules) for text in expand_includes(source, name)]
+        )
+    AmbiguityChecker(rules).check()
     return rules
 
 
-def flat(source: Source, name: str) -> Iterator[str]:
-    """A rule's alternatives, with `+other` replaced by all those of the other rule."""
+def expand_includes(source: RuleTexts, name: str) -> Iterator[str]:
+    """Yield a rule's alternatives, with `+other` replaced by those of the other rule."""
     for text in source[name]:
         if not text.startswith("+"):
             yield text
         elif text[1:] in source:
-            yield from flat(source, text[1:])
+            yield from expand_includes(source, text[1:])
         else:
             raise GrammarError(f"no rule named {text[1:]!r}")
 
 
 def compile_alternative(source: str, rules: Mapping[str, Rule]) -> Alternative:
-    """One alternative of the notation; raises GrammarError."""
-    weight, text, tag = _ALTERNATIVE.fullmatch(source).groups()
+    """Parse one alternative; raises GrammarError."""
+    match = ALTERNATIVE.fullmatch(source)
+    if match is None:
+        raise GrammarError(f"malformed alternative: {source!r}")
+    weight, text, pronoun = match.groups()
     pieces: list[str | Copy | Choice] = []
     end = 0
-    for slot in _SLOT.finditer(text):
+    for slot in SLOT.finditer(text):
         bind, name, form, exclude = slot.groups()
         pieces.append(text[end : slot.start()])
         if name in rules:
@@ -112,25 +116,25 @@ def compile_alternative(source: str, rules: Mapping[str, Rule]) -> Alternative:
             pieces.append(Copy(name, form or ""))
         end = slot.end()
     pieces = [piece for piece in (*pieces, text[end:]) if piece != ""]
-    odd = any(set(piece) & set("{}~|") for piece in pieces if isinstance(piece, str))
-    if not pieces or odd or tag not in (None, *PRONOUNS):
+    stray = any(set(piece) & set("{}~|") for piece in pieces if isinstance(piece, str))
+    if not pieces or stray or pronoun not in (None, *PRONOUNS):
         raise GrammarError(f"malformed alternative: {source!r}")
     forms = {"": text} if pieces == [text] else {}
-    if tag:
-        forms |= dict(zip(("he", "him", "his"), PRONOUNS[tag], strict=True))
+    if pronoun:
+        forms |= dict(zip(("he", "him", "his"), PRONOUNS[pronoun], strict=True))
         forms |= {form.capitalize(): forms[form].capitalize() for form in ("he", "his")}
     return Alternative(text, int(weight or 1), tuple(pieces), forms)
 
 
-class Checker:
-    """Looks whether texts are unambiguous and their entropy analytic."""
+class AmbiguityChecker:
+    """Check that stories are unambiguous and that their entropy has a closed form."""
 
     def __init__(self, rules: Mapping[str, Rule]):
         self.rules = rules
-        self.bindings: dict[str, dict[str, Alternative]] = {}  # what a name may be bound to
+        self.bindings: dict[str, dict[str, Alternative]] = {}  # possible choices by name
 
     def check(self) -> None:
-        """Raise GrammarError unless stories are unambiguous and their entropy analytic."""
+        """Raise GrammarError if a check fails."""
         for rule in self.rules.values():
             for piece in (p for a in rule.alternatives for p in a.pieces):
                 if isinstance(piece, Choice) and piece.bind:
@@ -139,18 +143,18 @@ class Checker:
         for alternative in self.rules[PLOT].alternatives:
             if len(alternative.pieces) > 1 or not isinstance(alternative.pieces[0], Choice):
                 raise GrammarError(f"a plot is one slot, not {alternative.text!r}")
-        self.order(Choice(self.rules[START]), frozenset())
-        leads: dict[tuple[str, int], set[str]] = {}
+        self.check_bindings(Choice(self.rules[START]), frozenset())
+        cache: dict[tuple[str, int], set[str]] = {}
         for rule in self.rules.values():
-            self.told_apart(rule, leads)
+            self.check_distinct(rule, cache)
 
-    def order(self, choice: Choice, known: frozenset[str]) -> frozenset[str]:
-        """Check that slots are bound once, before use; return those surely bound after."""
+    def check_bindings(self, choice: Choice, known: frozenset[str]) -> frozenset[str]:
+        """Check that names are bound once and before use; return those bound afterwards."""
         rule, after = choice.rule, []
         if choice.exclude is not None:
-            # Leaving one of n equals always leaves n - 1 equals: that keeps entropy exact.
+            # Excluding one of n equal weights leaves n - 1 equal weights: entropy stays exact.
             if choice.exclude not in known or rule.cumulative or len(rule.index) < 2:
-                raise GrammarError(f"{rule.name!r} cannot leave out {choice.exclude!r}")
+                raise GrammarError(f"{rule.name!r} cannot exclude {choice.exclude!r}")
             if not self.bindings[choice.exclude].keys() <= rule.index.keys():
                 raise GrammarError(f"{choice.exclude!r} may not be among {rule.name!r}")
         if choice.bind or choice.exclude:
@@ -161,22 +165,22 @@ class Checker:
             bound = known
             for piece in alternative.pieces:
                 if isinstance(piece, Choice):
-                    bound = self.order(piece, bound)
+                    bound = self.check_bindings(piece, bound)
                 elif isinstance(piece, Copy):
                     fillers = self.bindings[piece.name].values() if piece.name in bound else ()
                     if not fillers or any(piece.form not in a.forms for a in fillers):
-                        raise GrammarError(f"{piece} is not known in {alternative.text!r}")
+                        raise GrammarError(f"{piece} is not bound in {alternative.text!r}")
             after.append(bound)
         return frozenset.intersection(*after)
 
-    def told_apart(self, rule: Rule, leads: dict[tuple[str, int], set[str]]) -> None:
-        """Check that no alternative can begin with all that another may emit."""
+    def check_distinct(self, rule: Rule, cache: dict[tuple[str, int], set[str]]) -> None:
+        """Check that no alternative generates a prefix of what another can generate."""
         clash = ""
         for limit in LOOKAHEAD:
             heads = sorted(
                 (head, i)
                 for i, alternative in enumerate(rule.alternatives)
-                for head in self.heads(alternative.pieces, limit, leads)
+                for head in self.prefixes(alternative.pieces, limit, cache)
             )
             clash, (last, owner) = "", heads[0]
             for head, i in heads:
@@ -186,12 +190,12 @@ class Checker:
                     clash = head
             if not clash:
                 return
-        raise GrammarError(f"alternatives of {rule.name!r} look alike: {clash!r}")
+        raise GrammarError(f"alternatives of {rule.name!r} are ambiguous: {clash!r}")
 
-    def heads(
-        self, pieces: Sequence, limit: int, leads: dict[tuple[str, int], set[str]]
+    def prefixes(
+        self, pieces: Sequence, limit: int, cache: dict[tuple[str, int], set[str]]
     ) -> set[str]:
-        """All texts, cut to `limit` characters, that the pieces may begin with."""
+        """All texts that the pieces can start with, cut to `limit` characters."""
         heads = {""}
         for piece in pieces:
             if all(len(head) >= limit for head in heads):
@@ -202,9 +206,11 @@ class Checker:
                 nexts = {a.forms[piece.form] for a in self.bindings[piece.name].values()}
             else:
                 key = (piece.rule.name, limit)
-                if key not in leads:
-                    every = (self.heads(a.pieces, *key[1:], leads) for a in piece.rule.alternatives)
-                    leads[key] = set().union(*every)
-                nexts = leads[key]
+                if key not in cache:
+                    alternatives = piece.rule.alternatives
+                    cache[key] = set().union(
+                        *(self.prefixes(a.pieces, limit, cache) for a in alternatives)
+                    )
+                nexts = cache[key]
             heads = {(head + n)[:limit] for head in heads for n in nexts}
         return heads

@@ -1,3 +1,5 @@
+"""The story grammar: exact probabilities, unambiguous rules, readable text."""
+
 import dataclasses
 import hashlib
 import itertools
@@ -11,48 +13,45 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlab.data.toy import grammar as engine
-from gptlab.data.toy import stories, story_rules
+from gptlab.data.toy import grammar as grammar_module
 from gptlab.data.toy.grammar import Grammar, Story
-from gptlab.data.toy.grammar_rules import Choice, Copy, GrammarError
+from gptlab.data.toy.grammar_parser import Choice, Copy, GrammarError
+from gptlab.data.toy.stories import entropy, fingerprint, generate_story, grammar, log_probability
+from gptlab.data.toy.story_rules import RULES, SECTIONS
 
 TOKEN = re.compile(r" ?\w[\w'-]*| ?[^\w\s]|\s")
-PLOTS = list(stories.grammar().plots)
-
-
-def names_of(rule: str) -> list[str]:
-    return [name.partition("~")[0] for name in story_rules.RULES[rule]]
+PLOTS = list(grammar().plots)
 
 
 @pytest.fixture(scope="module")
 def stories() -> list[Story]:
-    return [stories.write(7, i) for i in range(5000)]
+    return [generate_story(7, i) for i in range(5000)]
 
 
 # --- probability -------------------------------------------------------------------------------
 
 
-def test_entropy_is_large_and_is_the_mean_surprise(stories):
-    bits = stories.entropy() / math.log(2)
+def test_entropy_equals_the_mean_surprise(stories):
+    bits = entropy() / math.log(2)
     assert 130 <= bits <= 160
     surprise = [-story.log_probability for story in stories[:2000]]
     error = statistics.stdev(surprise) / math.sqrt(len(surprise))
-    assert error < 0.01 * stories.entropy()
-    assert abs(statistics.mean(surprise) - stories.entropy()) < 4 * error
+    assert error < 0.01 * entropy()
+    assert abs(statistics.mean(surprise) - entropy()) < 4 * error
 
 
-def test_every_story_has_one_derivation_of_its_own_probability(stories):
+def test_each_story_has_one_derivation_with_its_probability(stories):
     for story in stories[:2000]:
-        (derived,) = stories.grammar().derivations(story.text)
+        (derived,) = grammar().derivations(story.text)
         assert (derived.text, derived.plot) == (story.text, story.plot)
         assert derived.log_probability == pytest.approx(story.log_probability, abs=1e-9)
-        assert stories.log_probability(story.text) == derived.log_probability
+        assert log_probability(story.text) == derived.log_probability
 
 
 @pytest.mark.parametrize("plot", PLOTS)
-def test_all_stories_of_a_small_grammar(plot):
-    """Each plot leaves other rules open, so that all have their turn."""
-    whole = stories.grammar()
+def test_probabilities_of_all_stories_of_a_small_grammar_sum_to_one(plot):
+    """Each plot widens other rules, so that together they cover the grammar."""
+    whole = grammar()
     reached, queue = set(), [plot, "opening", "when"]
     while queue:
         rule = whole.rules[queue.pop()]
@@ -71,18 +70,18 @@ def test_all_stories_of_a_small_grammar(plot):
     expected = -math.fsum(p * math.log(p) for p in masses)
     assert small.entropy() == pytest.approx(expected, abs=1e-9)
     texts = sorted(story.text for story in every)
-    # A text that others begin with is, when sorted, right before one of them.
+    # A prefix of another text would be, when sorted, right before one of them.
     assert not any(b.startswith(a) for a, b in itertools.pairwise(texts))
     for story in every[:: len(every) // 20]:
         assert small.log_probability(story.text) == pytest.approx(story.log_probability, abs=1e-9)
         assert whole.log_probability(story.text) < story.log_probability
-    assert {small.write(0, i).text for i in range(50)} <= set(texts)
+    assert {small.generate(0, i).text for i in range(50)} <= set(texts)
 
 
-def test_sampling_follows_the_weights(stories):
+def test_stories_follow_the_weights(stories):
     plots = Counter(story.plot for story in stories)
     assert len(plots) == len(PLOTS) >= 22
-    for plot, probability in stories.grammar().plots.items():
+    for plot, probability in grammar().plots.items():
         assert probability <= 0.08
         spread = math.sqrt(len(stories) * probability * (1 - probability))
         assert abs(plots[plot] - len(stories) * probability) < 4.5 * spread
@@ -92,26 +91,26 @@ def test_sampling_follows_the_weights(stories):
     assert openings["Long ago"] / len(stories) == pytest.approx(0.15, abs=0.02)
 
 
-# --- what is no story --------------------------------------------------------------------------
+# --- texts that are not stories ----------------------------------------------------------------
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text() | st.integers(0, 300).map(lambda n: stories.write(0, n).text[:n]))
-def test_any_string_can_be_asked_for(text):
-    assert stories.log_probability(text) == -math.inf
+@given(st.text() | st.integers(0, 300).map(lambda n: generate_story(0, n).text[:n]))
+def test_any_string_has_a_log_probability(text):
+    assert log_probability(text) == -math.inf
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.text(min_size=1, max_size=3))
-def test_text_around_a_story_is_rejected(seed, index, extra):
-    text = stories.write(seed, index).text
-    assert stories.log_probability(text) > -math.inf
-    assert stories.log_probability(text + extra) == -math.inf
-    assert stories.log_probability(extra + text) == -math.inf
-    assert stories.log_probability(text[:-1]) == -math.inf
+def test_a_story_with_extra_text_is_rejected(seed, index, extra):
+    text = generate_story(seed, index).text
+    assert log_probability(text) > -math.inf
+    assert log_probability(text + extra) == -math.inf
+    assert log_probability(extra + text) == -math.inf
+    assert log_probability(text[:-1]) == -math.inf
 
 
-def test_a_changed_word_is_rejected_unless_it_makes_another_story(stories):
+def test_a_story_with_a_random_word_is_rejected(stories):
     rng = random.Random(3)
     vocabulary = sorted({word for s in stories for word in re.findall(r"[\w']+", s.text)})
     accepted = 0
@@ -119,42 +118,44 @@ def test_a_changed_word_is_rejected_unless_it_makes_another_story(stories):
         word = rng.choice(list(re.finditer(r"[\w']+", story.text)))
         other = rng.choice([w for w in rng.sample(vocabulary, 2) if w != word[0]])
         changed = story.text[: word.start()] + other + story.text[word.end() :]
-        for derived in stories.grammar().derivations(changed):
+        for derived in grammar().derivations(changed):
             accepted += 1
             assert derived.text == changed
-    # Few random words fit: a choice is seldom from more than some forty of about nine hundred.
+    # Few random words fit: most choices have at most forty of about nine hundred words.
     assert accepted < 50
 
 
 def test_copies_and_pronouns_must_agree(stories):
-    girls = set(names_of("girl"))
+    girls = {name.partition("~")[0] for name in RULES["girl"]}
     for story in stories[:200]:
         hero = re.search(r" named (\w+)", story.text)[1]
         last = story.text.rindex(hero)
         other = "Anna" if hero != "Anna" else "Mia"
         renamed = story.text[:last] + other + story.text[last + len(hero) :]
-        assert stories.log_probability(renamed) == -math.inf
+        assert log_probability(renamed) == -math.inf
         pronoun, wrong = ("She", "He") if hero in girls else ("He", "She")
         assert f". {pronoun} " in story.text
         swapped = story.text.replace(f". {pronoun} ", f". {wrong} ", 1)
-        assert stories.log_probability(swapped) == -math.inf
+        assert log_probability(swapped) == -math.inf
 
 
-# --- sampling ----------------------------------------------------------------------------------
+# --- generating --------------------------------------------------------------------------------
 
 
-def test_writing_is_a_pure_function_of_seed_and_index():
-    fresh = Grammar(story_rules.RULES)
-    backwards = [fresh.write(5, i) for i in reversed(range(50))]
-    assert backwards[::-1] == [stories.write(5, i) for i in range(50)]
-    assert len({stories.write(s, i).text for s in range(20) for i in range(20)}) == 400
-    assert stories.write(1, 23) != stories.write(12, 3)
+@pytest.mark.fast
+def test_stories_are_a_pure_function_of_seed_and_index():
+    fresh = Grammar(RULES)
+    backwards = [fresh.generate(5, i) for i in reversed(range(50))]
+    assert backwards[::-1] == [generate_story(5, i) for i in range(50)]
+    assert len({generate_story(s, i).text for s in range(20) for i in range(20)}) == 400
+    assert generate_story(1, 23) != generate_story(12, 3)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        stories.write(5, 0).text = ""
+        generate_story(5, 0).text = ""
 
 
-def test_the_same_rules_keep_writing_the_same_stories():
-    """Pins how draws become choices; a change here must raise engine.FORMAT."""
+@pytest.mark.fast
+def test_stories_stay_the_same_across_versions():
+    """A change of the stories must raise grammar.FORMAT."""
     rules = {
         "story": ("{hero:name} saw a {kind}. {plot}",),
         "name": ("Ann~she", "Bo~he", "Cy~he"),
@@ -164,14 +165,14 @@ def test_the_same_rules_keep_writing_the_same_stories():
         "two": ("{hero} hid.",),
     }
     small = Grammar(rules)
-    text = "\n".join(small.write(2, i).text for i in range(100))
+    text = "\n".join(small.generate(2, i).text for i in range(100))
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "53b33cff3d33247a"
-    assert engine.FORMAT == 1
+    assert grammar_module.FORMAT == 1
 
 
-def test_fingerprint_is_that_of_words_and_weights():
-    rules = dict(story_rules.RULES)
-    same = stories.fingerprint()
+def test_fingerprint_changes_with_words_and_weights():
+    rules = dict(RULES)
+    same = fingerprint()
     assert re.fullmatch(r"[0-9a-f]{64}", same)
     assert Grammar(rules).fingerprint() == same
     heavier = rules | {"toy": ("2* ball", *rules["toy"][1:])}
@@ -184,14 +185,14 @@ def test_fingerprint_is_that_of_words_and_weights():
 # --- the text ----------------------------------------------------------------------------------
 
 
-def test_vocabulary_is_rich_but_no_word_is_rare(stories):
+def test_vocabulary_is_large_and_no_word_is_rare(stories):
     words = Counter(w for s in stories for w in set(re.findall(r"[\w'-]+", s.text.lower())))
     assert len(words) >= 550
     assert min(words.values()) >= len(stories) / 400
     assert len({token for s in stories for token in TOKEN.findall(s.text)}) <= 900
 
 
-def test_text_is_one_plain_paragraph(stories):
+def test_a_story_is_one_plain_paragraph(stories):
     for story in stories:
         text = story.text
         assert text.isascii() and text.isprintable()
@@ -204,14 +205,14 @@ def test_text_is_one_plain_paragraph(stories):
         assert len(re.findall(rf"\b{hero}\b", text)) >= 3
 
 
-def test_length_in_tokens(stories):
+def test_story_lengths_in_tokens(stories):
     lengths = [len(TOKEN.findall(story.text)) for story in stories]
     assert 95 < statistics.mean(lengths) < 112
     assert statistics.quantiles(lengths, n=20)[0] >= 70
     assert statistics.quantiles(lengths, n=20)[-1] <= 115
 
 
-def test_no_story_at_all_is_longer_than_125_tokens():
+def test_no_possible_story_is_longer_than_125_tokens():
     def count(text: str) -> int:
         return len(re.findall(r"\w[\w'-]*|[^\w\s]", text))
 
@@ -231,11 +232,10 @@ def test_no_story_at_all_is_longer_than_125_tokens():
             known[choice.bind] = max(sizes)
         return max(sizes), known
 
-    grammar = stories.grammar()
-    assert longest(Choice(grammar.rules["story"]), {})[0] <= 125
+    assert longest(Choice(grammar().rules["story"]), {})[0] <= 125
 
 
-# --- the checks --------------------------------------------------------------------------------
+# --- checks of the rules -----------------------------------------------------------------------
 
 SMALL = {
     "story": ("{hero:name} {verb}. {plot}",),
@@ -268,22 +268,22 @@ SMALL = {
         {"name": ("2* Ann~she", "Bo~he", "Cy~he")},
     ],
 )
-def test_faulty_grammars_are_refused(change):
+def test_malformed_or_ambiguous_grammars_are_refused(change):
     Grammar(SMALL)
     with pytest.raises(GrammarError):
         Grammar(SMALL | change)
 
 
-def test_restrict_names_an_unknown_plot():
+def test_restrict_refuses_an_unknown_plot():
     with pytest.raises(GrammarError, match="no_such_plot"):
-        stories.grammar().restrict(1, ["no_such_plot"])
+        grammar().restrict(1, ["no_such_plot"])
 
 
-def test_rules_are_named_once_and_all_used():
-    names = [name for section in story_rules.SECTIONS for name in section]
+def test_every_rule_is_used_and_named_once():
+    names = [name for section in SECTIONS for name in section]
     assert len(names) == len(set(names))
     used = {"story"}
-    for alternatives in story_rules.RULES.values():
+    for alternatives in RULES.values():
         for text in alternatives:
             used |= set(re.findall(r"\{(?:\w+:)?(\w+)", text)) | {text.removeprefix("+")}
     assert set(names) <= used

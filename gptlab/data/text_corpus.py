@@ -1,0 +1,212 @@
+"""Build a corpus from text documents in two passes over the source.
+
+The first pass reads everything, so that a flaw in the last file is found before anything is
+written; it collects lengths, hashes and the vocabulary. The second pass tokenises on all cores
+(tiktoken releases Python's lock) while documents stream by. Memory holds a few megabytes of text
+whatever its length, the vocabulary's counts, and 16 bytes per document.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptlab.config.schema import DataConfig
+from gptlab.data.corpus import SplitWriter, write_corpus_files
+from gptlab.data.readers import TextChunk, repair_mojibake
+from gptlab.data.sources import TextSource
+from gptlab.data.splits import DocumentScan, SplitRule
+from gptlab.data.tokenizer import END_OF_TEXT, Tokenizer
+from gptlab.utils.console import print_status
+from gptlab.utils.errors import UserError
+
+BATCH_CHARACTERS = 1 << 20  # characters to encode at once
+
+
+def build_text_corpus(
+    folder: Path,
+    source: TextSource,
+    data: DataConfig,
+    train_tokenizer: Callable[[Iterable[str]], Tokenizer],
+    seed: int,
+    meta: dict[str, Any],
+) -> None:
+    """Write token files, document ends and metadata. Raises UserError."""
+    scans = {split: DocumentScan() for split in source.splits}
+    texts = (
+        text for split, scan in scans.items() for text in scan_documents(source, split, data, scan)
+    )
+    tokenizer = train_tokenizer(texts)
+    for _ in texts:  # a tokenizer that needs no training has not read them
+        pass
+    for split, scan in scans.items():
+        if not scan.lengths:
+            raise UserError(f"data.{'path' if split == 'train' else 'valid_path'} has no text")
+    rule = SplitRule(scans, data, seed)
+    writers = write_token_files(folder, source, rule, data, tokenizer)
+    damage = sum(scan.mojibake for scan in scans.values())
+    meta = meta | {
+        "split_rule": rule.description,
+        "mojibake": damage,
+        "repaired": data.repair_encoding,
+        "duplicates_across_splits": rule.count_duplicates(),
+        "best_possible": best_possible(source, writers),
+    }
+    write_corpus_files(folder, writers, tokenizer, meta)
+    if damage and not data.repair_encoding:
+        print_status(
+            f"damaged encoding such as â€œ in {damage:,} places; "
+            "set data.repair_encoding=true to repair it"
+        )
+
+
+def clean_chunks(
+    source: TextSource, name: str, config: DataConfig, scan: DocumentScan | None = None
+) -> Iterator[TextChunk]:
+    """Yield a split's chunks as the corpus stores them.
+
+    Drops white space around documents and empty documents, counts damaged encoding and repairs it
+    on request, and stops after `max_samples` documents of "train".
+    """
+    limit = config.max_samples if name == "train" else None
+    count, starts_document = 0, True
+    for text, ends_document in source.read_chunks(name):
+        if scan is not None or config.repair_encoding:
+            repaired, damage = repair_mojibake(text)
+            if scan is not None:
+                scan.mojibake += damage
+            text = repaired if config.repair_encoding else text
+        # With data.documents=line or file this mark is no boundary and must not become one.
+        text = text.replace(END_OF_TEXT, "\n") if END_OF_TEXT in text else text
+        text = text.lstrip() if starts_document else text
+        text = text.rstrip() if ends_document else text
+        if starts_document and not text:
+            continue
+        yield TextChunk(text, ends_document)
+        starts_document = ends_document
+        count += ends_document
+        if count == limit:
+            return
+
+
+def scan_documents(
+    source: TextSource, name: str, config: DataConfig, scan: DocumentScan
+) -> Iterator[str]:
+    """Record each document's length and hash while passing the text on to the tokenizer."""
+    length, content = 0, blake2b(digest_size=8)
+    for text, ends_document in clean_chunks(source, name, config, scan):
+        length += len(text)
+        content.update(text.encode())
+        if ends_document:
+            scan.lengths.append(length)
+            scan.hashes.append(int.from_bytes(content.digest(), "little"))
+            length, content = 0, blake2b(digest_size=8)
+        yield text
+
+
+def best_possible(source: TextSource, writers: dict[str, SplitWriter]) -> dict[str, Any] | None:
+    """The lowest possible loss in nats: expected per document, and of the held-out splits."""
+    entropy = source.entropy()
+    if entropy is None:
+        return None
+    held_out = {
+        name: sum(writer.negative_log_likelihoods)
+        for name, writer in writers.items()
+        if writer.negative_log_likelihoods
+    }
+    return {"entropy_per_document": entropy, "negative_log_likelihood": held_out}
+
+
+class TextBatch(NamedTuple):
+    """Texts of one split to encode at once; the last one may continue in the next batch."""
+
+    split: str
+    texts: list[str]
+    ends_document: bool
+
+
+class EncodedBatch(NamedTuple):
+    """The tokens of a TextBatch, with what the metadata needs."""
+
+    split: str
+    tokens: np.ndarray
+    characters: int
+    text_bytes: int
+    negative_log_likelihoods: list[float]
+
+
+def write_token_files(
+    folder: Path, source: TextSource, rule: SplitRule, data: DataConfig, tokenizer: Tokenizer
+) -> dict[str, SplitWriter]:
+    """Encode batches on all cores and write them in order."""
+    from tqdm import tqdm
+
+    workers = os.cpu_count() or 1
+    own_splits = source.splits
+    names = dict.fromkeys(["train", rule.held_out_split, *own_splits] if data.split else own_splits)
+    writers = {name: SplitWriter(folder, name, tokenizer) for name in names}
+    total = sum(sum(scan.lengths) for scan in rule.scans.values())
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=total, unit="B", unit_scale=True, desc="tokenising", disable=None) as bar,
+    ):
+        for name in own_splits:
+            # The limit covers the training documents and what is held out of them.
+            limit = data.max_tokens if name == "train" and data.max_tokens else math.inf
+            pending: deque[Future[EncodedBatch]] = deque()
+            tokens, batches = 0, text_batches(source, name, rule, data)
+            while tokens < limit:
+                for batch in islice(batches, 2 * workers - len(pending)):
+                    pending.append(pool.submit(encode_batch, batch, source, tokenizer))
+                if not pending:
+                    break
+                encoded = pending.popleft().result()
+                writer = writers[encoded.split]
+                writer.add(encoded.tokens, encoded.text_bytes)
+                writer.negative_log_likelihoods += encoded.negative_log_likelihoods
+                bar.update(encoded.characters)
+                tokens += len(encoded.tokens)
+            wait(pending)
+    return writers
+
+
+def text_batches(
+    source: TextSource, name: str, rule: SplitRule, data: DataConfig
+) -> Iterator[TextBatch]:
+    """Group the texts of one of the source's splits into batches of about BATCH_CHARACTERS."""
+    # A limit on tokens takes effect at the end of a batch.
+    limit = min(BATCH_CHARACTERS, data.max_tokens or BATCH_CHARACTERS)
+    texts: dict[str, list[str]] = {}
+    size = 0
+    for split, (text, ends_document) in rule.assign(name, clean_chunks(source, name, data)):
+        texts.setdefault(split, []).append(text)
+        size += len(text)
+        if size >= limit or not ends_document:
+            # Held-out texts first: a limit on tokens may stop after the training part.
+            for each in sorted(texts, key="train".__eq__):
+                yield TextBatch(each, texts[each], ends_document or each != split)
+            texts, size = {}, 0
+    for split, rest in texts.items():
+        yield TextBatch(split, rest, True)
+
+
+def encode_batch(batch: TextBatch, source: TextSource, tokenizer: Tokenizer) -> EncodedBatch:
+    split, texts, ends_document = batch
+    tokens = tokenizer.encode_documents(texts)
+    if not ends_document:  # the document continues in the next batch
+        tokens = tokens[:-1]
+    nats = [source.negative_log_likelihood(text) for text in texts] if split != "train" else []
+    return EncodedBatch(
+        split=split,
+        tokens=tokens,
+        characters=sum(map(len, texts)),
+        text_bytes=len("".join(texts).encode()),
+        negative_log_likelihoods=[value for value in nats if value is not None],
+    )
