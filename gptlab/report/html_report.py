@@ -9,17 +9,10 @@ from gptlab.config import sweeps
 from gptlab.evaluation.results_store import format_value
 from gptlab.report.inspection import ModelInspection, inspect_run
 from gptlab.report.load_runs import LoadedRun, differing_settings
-from gptlab.report.plots import (
-    X_AXES,
-    DrawAxes,
-    ThemedPlot,
-    loss_curves,
-    plot_on_axes,
-    scaling_plot,
-)
+from gptlab.report.plots import X_AXES, ThemedPlot, loss_curves, plot_on_axes, scaling_plot
 from gptlab.report.scaling_law import fit_power_law
 from gptlab.report.significance import compare_to_best
-from gptlab.report.sweep_ranking import SweepJob, parse_overrides, plot_heat_map, swept_numbers
+from gptlab.report.sweep_ranking import SweepJob, heat_map, parse_overrides, swept_numbers
 from gptlab.utils.errors import UserError
 
 MAX_INSPECTED = 4  # models to load, the best ones
@@ -45,14 +38,9 @@ def render_report(
         "Settings": settings_section(runs),
         "Inspection": inspection_section(runs, prompt) if inspect_models else None,
     }
-    templates = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=templates,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.undefined = StrictUndefined
     environment.filters["data_url"] = data_url
     title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
     shown = {name: content for name, content in sections.items() if content}
@@ -66,10 +54,9 @@ def data_url(image: bytes) -> str:
 
 def runs_section(runs: list[LoadedRun]) -> dict[str, Any]:
     heading = ["run", "parameters", "trained on", "steps", "tokens", "validation loss"]
-    heading += ["best possible", "perplexity", "time"]
+    heading += ["best possible loss", "perplexity", "time"]
     commands = dict.fromkeys(r.summary["command"] for r in runs if "command" in r.summary)
-    rows = [overview_row(run) for run in runs]
-    return {"heading": heading, "rows": rows, "commands": list(commands)}
+    return {"heading": heading, "rows": map(overview_row, runs), "commands": list(commands)}
 
 
 def overview_row(run: LoadedRun) -> list[Any]:
@@ -116,14 +103,10 @@ def heat_maps(runs: list[LoadedRun], pictures: Pictures) -> list[tuple[str, Them
         keys = [key for key in jobs[0].settings if swept_numbers(jobs, key)]
         jobs = sorted((j for j in jobs if j.settings.keys() >= set(keys)), key=lambda j: j.loss)
         if len(keys) >= 2:
-            plot = plot_on_axes(heat_map(jobs, keys[0], keys[1]), (6, 4))
+            plot = plot_on_axes(heat_map(jobs, *keys[:2]), (6, 4))
             plots.append((f"{folder.name}: validation loss by {keys[0]} and {keys[1]}", plot))
             pictures[f"heat_map_{len(plots)}"] = plot.png
     return plots
-
-
-def heat_map(jobs: list[SweepJob], row_key: str, column_key: str) -> DrawAxes:
-    return lambda axes, _: plot_heat_map(axes, jobs, row_key, column_key)
 
 
 def scaling_section(runs: list[LoadedRun], pictures: Pictures) -> dict[str, Any] | None:

@@ -1,8 +1,10 @@
 """Inspect a trained model for the report: surprise, logit lens, attention, similar tokens."""
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
+
+from torch import Tensor
 
 from gptlab.config.schema import SamplingConfig
 from gptlab.data.tokenizer import decode
@@ -17,17 +19,12 @@ from gptlab.report.plots import ThemedPlot, plot_in_themes
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
-
 MAX_TOKENS = 60
 MAX_LENS_TOKENS = 14  # a wider logit lens or attention map cannot be read
 MAX_NEIGHBOR_ROWS = 6
 
 
-@dataclass
-class ShadedToken:
+class ShadedToken(NamedTuple):
     """A token to show with a background; shade 0 is none, 1 is full."""
 
     text: str
@@ -35,23 +32,13 @@ class ShadedToken:
     tooltip: str = ""
 
 
-@dataclass
-class LensRow:
-    """One row of the logit lens: the token predicted at each position."""
-
-    layer: str
-    predictions: list[ShadedToken]
-    nats: str  # mean surprise of the actual tokens
-
-
-@dataclass
-class ModelInspection:
+class ModelInspection(NamedTuple):
     """What the report shows of one model and a text that it generated."""
 
     text: list[ShadedToken]  # darker where the model was more surprised
     most_surprising: list[list[str]]  # token, probability, nats, alternatives
     lens_tokens: list[str]
-    lens: list[LensRow]  # last layer first
+    lens: list[tuple[str, list[ShadedToken], str]]  # layer, predictions, nats; last layer first
     attention: list[ThemedPlot]  # one per layer
     neighbors: list[list[str]]  # token, similar tokens
 
@@ -86,34 +73,34 @@ def inspect_run(folder: Path, prompt: str | None, seed: int = 0) -> ModelInspect
         *shade_by_surprise(model, ids),
         words,
         logit_lens_rows(model, lens_ids),
-        [plot_layer(weights, words) for weights in attention],
+        [attention_plot(weights, words) for weights in attention],
         neighbor_rows(model, ids),
     )
+
+
+def attention_plot(weights_HxTxT: Tensor, words: list[str]) -> ThemedPlot:
+    return plot_in_themes(lambda _: plot_attention(weights_HxTxT, words, ""), "png")
 
 
 def shade_by_surprise(
     model: LoadedModel, ids: list[int]
 ) -> tuple[list[ShadedToken], list[list[str]]]:
     """Return the text shaded by surprise, and table rows of its five most surprising tokens."""
-    vocab_size = model.tokenizer.vocab_size
-    expected = interpretability.token_expectations(model.net, ids, vocab_size, most=5)
+    label = partial(token_label, model.tokenizer)
     text, rows = [ShadedToken(decode(model.tokenizer, ids[:1]))], []
-    for token in expected:
-        likeliest = ", ".join(
-            f"{token_label(model.tokenizer, t)} {p:.0%}" for t, p in token.likeliest
-        )
+    vocab_size = model.tokenizer.vocab_size
+    for token in interpretability.token_expectations(model.net, ids, vocab_size, most=5):
+        likeliest = ", ".join(f"{label(t)} {p:.0%}" for t, p in token.likeliest)
         tooltip = f"{token.probability:.1%}, rank {token.rank}; expected: {likeliest}"
         word = decode(model.tokenizer, [token.token])
         text.append(ShadedToken(word, min(token.nats / 8, 1), tooltip))
-        probability, nats = f"{token.probability:.2%}", f"{token.nats:.2f}"
-        rows.append(
-            (token.nats, [token_label(model.tokenizer, token.token), probability, nats, likeliest])
-        )
+        cells = [label(token.token), f"{token.probability:.2%}", f"{token.nats:.2f}", likeliest]
+        rows.append((token.nats, cells))
     rows.sort(key=lambda row: -row[0])
     return text, [cells for _, cells in rows[:5]]
 
 
-def logit_lens_rows(model: LoadedModel, ids: list[int]) -> list[LensRow]:
+def logit_lens_rows(model: LoadedModel, ids: list[int]) -> list[tuple[str, list[ShadedToken], str]]:
     lens = interpretability.logit_lens(model.net, ids, model.tokenizer.vocab_size)
     rows = []
     for layer, (tokens, probabilities, nats) in enumerate(
@@ -124,22 +111,15 @@ def logit_lens_rows(model: LoadedModel, ids: list[int]) -> list[LensRow]:
             for token, p in zip(tokens, probabilities, strict=True)
         ]
         name = f"layer {layer - 1}" if layer else "embeddings"
-        rows.append(LensRow(name, predictions, "–" if nats is None else f"{nats:.2f}"))
+        rows.append((name, predictions, "–" if nats is None else f"{nats:.2f}"))
     return rows[::-1]
-
-
-def plot_layer(weights_HxTxT: "Tensor", words: list[str]) -> ThemedPlot:
-    def make(_: list[str]) -> "Figure":
-        return plot_attention(weights_HxTxT, words, "")
-
-    return plot_in_themes(make, "png")
 
 
 def neighbor_rows(model: LoadedModel, ids: list[int]) -> list[list[str]]:
     """Return table rows of the longest tokens in a text, each with its most similar tokens."""
+    label, vocab_size = partial(token_label, model.tokenizer), model.tokenizer.vocab_size
     rows = []
     for token in longest_tokens(model.tokenizer, ids, MAX_NEIGHBOR_ROWS):
-        near = interpretability.nearest_tokens(model.net, token, model.tokenizer.vocab_size, most=6)
-        similar = ", ".join(f"{token_label(model.tokenizer, t)} {cosine:.2f}" for t, cosine in near)
-        rows.append([token_label(model.tokenizer, token), similar])
+        near = interpretability.nearest_tokens(model.net, token, vocab_size, most=6)
+        rows.append([label(token), ", ".join(f"{label(t)} {cosine:.2f}" for t, cosine in near)])
     return rows

@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,7 +185,7 @@ def plot_ranking(jobs: list[SweepJob], path: Path) -> None:
     figure = Figure(figsize=(5.2 * panels, 4), dpi=120, layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     if panels == 2:
-        plot_heat_map(axes[0], jobs, *keys[:2])
+        heat_map(jobs, *keys[:2])(axes[0], [])
     scatter = axes[-1]
     sizes = [job.results["parameters"] for job in jobs]
     scatter.scatter(sizes, [job.loss for job in jobs], color="#0072b2")
@@ -199,8 +200,10 @@ def plot_ranking(jobs: list[SweepJob], path: Path) -> None:
     figure.savefig(path)
 
 
-def plot_heat_map(axes: "Axes", jobs: list[SweepJob], row_key: str, column_key: str) -> None:
-    """Plot the best loss for each pair of values; a pair without a run stays empty.
+def heat_map(
+    jobs: list[SweepJob], row_key: str, column_key: str
+) -> Callable[["Axes", list[str]], None]:
+    """Draw the best loss for each pair of values; a pair without a run stays empty.
 
     `jobs` are sorted, the best first.
     """
@@ -210,18 +213,22 @@ def plot_heat_map(axes: "Axes", jobs: list[SweepJob], row_key: str, column_key: 
         row = rows.index(parse_number(job.settings[row_key]))
         column = columns.index(parse_number(job.settings[column_key]))
         grid[row][column] = job.loss
-    image = axes.imshow(grid, cmap="viridis_r", aspect="auto")
     middle = (max(j.loss for j in jobs) + min(j.loss for j in jobs)) / 2
-    for row, losses in enumerate(grid):
-        for column, loss in enumerate(losses):
-            if not math.isnan(loss):
-                color = "white" if loss > middle else "black"
-                axes.text(column, row, f"{loss:.3f}", ha="center", va="center", color=color)
-    axes.set_xticks(range(len(columns)), list(map(str, columns)))
-    axes.set_yticks(range(len(rows)), list(map(str, rows)))
-    axes.set_xlabel(column_key)
-    axes.set_ylabel(row_key)
-    axes.figure.colorbar(image, ax=axes, label="validation loss, nats per token")
+
+    def draw(axes: "Axes", _: list[str]) -> None:
+        image = axes.imshow(grid, cmap="viridis_r", aspect="auto")
+        for row, losses in enumerate(grid):
+            for column, loss in enumerate(losses):
+                if not math.isnan(loss):
+                    color = "white" if loss > middle else "black"
+                    axes.text(column, row, f"{loss:.3f}", ha="center", va="center", color=color)
+        axes.set_xticks(range(len(columns)), list(map(str, columns)))
+        axes.set_yticks(range(len(rows)), list(map(str, rows)))
+        axes.set_xlabel(column_key)
+        axes.set_ylabel(row_key)
+        axes.figure.colorbar(image, ax=axes, label="validation loss, nats per token")
+
+    return draw
 
 
 def main() -> None:
