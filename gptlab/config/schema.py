@@ -133,7 +133,7 @@ class DataConfig:
 class OptimConfig:
     """Optimizer and schedule (gptlab/training/optim.py)."""
 
-    name: str = key("adamw", "optimizer", choices=("adamw", "adam", "sgd"))
+    name: str = key("adamw", "optimizer", choices="gptlab.training.optim.OPTIMIZERS")
     lr: float = key(1e-3, "peak learning rate", low=0)
     betas: list[float] = key([0.9, 0.95], "adam, adamw: decay rates of both moments")
     eps: float = key(1e-8, "adam, adamw: added to the denominator", low=0)
