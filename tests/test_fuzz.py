@@ -202,7 +202,7 @@ SUFFIX = st.sampled_from(
     read=st.fixed_dictionaries(
         {},
         optional={
-            "documents": st.sampled_from(["auto", "line", "file"]),
+            "document_boundary": st.sampled_from(["auto", "line", "file"]),
             "repair_encoding": st.booleans(),
             "max_samples": st.integers(2, 5),
             "max_tokens": st.sampled_from([1, 10, 1000]),

@@ -60,7 +60,12 @@ def test_no_leak_over_a_sweep_of_50_jobs(command, monkeypatch) -> None:
 def test_the_same_bits_on_two_threads(command, tmp_path: Path, compiled: str) -> None:
     threads, losses, weights = torch.get_num_threads(), [], []
     settings = [
-        *("model.dropout=0.1", "trainer.max_steps=30", "trainer.threads=2", "trainer.log_every=1"),
+        *(
+            "model.dropout=0.1",
+            "trainer.max_steps=30",
+            "trainer.num_threads=2",
+            "trainer.log_every=1",
+        ),
         *(f"trainer.compile={compiled}", "data.final_tokens=2000", "data.valid_tokens=2000"),
         *("data.max_samples=2000", "max_new_tokens=5", "logger=none"),
     ]

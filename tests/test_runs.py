@@ -111,7 +111,7 @@ def test_epochs_count_rows_and_leave_checkpoints_and_samples(command, tmp_path: 
     result = command(
         "train", *SMOKE, "data.max_samples=20", "data.split=0.2", "trainer.max_epochs=2",
         "trainer.max_steps=null", "trainer.checkpoint_every_epoch=true",
-        "trainer.sample_every_epoch=true", "trainer.keep_steps=true",
+        "trainer.sample_every_epoch=true", "trainer.keep_step_checkpoints=true",
     )  # fmt: skip
     assert result.code == 0, result.err
     names = files_below(only_run(tmp_path))

@@ -37,7 +37,7 @@ def serve(config: AppConfig) -> None:
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
     first = run_dir.find_checkpoint(config.run, config.run_root)
     root = Path(config.run_root).expanduser()
-    shelf = ModelRegistry(root, first, config.max_models, accelerator, config.weights)
+    shelf = ModelRegistry(root, first, config.max_models, accelerator, config.weight_dtype)
     model = shelf.open(*shelf.first)  # a damaged one is told here, before there is a page
     with listen(config) as listening:
         port = listening.getsockname()[1]

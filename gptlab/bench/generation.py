@@ -94,7 +94,7 @@ def make_contenders(num_prompts: int) -> dict[str, Callable[[], object]]:
         quantize_linears(quantized, weights)
         sampling = SamplingConfig(top_k=TOP_K)
         request = GenerationRequest(quantized, tokenizer, PROMPT, sampling, num_prompts, NEW_TOKENS)
-        contenders[f"gptlab, weights={weights}"] = functools.partial(generate_samples, request)
+        contenders[f"gptlab, weight_dtype={weights}"] = functools.partial(generate_samples, request)
     return contenders
 
 

@@ -9,11 +9,11 @@ import importlib
 import sys
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 MAX_SEED = 2**63 - 1
+PROJECT_DIR = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,8 @@ def table_names(reference: str) -> list[str]:
     module, _, table = reference.rpartition(".")
     if loaded := sys.modules.get(module):
         return list(getattr(loaded, table))
-    spec = find_spec(module)
-    source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-    for node in ast.parse(source).body:
+    path = PROJECT_DIR.joinpath(*module.split(".")).with_suffix(".py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if not isinstance(node, (ast.Assign, ast.AnnAssign)):
             continue
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]

@@ -84,7 +84,7 @@ class DataConfig:
     hub: str | None = text_key(None, "source=hub: Hugging Face dataset, or a folder with its copy")
     hub_config: str | None = key(None, "source=hub: configuration of the dataset")
     text_column: str | None = key(None, "text column of .jsonl, .json, .parquet; null: text")
-    documents: str = key(
+    document_boundary: str = key(
         "auto",
         "where a document of a text file ends; auto: at <|endoftext|>",
         choices=("auto", "line", "file"),
@@ -104,7 +104,9 @@ class DataConfig:
         "random", "hold out random documents or the end", choices=("random", "tail")
     )
     test_split: float = key(0.0, "records: also hold out this share for a test", low=0, high=0.9)
-    balance: bool = key(True, "classification: reduce every class to the size of the smallest")
+    balance_classes: bool = key(
+        True, "classification: reduce every class to the size of the smallest"
+    )
     template: str = key("alpaca", "instructions: prompt format", choices=TEMPLATES)
     loss_on: str = key("response", "instructions: tokens in the loss", choices=("response", "all"))
     batching: str = key(
@@ -118,12 +120,14 @@ class DataConfig:
     )
     row_length: int | None = key(None, "tokens of a row with its target; null: context + 1", low=2)
     eot_first: bool = key(False, "start rows with end-of-text, to learn the first word")
-    keep_first_eot: bool = key(True, "rows: learn to end; false: no loss on end-of-text")
+    learn_eot: bool = key(True, "rows: learn to end; false: no loss on end-of-text")
     valid_tokens: int = key(100_000, "most tokens scored in each validation", low=1)
     final_tokens: int | None = key(
         None, "most tokens scored per split at the end; null: all", low=1
     )
-    max_steps: int = key(2000, "run length if trainer.max_steps and max_epochs are null", low=1)
+    default_max_steps: int = key(
+        2000, "run length if trainer.max_steps and max_epochs are null", low=1
+    )
     num_workers: int = key(0, "processes that prepare batches; 0: the main process", low=0)
     fit_to_text: bool = key(False, "shorten context and run to fit a short text")
     prompt: str | None = text_key(None, "sample prompt; null: start of a held-out document")
@@ -139,12 +143,14 @@ class OptimConfig:
     eps: float = key(1e-8, "adam, adamw: added to the denominator", low=0)
     momentum: float = key(0.9, "sgd: momentum", low=0, high=1)
     weight_decay: float = key(0.1, "weight decay", low=0)
-    decay: str = key("matrices", "weights that decay", choices=("matrices", "all"))
+    weight_decay_on: str = key("matrices", "weights that decay", choices=("matrices", "all"))
     grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
     schedule: str = key("constant", "after the warmup", choices="gptlab.training.optim.SCHEDULES")
     warmup_steps: int | None = key(0, "linear warmup; null: a tenth of the run, at most 100", low=0)
     min_lr: float = key(0.0, "cosine, wsd: learning rate at the end", low=0)
-    cooldown: float = key(0.2, "wsd: share of all steps in which the rate falls", low=0, high=1)
+    cooldown_fraction: float = key(
+        0.2, "wsd: share of all steps in which the rate falls", low=0, high=1
+    )
 
 
 @dataclass
@@ -167,7 +173,7 @@ class FinetuneConfig:
 class TrainerConfig:
     """The run (gptlab/training). Steps are optimizer steps."""
 
-    max_steps: int | None = key(None, "run length; both null: data.max_steps", low=1)
+    max_steps: int | None = key(None, "run length; both null: data.default_max_steps", low=1)
     max_epochs: float | None = key(
         None, "passes over the data; with max_steps: the shorter", low=1e-9
     )
@@ -177,9 +183,13 @@ class TrainerConfig:
     checkpoint_every: int | None = key(
         None, "null: a fifth of the run, at most 1000; 0: never", low=0
     )
-    checkpoint_seconds: float | None = key(60.0, "also after this many seconds; null: never", low=0)
+    checkpoint_every_seconds: float | None = key(
+        60.0, "also after this many seconds; null: never", low=0
+    )
     checkpoint_every_epoch: bool = key(False, "keep a checkpoint of each epoch")
-    keep_steps: bool = key(False, "keep every checkpoint of checkpoint_every as step_N.ckpt")
+    keep_step_checkpoints: bool = key(
+        False, "keep every checkpoint of checkpoint_every as step_N.ckpt"
+    )
     sample_every: int | None = key(None, "null: a fifth of the run, at most 1000; 0: never", low=0)
     sample_every_epoch: bool = key(False, "generate samples after each epoch")
     log_every: int = key(10, "steps between logged metrics", low=1)
@@ -189,7 +199,7 @@ class TrainerConfig:
     strategy: str = key("auto", "Lightning strategy, such as ddp")
     precision: str = key("auto", "auto: bf16-mixed if the GPU supports it", choices=PRECISIONS)
     halve_on_out_of_memory: bool = key(True, "one GPU: retry with smaller micro-batches")
-    threads: int | None = key(None, "CPU threads; null: one per core", low=1)
+    num_threads: int | None = key(None, "CPU threads; null: one per core", low=1)
     compile: str = key(
         "auto",
         "false: nothing; model: torch.compile; step: one graph on a CPU; auto: step if it pays",
@@ -251,7 +261,7 @@ class HellaswagConfig:
     """Choose the right ending of a text (gptlab/evaluation/hellaswag.py)."""
 
     path: str | None = text_key(None, "the official file; null: download it once")
-    rows: int | None = key(None, "use only the first questions; null: all", low=1)
+    max_questions: int | None = key(None, "use only the first questions; null: all", low=1)
     batch_size: int = key(32, "sequences scored at once", low=1)
 
 
@@ -329,9 +339,9 @@ class GenerateConfig:
     best_of: int | None = key(None, "generate this many, show the num_samples most likely", low=1)
     max_new_tokens: int = key(200, "longest sample, in tokens", low=1, slider=(10, 500, 10))
     stop: Any = text_key(None, "end a sample at this text, or at one of a list")
-    save: str | None = text_key(None, "NAME: write NAME.txt, with probabilities NAME.json")
-    weights: str = key("float32", "bfloat16, int8: faster, less exact", choices=WEIGHT_DTYPES)
-    cache: bool = key(True, "cache keys and values; the text is the same either way")
+    save_as: str | None = text_key(None, "NAME: write NAME.txt, with probabilities NAME.json")
+    weight_dtype: str = key("float32", "bfloat16, int8: faster, less exact", choices=WEIGHT_DTYPES)
+    kv_cache: bool = key(True, "cache keys and values; the text is the same either way")
     seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
     unknown: str = key("error", "what to do with characters the model never saw", choices=UNKNOWN)
     accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
@@ -397,7 +407,7 @@ class AppConfig:
     max_new_tokens: int = key(1000, "longest sample of any request, in tokens", low=1)
     max_queue: int = key(8, "maximum queue length; beyond it, HTTP 429", low=0, high=1000)
     max_models: int = key(3, "models kept in memory; the least recently used goes", low=1, high=100)
-    weights: str = key("float32", "bfloat16, int8: faster, less exact", choices=WEIGHT_DTYPES)
+    weight_dtype: str = key("float32", "bfloat16, int8: faster, less exact", choices=WEIGHT_DTYPES)
     accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
     open_browser: bool = key(True, "open the page in a browser, if there is a screen")
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # start values of the page

@@ -27,10 +27,10 @@ CORPUS_FORMAT = 3  # raise when the content of a corpus folder changes
 RECORD_CORPUS_FORMAT = 3  # likewise, for corpora of records
 # Keys that change which documents a corpus has, and in which split.
 IDENTITY_KEYS = (
-    *("text_column", "documents", "repair_encoding", "max_samples", "max_tokens"),
+    *("text_column", "document_boundary", "repair_encoding", "max_samples", "max_tokens"),
     *("subset", "split", "split_by"),
 )
-RECORD_IDENTITY_KEYS = ("task", "test_split", "balance", "template")
+RECORD_IDENTITY_KEYS = ("task", "test_split", "balance_classes", "template")
 
 
 def open_corpus(

@@ -193,7 +193,7 @@ class TextDataModule(LightningDataModule):
             return None
         documents = np.arange(validation.num_sequences)
         tokens = sequences.document_ends[documents] - sequences.document_starts[documents]
-        if not (config.eot_first and config.keep_first_eot and (tokens <= sequences.length).all()):
+        if not (config.eot_first and config.learn_eot and (tokens <= sequences.length).all()):
             return None
         return float(nats[documents].sum() / tokens.sum())
 

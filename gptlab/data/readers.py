@@ -65,7 +65,7 @@ def read_documents(path: Path, config: DataConfig) -> Iterator[TextChunk]:
     if path.name.endswith(".parquet"):
         return split_documents(read_parquet(path, config.text_column))
     if not path.name.endswith((".json", ".jsonl", ".jsonl.gz")):
-        return read_text(path, config.documents)
+        return read_text(path, config.document_boundary)
     rows = read_json(path) if path.name.endswith(".json") else read_jsonl(path)
     return split_documents(
         extract_text(row, place, path, config.text_column) for place, row in rows

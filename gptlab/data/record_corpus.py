@@ -93,7 +93,7 @@ def check_split_classes(
         raise UserError(
             f"of {len(classes):,} classes '{rarest:.40}' has the fewest records, {count:,}: too "
             f"few for a {name} split with every class. If it is a heading or a text, not a class, "
-            "correct the file; otherwise add records, or set data.balance=false"
+            "correct the file; otherwise add records, or set data.balance_classes=false"
         )
 
 

@@ -180,7 +180,7 @@ RECORD_SOURCES: dict[str, type[RecordSource]] = {
 }
 # Keys that only text sources read.
 TEXT_ONLY_KEYS = (
-    *("valid_path", "hub", "text_column", "documents", "max_tokens"),
+    *("valid_path", "hub", "text_column", "document_boundary", "max_tokens"),
     *("subset", "split_by"),
 )
 

@@ -112,7 +112,7 @@ class DocumentSequences:
     """One document per sequence, cut or padded with end-of-text to the same length.
 
     The loss ignores padding, but not the first end-of-text, which teaches the model to stop
-    (`keep_first_eot`). With `eot_first` a sequence starts with end-of-text, so that the
+    (`learn_eot`). With `eot_first` a sequence starts with end-of-text, so that the
     document's first token is predicted too.
     """
 
@@ -124,7 +124,7 @@ class DocumentSequences:
         self.document_starts = np.concatenate(([0], self.document_ends[:-1]))
         self.length = (config.row_length or context + 1) - 1
         self.eot_prefix = int(config.eot_first)  # end-of-text tokens before the document: 0 or 1
-        self.keep_first_eot = config.keep_first_eot
+        self.learn_eot = config.learn_eot
         self.eot = corpus.tokenizer.eot
         self.seed = seed
 
@@ -138,7 +138,7 @@ class DocumentSequences:
     def target_counts(self, documents_B: np.ndarray) -> np.ndarray:
         """The targets that the loss counts in each document, (B,)."""
         tokens_B = self.document_ends[documents_B] - self.document_starts[documents_B]
-        tokens_B = tokens_B - (not self.keep_first_eot) - (1 - self.eot_prefix)
+        tokens_B = tokens_B - (not self.learn_eot) - (1 - self.eot_prefix)
         return np.clip(tokens_B, 0, self.length)
 
     def count_targets(self, indices_B: np.ndarray) -> int:

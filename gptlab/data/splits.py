@@ -158,7 +158,9 @@ def split_records(
     for text in sorted(groups, key=lambda text: shuffle_key(seed, text)):
         groups_by_class[next(iter(classes[text]))].append(groups[text])
     counts = {name: sum(map(len, groups)) for name, groups in groups_by_class.items()}
-    limit = min(counts.values(), default=0) if data.balance else max(counts.values(), default=0)
+    limit = (
+        min(counts.values(), default=0) if data.balance_classes else max(counts.values(), default=0)
+    )
     splits: dict[str, list[Record]] = {"train": [], "valid": [], "test": []}
     unbalanced = 0
     for name, class_groups in groups_by_class.items():

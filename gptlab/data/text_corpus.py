@@ -83,7 +83,7 @@ def clean_chunks(
             if scan is not None:
                 scan.mojibake += damage
             text = repaired if config.repair_encoding else text
-        # With data.documents=line or file this mark is no boundary and must not become one.
+        # With data.document_boundary=line or file this mark is no boundary and must not become one.
         text = text.replace(END_OF_TEXT, "\n") if END_OF_TEXT in text else text
         text = text.lstrip() if starts_document else text
         text = text.rstrip() if ends_document else text

@@ -161,7 +161,7 @@ def read_questions(
         path = Path(config.path).expanduser() if config.path else download_questions(raw_dir)
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                if config.rows and len(questions) == config.rows:
+                if config.max_questions and len(questions) == config.max_questions:
                     break
                 questions.append(parse_question(line, f"{where}, line {number}", style))
     except (OSError, UnicodeDecodeError, RuntimeError) as error:

@@ -51,7 +51,7 @@ def run_generate(config: GenerateConfig) -> None:
         )
     if isinstance(model.tokenizer, VocabularyTokenizer):
         model.tokenizer.unknown = config.unknown
-    quantize_linears(model.net.to(accelerator), config.weights)
+    quantize_linears(model.net.to(accelerator), config.weight_dtype)
     if not interactive:  # validate the prompt before printing anything
         encode_prompt(model.tokenizer, apply_template(config, model, text), model.eot_first)
     print_status(f"{model.path}, step {model.step:,}")
@@ -77,8 +77,8 @@ def check_settings(config: GenerateConfig) -> None:
         raise UserError("best_of and sampling.beams: give one of them, not both")
     if "" in stop_strings(config):
         raise UserError('stop: is empty; give the text to stop at, as in stop="The end"')
-    if config.save is not None:
-        check_output_path(config.save)
+    if config.save_as is not None:
+        check_output_path(config.save_as)
 
 
 def read_prompt(config: GenerateConfig) -> str:
@@ -142,10 +142,12 @@ def interactive_loop(config: GenerateConfig, model: LoadedModel) -> None:
         except UnicodeDecodeError:
             print_status("prompt: is not UTF-8 text")
             continue
-        save = config.save and numbered_path(config.save, turn + 1)
+        save_as = config.save_as and numbered_path(config.save_as, turn + 1)
         try:
             check_utf8(text)
-            generate_and_show(replace(config, seed=config.seed + turn, save=save), model, text)
+            generate_and_show(
+                replace(config, seed=config.seed + turn, save_as=save_as), model, text
+            )
         except UserError as error:
             print_status(error.line())
         except KeyboardInterrupt:
@@ -177,7 +179,7 @@ def generate_and_show(config: GenerateConfig, model: LoadedModel, text: str) -> 
         try:
             display.finish(best)
         finally:
-            if best and config.save is not None:
+            if best and config.save_as is not None:
                 save_samples(config, model, prompt, best)
     tokens = sum(len(sample.new_tokens) for sample in samples)
     print_status(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s")

@@ -83,8 +83,8 @@ def request_from_config(
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
         stop=stop_strings(config),
-        logprobs=config.best_of is not None or config.save is not None,
-        use_cache=config.cache,
+        logprobs=config.best_of is not None or config.save_as is not None,
+        use_cache=config.kv_cache,
     )
 
 

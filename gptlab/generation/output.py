@@ -1,4 +1,4 @@
-"""Save generated texts: `save=NAME` writes NAME.txt, and NAME.json with settings and tokens."""
+"""Save generated texts: `save_as=NAME` writes NAME.txt, and NAME.json with settings and tokens."""
 
 import json
 import math
@@ -31,25 +31,25 @@ def numbered_path(name: str, number: int) -> str:
 def check_output_path(name: str) -> None:
     """Raise UserError if the files could not be written, before anything is generated."""
     if Path(name).name in ("", "..") or name.endswith("/"):
-        raise UserError(f"save={name}: is not a file name")
+        raise UserError(f"save_as={name}: is not a file name")
     try:
         folder = output_paths(name)[0].parent
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise UserError(f"save={name}: cannot write to {existing}")
+            raise UserError(f"save_as={name}: cannot write to {existing}")
         for path in output_paths(name):
             if path.is_dir():
-                raise UserError(f"save={name}: {path} is a folder")
+                raise UserError(f"save_as={name}: {path} is a folder")
     except (OSError, RuntimeError) as error:  # a name too long, a locked folder, ~unknown_user
-        raise UserError(f"save={name}: {getattr(error, 'strerror', error)}") from None
+        raise UserError(f"save_as={name}: {getattr(error, 'strerror', error)}") from None
 
 
 def save_samples(
     config: GenerateConfig, model: LoadedModel, prompt: str, samples: list[Sample]
 ) -> None:
     """Write both files, replacing earlier ones; raise UserError if the disk is full or gone."""
-    assert config.save is not None
-    text_path, json_path = output_paths(config.save)
+    assert config.save_as is not None
+    text_path, json_path = output_paths(config.save_as)
     content = {
         "checkpoint": str(model.path),
         "step": model.step,
@@ -64,7 +64,7 @@ def save_samples(
         encoded = {name: f"{text}\n".encode() for name, text in files.items()}
         write_files_atomically(text_path.parent, encoded)
     except OSError as error:
-        raise UserError(f"save={config.save}: {error.strerror}") from None
+        raise UserError(f"save_as={config.save_as}: {error.strerror}") from None
     print_status(f"saved {text_path} and {json_path}")
 
 

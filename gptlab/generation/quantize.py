@@ -110,7 +110,9 @@ def quantize_linears(net: nn.Module, weights: str) -> None:
     """
     device = next(net.parameters()).device.type
     if weights == "int8" and device != "cpu":
-        raise UserError(f"weights=int8: runs only on a CPU, not on {device}; add accelerator=cpu")
+        raise UserError(
+            f"weight_dtype=int8: runs only on a CPU, not on {device}; add accelerator=cpu"
+        )
     if weights in QUANTIZED_LINEARS:
         children = [
             (parent, *child) for parent in net.modules() for child in parent.named_children()

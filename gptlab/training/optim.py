@@ -59,7 +59,7 @@ def cosine(step: int, total_steps: int, config: OptimConfig) -> float:
 
 def warmup_stable_decay(step: int, total_steps: int, config: OptimConfig) -> float:
     """Constant at lr, then a straight line to min_lr. Hu and others (2024), arXiv:2404.06395."""
-    cooldown_steps = config.cooldown * total_steps
+    cooldown_steps = config.cooldown_fraction * total_steps
     factor = min(1.0, max(0.0, (total_steps - step) / cooldown_steps)) if cooldown_steps else 1.0
     return config.min_lr + (config.lr - config.min_lr) * factor
 
@@ -103,7 +103,8 @@ def optimizer_values_per_weight(config: OptimConfig) -> int:
 def parameter_groups(net: GPT, config: OptimConfig, layer_decay: float = 1.0) -> ParameterGroups:
     """Group the trained parameters by weight decay and learning rate, highest rate first.
 
-    Weight decay applies to matrices only (embeddings included), or to everything (decay=all).
+    Weight decay applies to matrices only (embeddings included); to everything with
+    weight_decay_on=all.
     With `layer_decay` d the rate is lr · d ** (layers above), counting the head as one layer and
     the embeddings as one. Clark and others (2020), "ELECTRA", arXiv:2003.10555.
     """
@@ -111,7 +112,7 @@ def parameter_groups(net: GPT, config: OptimConfig, layer_decay: float = 1.0) ->
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
             above = layers_above(name, net.config.n_layer) if layer_decay < 1 else 0
-            decayed = config.decay == "all" or parameter.ndim >= 2
+            decayed = config.weight_decay_on == "all" or parameter.ndim >= 2
             groups.setdefault((above, not decayed), []).append(parameter)
     return [
         {

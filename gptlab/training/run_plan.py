@@ -106,7 +106,7 @@ def resolved_settings(plan: RunPlan, threads: int) -> dict[str, Any]:
         "trainer.accelerator": plan.accelerator,
         "trainer.precision": plan.precision,
         "trainer.compile": plan.compile,
-        "trainer.threads": threads,
+        "trainer.num_threads": threads,
         "trainer.max_steps": plan.steps,
         "trainer.max_epochs": None,
         "trainer.eval_every": plan.eval_every,
@@ -199,10 +199,10 @@ def make_batch_shape(config: TrainConfig, row_tokens: int) -> BatchShape:
 
 
 def count_steps(config: TrainConfig, shape: BatchShape, rows: int, notes: list[str]) -> int:
-    """Optimizer steps: trainer.max_steps or max_epochs, whichever is less, or data.max_steps."""
+    """Optimizer steps: the shorter of trainer.max_steps and max_epochs; data.default_max_steps."""
     trainer = config.trainer
     steps_per_epoch = rows / shape.sequences_per_step
-    default = math.inf if trainer.max_epochs else config.data.max_steps
+    default = math.inf if trainer.max_epochs else config.data.default_max_steps
     limits = [trainer.max_steps or default]
     if trainer.max_epochs:
         # The step that trains on the last row completes the epoch.

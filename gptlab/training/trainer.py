@@ -59,8 +59,8 @@ def check_trainer_arguments(extra: dict[str, Any]) -> None:
 
 def configure_torch(settings: TrainerConfig, accelerator: str) -> None:
     """Set what applies to the whole process, before anything is computed or compiled."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
     if settings.keep_freed_memory and accelerator == "cpu":
         keep_freed_memory()
     exact = accelerator == "cpu" if settings.deterministic is None else settings.deterministic

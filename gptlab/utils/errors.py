@@ -87,8 +87,8 @@ RESUME_HINT = "go on with resume=latest"
 MEMORY_HINTS = {
     "evaluate": "take a smaller batch_size or n",
     "train": "take a smaller data.batch_size (with trainer.tokens_per_step), context or model",
-    "generate": "take a smaller n or model, or weights=bfloat16",
-    "app": "take a smaller model, or weights=bfloat16",
+    "generate": "take a smaller n or model, or weight_dtype=bfloat16",
+    "app": "take a smaller model, or weight_dtype=bfloat16",
 }
 
 

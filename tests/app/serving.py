@@ -138,7 +138,7 @@ def runs_of_all_kinds(factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-KEEP = ["trainer.keep_steps=true", "trainer.checkpoint_every=2", "trainer.max_steps=6"]
+KEEP = ["trainer.keep_step_checkpoints=true", "trainer.checkpoint_every=2", "trainer.max_steps=6"]
 
 
 @pytest.fixture(scope="module")

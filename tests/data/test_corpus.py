@@ -89,9 +89,9 @@ def test_folders_and_lists_of_files_are_read_in_order(tmp_path: Path) -> None:
 
 def test_a_document_can_be_a_line_or_a_file(tmp_path: Path) -> None:
     path = write_file(tmp_path / "a.txt", "\r\n".join(f"line number {i}" for i in range(30)))
-    by_line = build(tmp_path, path, documents="line", split_by="tail")
+    by_line = build(tmp_path, path, document_boundary="line", split_by="tail")
     assert all_documents(by_line) == [f"line number {i}" for i in range(30)]
-    assert build(tmp_path, path, documents="file").splits["train"].documents == 1
+    assert build(tmp_path, path, document_boundary="file").splits["train"].documents == 1
 
 
 def test_white_space_around_documents_and_empty_documents_are_dropped(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_end_of_text_marks_inside_lines_and_files_are_not_boundaries(tmp_path: P
     for mode, count in (("line", 40), ("file", 1)):
         for name in ("gpt2", "char"):
             corpus = build(
-                tmp_path, path, TokenizerConfig(name=name), documents=mode, split_by="tail"
+                tmp_path, path, TokenizerConfig(name=name), document_boundary=mode, split_by="tail"
             )
             assert "endoftext" not in "".join(all_documents(corpus))
             found = sum(split.documents for split in corpus.splits.values())

@@ -52,7 +52,9 @@ def test_equal_texts_are_in_one_split_and_classes_are_balanced() -> None:
         29,
     }
     assert "left out to balance" in description
-    everyone, _ = split_records(make_messages(), DataConfig(balance=False, split=0.1), seed=3)
+    everyone, _ = split_records(
+        make_messages(), DataConfig(balance_classes=False, split=0.1), seed=3
+    )
     assert sum(map(len, everyone.values())) == len(make_messages()) and "test" not in everyone
 
 
@@ -225,7 +227,7 @@ def test_a_large_group_of_equal_texts_is_in_training() -> None:
     many = [Message(f"win 1{number:05}", "spam") for number in range(60)]
     for seed in range(5):
         splits, _ = split_records(
-            [*make_messages(), *many], DataConfig(test_split=0.2, balance=False), seed
+            [*make_messages(), *many], DataConfig(test_split=0.2, balance_classes=False), seed
         )
         labels = Counter((name, r.label) for name, split in splits.items() for r in split)
         assert labels["train", "spam"] > 0.6 * 72
@@ -239,7 +241,7 @@ def test_instructions_that_differ_in_numbers_are_different(tmp_path: Path) -> No
     )
     assert [len(splits[name]) for name in ("train", "valid", "test")] == [65, 8, 8]
     stars = [Message(f"I give it {n} stars", "good" if n > 5 else "bad") for n in range(1, 10)]
-    splits, description = split_records(stars, DataConfig(balance=False, split=0.2), seed=1)
+    splits, description = split_records(stars, DataConfig(balance_classes=False, split=0.2), seed=1)
     assert sum(map(len, splits.values())) == 9 and "different classes" not in description
 
 

@@ -55,7 +55,7 @@ def document_sequences(
 @pytest.mark.fast
 def test_a_document_sequence_matches_the_published_example() -> None:
     """ "Hello world" at length 4: [15496, 995], padded with 50256, shifted by one."""
-    sequences = document_sequences([[15496, 995]], row_length=4, keep_first_eot=False)
+    sequences = document_sequences([[15496, 995]], row_length=4, learn_eot=False)
     source, target = sequences.read_documents(np.array([0]))
     assert source.tolist() == [[15496, 995, 50256]]
     assert target.tolist() == [[995, IGNORE_INDEX, IGNORE_INDEX]]
@@ -80,7 +80,7 @@ def test_documents_are_cut_or_padded_and_can_start_with_end_of_text() -> None:
 )
 def test_count_targets_leaves_out_ignored_targets(documents, eot_first, keep, length) -> None:
     sequences = document_sequences(
-        documents, context=12, row_length=length, eot_first=eot_first, keep_first_eot=keep
+        documents, context=12, row_length=length, eot_first=eot_first, learn_eot=keep
     )
     indices = np.arange(2 * len(documents))
     _, target = sequences.read_batch(indices)
@@ -202,7 +202,7 @@ def test_best_possible_needs_whole_documents_with_every_token_scored(toy_corpus:
     assert best() == pytest.approx(nats.sum() / tokens)
     assert best(context=64) is None  # stories are cut
     assert best(eot_first=False) is None  # the first token is not scored
-    assert best(keep_first_eot=False) is None
+    assert best(learn_eot=False) is None
     assert best(batching="random") is None
     # A bounded validation is compared with the documents that it scores.
     few = best(max_tokens=300)

@@ -207,7 +207,7 @@ def test_a_new_tokenizer_is_one_class_and_one_table_entry(tmp_path, monkeypatch)
     monkeypatch.setitem(tokenizer_module.TOKENIZERS, "bytes", ByteTokenizer)
     path = tmp_path / "a.txt"
     path.write_text("Füchse 🦊\n" * 20)
-    data = DataConfig(path=str(path), documents="line", split_by="tail")
+    data = DataConfig(path=str(path), document_boundary="line", split_by="tail")
     corpus = open_corpus(data, TokenizerConfig(name="bytes"), 1, str(tmp_path / "corpora"))
     assert isinstance(corpus.tokenizer, ByteTokenizer)
     first = corpus.tokens("train")[: corpus.document_ends("train")[0]].tolist()

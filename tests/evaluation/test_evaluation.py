@@ -75,7 +75,7 @@ def test_hellaswag_statistics_and_rows(tmp_path: Path) -> None:
     assert result.acc_norm == pytest.approx(0.25, abs=1e-4)
     assert result.standard_error == pytest.approx(0.0043, abs=1e-4)  # the published runs' error
     path = str(write_questions(tmp_path / "val.jsonl"))
-    assert len(hellaswag.read_questions(HellaswagConfig(path=path, rows=2), tmp_path)) == 2
+    assert len(hellaswag.read_questions(HellaswagConfig(path=path, max_questions=2), tmp_path)) == 2
 
 
 ROW = {
@@ -207,7 +207,7 @@ def test_suites_before_and_after(command, tmp_path: Path) -> None:
         ("eval_after=[perplexity,helaswag]", "did you mean 'hellaswag'?"),
         ("eval_after=[]", "must include perplexity"),
         ("eval_before=[samples,magic]", "eval_before=magic: invalid choice"),
-        ("hellaswag.rows=0", "must be at least 1"),
+        ("hellaswag.max_questions=0", "must be at least 1"),
     ],
 )
 def test_mistakes_in_suites(command, tmp_path: Path, argument: str, words: str) -> None:

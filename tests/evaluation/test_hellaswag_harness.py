@@ -54,7 +54,7 @@ def test_each_answer_is_the_harnesss(command, tmp_path: Path, monkeypatch) -> No
         path.write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
     model = load_model(folder)
     questions = hellaswag.read_questions(
-        HellaswagConfig(path=str(path), rows=200), tmp_path, hellaswag.HarnessQuestion
+        HellaswagConfig(path=str(path), max_questions=200), tmp_path, hellaswag.HarnessQuestion
     )
     ours = hellaswag.answer_questions(model.net, model.tokenizer, questions, "32-true", 16)
 

@@ -134,7 +134,7 @@ def test_wide_letters_take_two_cells_and_marks_none() -> None:
 
 
 def test_each_text_of_a_conversation_is_saved(trained: Path, tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, "max_new_tokens=3", "save=talk.txt")
+    terminal = Terminal(tmp_path, "max_new_tokens=3", "save_as=talk.txt")
     for prompt in ("Once upon", "Once"):
         terminal.until("> ")
         terminal.type(f"{prompt}\n")
@@ -147,7 +147,7 @@ def test_each_text_of_a_conversation_is_saved(trained: Path, tmp_path: Path) -> 
 
 
 def test_what_a_reader_left_is_saved_all_the_same(trained: Path, tmp_path: Path) -> None:
-    typed = "generate.py prompt=Once num_samples=2 max_new_tokens=300 sampling=plain save=kept"
+    typed = "generate.py prompt=Once num_samples=2 max_new_tokens=300 sampling=plain save_as=kept"
     shell = f"{sys.executable} {ROOT}/{typed} | head -c 20"
     subprocess.run(shell, shell=True, cwd=tmp_path, check=True, capture_output=True)
     assert len(json.loads((tmp_path / "kept.json").read_text())["samples"]) == 2
@@ -167,7 +167,7 @@ def test_a_prompt_from_standard_input(command, trained: Path, monkeypatch) -> No
 
 
 def test_a_stopped_text_is_shown_and_saved(trained: Path, tmp_path: Path) -> None:
-    arguments = ["prompt=Once", "max_new_tokens=1000000", "sampling=greedy", "save=kept/half"]
+    arguments = ["prompt=Once", "max_new_tokens=1000000", "sampling=greedy", "save_as=kept/half"]
     process = subprocess.Popen(
         [*GENERATE, *arguments], cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -193,7 +193,7 @@ def test_what_is_saved_tells_how_it_came_about(command, trained: Path, tmp_path:
         "sampling.top_k=3",
         "seed=5",
     ]
-    result = command("generate", *settings, "save=out.txt")
+    result = command("generate", *settings, "save_as=out.txt")
     assert result.code == 0
     table = json.loads((tmp_path / "out.json").read_text())
     assert (tmp_path / "out.txt").read_text().startswith("Once upon")
@@ -205,18 +205,18 @@ def test_what_is_saved_tells_how_it_came_about(command, trained: Path, tmp_path:
         mean = -sum(math.log(t["probability"]) for t in sample["tokens"]) / len(sample["tokens"])
         assert sample["nats_per_token"] == pytest.approx(mean)
     before = (tmp_path / "out.json").read_bytes()
-    assert command("generate", *settings, "save=out.json").code == 0
+    assert command("generate", *settings, "save_as=out.json").code == 0
     assert (tmp_path / "out.json").read_bytes() == before.replace(b'"out.txt"', b'"out.json"')
     assert not list(tmp_path.glob(".out*"))
 
 
 def test_the_likeliest_of_several(command, trained: Path) -> None:
-    few = ["prompt=Once", "num_samples=2", "max_new_tokens=5", "best_of=6", "save=best"]
+    few = ["prompt=Once", "num_samples=2", "max_new_tokens=5", "best_of=6", "save_as=best"]
     result = command("generate", *few)
     assert result.code == 0 and "most likely of 6" in result.err
     best = [s["nats_per_token"] for s in json.loads(Path("best.json").read_text())["samples"]]
     assert (
-        command("generate", "prompt=Once", "num_samples=6", "max_new_tokens=5", "save=all").code
+        command("generate", "prompt=Once", "num_samples=6", "max_new_tokens=5", "save_as=all").code
         == 0
     )
     every = [s["nats_per_token"] for s in json.loads(Path("all.json").read_text())["samples"]]
@@ -240,7 +240,7 @@ def test_beams_write_the_same_each_time(command, trained: Path) -> None:
 
 def test_without_the_cache_the_text_is_the_same(command, trained: Path) -> None:
     long = ["prompt=Once", "max_new_tokens=200", "sampling.top_k=null"]
-    texts = [command("generate", *long, f"cache={cached}").out for cached in ("true", "false")]
+    texts = [command("generate", *long, f"kv_cache={cached}").out for cached in ("true", "false")]
     assert texts[0] == texts[1] and len(texts[0]) > 200
 
 
@@ -278,12 +278,12 @@ def test_every_way_is_in_the_guide_and_the_default_is_what_it_says(command, trai
         (["sampling.repetition_penalty=0"], "must be at least 0.001"),
         (["sampling.no_repeat_ngram=0"], "must be at least 1"),
         (["sampling.beams=0"], "sampling.beams=0 must be at least 1"),
-        (["save=runs"], "save=runs: runs.txt is a folder"),
-        (["save=/dev/null/x"], "cannot write to /dev/null"),
-        (["save=.."], "is not a file name"),
-        (["save=out/"], "is not a file name"),
-        (["save=~nobody_here/x"], "save=~nobody_here/x: "),
-        (["save=" + "x" * 300], "File name too long"),
+        (["save_as=runs"], "save_as=runs: runs.txt is a folder"),
+        (["save_as=/dev/null/x"], "cannot write to /dev/null"),
+        (["save_as=.."], "is not a file name"),
+        (["save_as=out/"], "is not a file name"),
+        (["save_as=~nobody_here/x"], "save_as=~nobody_here/x: "),
+        (["save_as=" + "x" * 300], "File name too long"),
         (["sampling=beam", "sampling.length_penalty=1000"], "must be from -10 to 10"),
         (["sampling.temperature=1e39"], "must be from 0 to 10000"),
     ],

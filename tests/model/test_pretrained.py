@@ -268,7 +268,7 @@ def test_an_exported_model_is_the_same_to_transformers_and_to_us(
     prompt = torch.tensor([[ours.tokenizer.eot] * ours.eot_first + ids[:5]])
     longer = model.generate(prompt, do_sample=False, min_new_tokens=100, max_new_tokens=100)
     result = command(
-        *("generate", "run=out", "sampling=greedy", "max_new_tokens=100", "save=text"),
+        *("generate", "run=out", "sampling=greedy", "max_new_tokens=100", "save_as=text"),
         f"prompt={tokenizer.decode(ids[:5])}",
     )
     assert result.code == 0, result.err

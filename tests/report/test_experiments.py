@@ -56,10 +56,10 @@ def test_tinystories_postnorm_has_the_published_settings(tmp_path: Path) -> None
     _, two, _ = open_experiment(tmp_path, "tinystories_postnorm", "model.n_layer=2")
     assert parameters_of(two) == 91_370_496
     assert (data.subset, data.split, data.split_by) == (0.1, 0.1, "random")
-    assert data.keep_first_eot is False
+    assert data.learn_eot is False
     assert (plan.shape.batch_size, plan.shape.accumulate, config.trainer.max_epochs) == (8, 2, 5)
     assert (optim.name, optim.lr, optim.schedule) == ("adamw", 3e-4, "constant")
-    assert (optim.weight_decay, optim.decay) == (0.01, "all")
+    assert (optim.weight_decay, optim.weight_decay_on) == (0.01, "all")
     assert (optim.grad_clip, optim.betas) == (0, [0.9, 0.999])
     assert config.trainer.checkpoint_every_epoch and config.trainer.sample_every_epoch
     assert config.prompt == "Once upon a time"
@@ -139,7 +139,7 @@ def test_fineweb_16m_has_the_published_settings(tmp_path: Path) -> None:
     assert (optim.weight_decay, optim.betas, optim.grad_clip) == (0.1, [0.9, 0.95], 1.0)
     assert config.eval_before == ["perplexity", "samples", "hellaswag"] and config.num_samples == 4
     assert config.eval_after == ["perplexity", "hellaswag"] and config.sampling.top_k == 50
-    assert config.trainer.keep_steps and 5000 % config.trainer.checkpoint_every == 0
+    assert config.trainer.keep_step_checkpoints and 5000 % config.trainer.checkpoint_every == 0
     assert data.batching == "random"
     assert first_batch(config, plan, corpus)["input"].shape == (4, 512)
 
@@ -174,7 +174,7 @@ def test_every_experiment_runs_offline_with_a_tiny_model(
     own = compose_train_config([f"experiment={experiment}"])
     stored = yaml.safe_load((run / "config.yaml").read_text())
     assert stored["tokenizer"]["name"] == own.tokenizer.name
-    for key in ("batching", "row_length", "eot_first", "keep_first_eot"):
+    for key in ("batching", "row_length", "eot_first", "learn_eot"):
         assert stored["data"][key] == getattr(own.data, key), key
     assert summary["experiment"] == experiment and summary["steps"] == 2
 

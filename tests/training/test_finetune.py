@@ -132,7 +132,7 @@ def test_frozen_weights_do_not_move_by_a_bit(command, trained: Path, tmp_path, f
     typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "baseline=false"]
     result = command("train", *typed)
     assert result.code == 2 and f"init_from={trained}: the text has what" in result.err
-    typed += ["trainer.checkpoint_every=3", "trainer.keep_steps=true"]
+    typed += ["trainer.checkpoint_every=3", "trainer.keep_step_checkpoints=true"]
     typed += ["tokenizer.unknown=skip", f"finetune={finetune}", "finetune.lora_rank=null"]
     if finetune == "lora":
         typed[-1] = "finetune.lora_rank=2"
@@ -259,7 +259,7 @@ def test_a_stopped_run_ends_with_the_same_bits(command, tmp_path: Path, typed, t
         "trainer.checkpoint_every=3",
         "trainer.eval_every=3",
     ]
-    more += ["trainer.keep_steps=true"]
+    more += ["trainer.keep_step_checkpoints=true"]
     assert command("train", *more).code == 0
     run = runs(tmp_path)[-1]
     whole, lines = weights(run), (run / "metrics.csv").read_text()

@@ -98,7 +98,7 @@ def test_schedules() -> None:
     cosine = rates(schedule="cosine", warmup_steps=10, min_lr=0.1)
     assert cosine[10] == pytest.approx(1.0) and cosine[55] == pytest.approx(0.55)
     assert cosine[100] == pytest.approx(0.1) and cosine[10:] == sorted(cosine[10:], reverse=True)
-    wsd = rates(schedule="wsd", cooldown=0.2, min_lr=0.2)
+    wsd = rates(schedule="wsd", cooldown_fraction=0.2, min_lr=0.2)
     assert set(wsd[:81]) == {1.0} and wsd[90] == pytest.approx(0.6)
     assert wsd[100] == pytest.approx(0.2)
 
@@ -110,7 +110,7 @@ def test_decay_is_for_matrices_only_or_for_all() -> None:
     rates = {by_name[id(p)]: g["weight_decay"] for g in groups for p in g["params"]}
     assert rates.pop("embedding.weight") == 0.1
     assert all((rate == 0.1) == (net.get_parameter(name).ndim == 2) for name, rate in rates.items())
-    (group,) = parameter_groups(net, OptimConfig(decay="all"))
+    (group,) = parameter_groups(net, OptimConfig(weight_decay_on="all"))
     assert len(group["params"]) == len(by_name)
 
 

@@ -177,7 +177,7 @@ ASKED = {
     ),
     "strange decisions": put("gptlab", "resolved", value={"foo.bar": 1}),
     "no decisions": put("gptlab", "resolved", value=5),
-    "threads": put("gptlab", "resolved", value={"trainer.threads": "a"}),
+    "threads": put("gptlab", "resolved", value={"trainer.num_threads": "a"}),
     "a command without an end": put("gptlab", "command", value="python 'train.py"),
     "no state": put("callbacks", value=None),
     "no configuration": put("config", value=5),

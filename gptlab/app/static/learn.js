@@ -112,7 +112,7 @@ function paint() {
   const names = { train: "grey, training", valid: "in colour, validation", best_possible: "dotted, the best possible" };
   const legend = there.length
     ? `Loss in nats: ${there.map((curve) => names[curve.name]).join("; ")}. Dots are checkpoints.` : "";
-  const more = all.length === 1 ? " There is one; trainer.keep_steps=true keeps more." : "";
+  const more = all.length === 1 ? " There is one; trainer.keep_step_checkpoints=true keeps more." : "";
   $("chart-words").textContent = legend + more;
 }
 

@@ -29,7 +29,7 @@ PATH_KEYS = ("data.path", "data.valid_path", "data.hub", "model.pretrained", "in
 IGNORED_KEYS = {
     *("seed", "name", "run_root", "corpus_root", "data.path", "data.valid_path", "hellaswag.path"),
     *("model.vocab_size", "model.trained_length", "data.num_workers", "trainer.accelerator"),
-    *("trainer.deterministic", "trainer.threads", "trainer.halve_on_out_of_memory"),
+    *("trainer.deterministic", "trainer.num_threads", "trainer.halve_on_out_of_memory"),
     *("data.valid_tokens", "trainer.eval_every", "trainer.log_every", "trainer.checkpoint_every"),
     *("trainer.compile", "trainer.chunked_loss", "trainer.fast_loop", "trainer.keep_freed_memory"),
 }

@@ -124,14 +124,14 @@ class CheckpointWriter(StepCallback):
         epoch = completed_epoch(self.plan, self.step)
         if epoch and self.trainer_config.checkpoint_every_epoch:
             self.save(trainer, f"epoch_{epoch}")
-        interval, seconds = self.plan.checkpoint_every, self.trainer_config.checkpoint_seconds
+        interval, seconds = self.plan.checkpoint_every, self.trainer_config.checkpoint_every_seconds
         steps_due = bool(interval) and self.step % interval == 0
         time_due = seconds is not None and time.monotonic() - self.saved_at >= seconds
         if trainer.world_size > 1:
             time_due = trainer.strategy.reduce_boolean_decision(time_due, all=False)
         if steps_due or time_due:
             self.save(trainer, "last")
-        if steps_due and self.trainer_config.keep_steps:
+        if steps_due and self.trainer_config.keep_step_checkpoints:
             self.save(trainer, f"step_{self.step}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
