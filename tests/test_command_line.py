@@ -67,7 +67,7 @@ def test_every_model_choice_trains_and_generates(command, toy_corpus: Corpus, mo
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["prompt="], "prompt: is empty"),
+        (["prompt="], "prompt is empty"),
         (["prompt=Once xyzzy"], "lacks: ' xyzzy'"),
         (["prompt=Once", "run=nowhere"], "run=nowhere: there is no such run folder"),
         (["prompt=Once", "run=corpora"], "this folder has no checkpoint"),

@@ -71,12 +71,12 @@ def check_settings(config: GenerateConfig) -> None:
         raise UserError("prompt and prompt_file: give one of them, not both")
     if config.best_of is not None and config.best_of < config.num_samples:
         raise UserError(
-            f"best_of={config.best_of}: must be at least num_samples={config.num_samples}"
+            f"best_of={config.best_of} must be at least num_samples={config.num_samples}"
         )
     if config.best_of is not None and config.sampling.beams > 1:
         raise UserError("best_of and sampling.beams: give one of them, not both")
     if "" in stop_strings(config):
-        raise UserError('stop: is empty; give the text to stop at, as in stop="The end"')
+        raise UserError('stop is empty; give the text to stop at, as in stop="The end"')
     if config.save_as is not None:
         check_output_path(config.save_as)
 
@@ -107,7 +107,7 @@ def read_prompt(config: GenerateConfig) -> str:
     check_utf8(prompt or "")
     if prompt == "":
         raise UserError(
-            'prompt: is empty; type some words, as in prompt="Once upon a time", or leave the key '
+            'prompt is empty; type some words, as in prompt="Once upon a time", or leave the key '
             "out to let the model start by itself"
         )
     return prompt or ""
@@ -118,7 +118,7 @@ def check_utf8(prompt: str) -> None:
     try:
         prompt.encode()
     except UnicodeEncodeError:
-        raise UserError("prompt: is not UTF-8 text") from None
+        raise UserError("prompt is not UTF-8 text") from None
 
 
 def interactive_loop(config: GenerateConfig, model: LoadedModel) -> None:
@@ -140,7 +140,7 @@ def interactive_loop(config: GenerateConfig, model: LoadedModel) -> None:
             print()
             return
         except UnicodeDecodeError:
-            print_status("prompt: is not UTF-8 text")
+            print_status("prompt is not UTF-8 text")
             continue
         save_as = config.save_as and numbered_path(config.save_as, turn + 1)
         try:

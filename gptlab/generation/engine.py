@@ -55,7 +55,7 @@ def apply_template(config: GenerateConfig, model: LoadedModel, text: str) -> str
         name = str(data.get("template")) if data.get("task") == "instructions" else "none"
     template = resolve_choice("template", name, {"none": None, **PROMPT_TEMPLATES, "auto": None})
     if config.input is not None and (template is None or not text):
-        raise UserError("input: needs an instruction: prompt=INSTRUCTION template=alpaca")
+        raise UserError("input needs an instruction: prompt=INSTRUCTION template=alpaca")
     return template(text, config.input or "") if template and text else text
 
 
@@ -67,7 +67,7 @@ def stop_strings(config: GenerateConfig) -> list[str]:
     stop = config.stop
     texts = [] if stop is None else stop if isinstance(stop, list) else [stop]
     if not all(isinstance(text, str | int | float) for text in texts):
-        raise UserError(f'stop={stop}: must be a text or a list of texts, as in stop="The end"')
+        raise UserError(f'stop={stop} must be a text or a list of texts, as in stop="The end"')
     return [str(text) for text in texts]
 
 

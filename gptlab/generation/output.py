@@ -31,12 +31,12 @@ def numbered_path(name: str, number: int) -> str:
 def check_output_path(name: str) -> None:
     """Raise UserError if the files could not be written, before anything is generated."""
     if Path(name).name in ("", "..") or name.endswith("/"):
-        raise UserError(f"save_as={name}: is not a file name")
+        raise UserError(f"save_as={name} is not a file name")
     try:
         folder = output_paths(name)[0].parent
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise UserError(f"save_as={name}: cannot write to {existing}")
+            raise UserError(f"save_as={name} cannot be written: no access to {existing}")
         for path in output_paths(name):
             if path.is_dir():
                 raise UserError(f"save_as={name}: {path} is a folder")

@@ -114,9 +114,6 @@ def quantize_linears(net: nn.Module, weights: str) -> None:
             f"weight_dtype=int8: runs only on a CPU, not on {device}; add accelerator=cpu"
         )
     if weights in QUANTIZED_LINEARS:
-        children = [
-            (parent, *child) for parent in net.modules() for child in parent.named_children()
-        ]
-        for parent, name, child in children:
-            if type(child) is nn.Linear:
-                setattr(parent, name, QUANTIZED_LINEARS[weights](child))
+        linears = [(name, m) for name, m in net.named_modules() if type(m) is nn.Linear]
+        for name, layer in linears:
+            net.set_submodule(name, QUANTIZED_LINEARS[weights](layer))

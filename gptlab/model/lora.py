@@ -58,7 +58,7 @@ def add_lora(net: GPT, config: FinetuneConfig) -> None:
         layer = layers[name]
         if config.lora_rank >= min(layer.in_features, layer.out_features):
             raise UserError(
-                f"finetune.lora_rank={config.lora_rank}: must be below the width of {name}, "
+                f"finetune.lora_rank={config.lora_rank} must be below the width of {name}, "
                 f"{layer.in_features} to {layer.out_features}"
             )
         net.set_submodule(name, LoraLinear(layer, config.lora_rank, config.lora_alpha))
@@ -86,7 +86,7 @@ def freeze(net: GPT, config: FinetuneConfig) -> None:
         weight.requires_grad_(name in trainable or is_class_head)
     if not any(weight.requires_grad for weight in weights.values()):
         raise UserError(
-            "finetune.trainable: matches no weight, so nothing would be trained (a language "
+            "finetune.trainable matches no weight, so nothing would be trained (a language "
             "model's head is tied to its embedding: try finetune=last_block)"
         )
 
@@ -107,8 +107,7 @@ def match_names(patterns: list[str], names: Collection[str], net: GPT, key: str)
         if not matching:
             available = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names)
             raise UserError(
-                f"{key}={pattern}: matches nothing in this model; choose from "
-                f"{', '.join(available)}"
+                f"{key}={pattern} matches nothing in this model; choose from {', '.join(available)}"
             )
         matches |= dict.fromkeys(matching)
     return list(matches)

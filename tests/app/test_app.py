@@ -118,7 +118,7 @@ BAD = {
     "no such run": ({"run": "nope"}, "there is no such run"),
     "a path": ({"run": "../runs"}, "there is no such run"),
     "another path": ({"checkpoint": "../../secret"}, "there is no checkpoint"),
-    "an input to no instruction": ({"prompt": "x", "input": "y"}, "input: belongs to"),
+    "an input to no instruction": ({"prompt": "x", "input": "y"}, "input needs"),
 }
 
 

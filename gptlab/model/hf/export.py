@@ -47,7 +47,7 @@ def check_output_dir(name: str | None) -> Path:
     try:
         folder = Path(name).expanduser()
         if folder.exists() or folder.is_symlink():
-            raise UserError(f"output_dir={name}: already exists; name a new folder")
+            raise UserError(f"output_dir={name} already exists; name a new folder")
     except (OSError, RuntimeError) as error:
         raise UserError(f"output_dir={name:.200}: {str(error).splitlines()[0]:.200}") from None
     return folder

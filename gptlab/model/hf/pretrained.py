@@ -49,7 +49,7 @@ def resolve_pretrained(name: str) -> Path:
     if exists:
         if not is_weights_path(path):
             raise UserError(
-                f"model.pretrained={name}: has no weights (looked for {', '.join(WEIGHT_FILES)})"
+                f"model.pretrained={name} has no weights (looked for {', '.join(WEIGHT_FILES)})"
             )
         return path
     if not HUB_NAME.fullmatch(name) or name.endswith((".safetensors", ".bin")):
