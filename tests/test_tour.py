@@ -1,5 +1,5 @@
-"""docs/tour.md: its code runs from top to bottom, prints what stands below it, and ends at gptlab's
-own; and its byte-pair encoding gives tiktoken's tokens, whatever the text."""
+"""docs/tour.md: its code runs, prints what the page shows, and gives gptlab's own results; its
+byte-pair encoding equals tiktoken's."""
 
 import contextlib
 import io
@@ -22,13 +22,13 @@ HEADING_OR_FENCE = re.compile(r"^## ([^\n]+)$|^```(\w+)\n(.*?)^```$", re.S | re.
 
 class Block(NamedTuple):
     section: str
-    line: int  # of the file, where the code begins
+    line: int  # of the file, where the code starts
     code: str
-    shown: str  # what the file says that it prints
+    expected_output: str
 
 
-def read(text: str) -> list[Block]:
-    """The blocks of Python, each with the text that stands right below it."""
+def read_blocks(text: str) -> list[Block]:
+    """Read the Python blocks, each with the text block right after it."""
     blocks: list[Block] = []
     section, end, last = "Beginning", 0, ""
     for match in HEADING_OR_FENCE.finditer(text):
@@ -40,69 +40,73 @@ def read(text: str) -> list[Block]:
             blocks.append(Block(section, line, content, ""))
         else:
             between = text[end : match.start()].strip()
-            assert (language, last, between) == ("text", "python", ""), f"line {line}: of no code"
-            blocks[-1] = blocks[-1]._replace(shown=content)
+            assert (language, last, between) == ("text", "python", ""), (
+                f"line {line}: output without code"
+            )
+            blocks[-1] = blocks[-1]._replace(expected_output=content)
         end, last = match.end(), language
     return blocks
 
 
-BLOCKS = read(TOUR.read_text())
+BLOCKS = read_blocks(TOUR.read_text())
 SECTIONS = list(dict.fromkeys(block.section for block in BLOCKS))
 
 
 class Tour:
-    """One Python session, into which blocks are typed as far as they are asked for."""
+    """A Python session that runs the blocks up to a section."""
 
     def __init__(self, blocks: list[Block]):
-        self.left = list(blocks)
+        self.remaining = list(blocks)
         self.names: dict[str, Any] = {}
-        self.fault: str | None = None
+        self.failed: str | None = None
 
-    def through(self, section: str) -> dict[str, Any]:
-        """The names that are there at the section's end. Raises AssertionError for the first block
-        that fails, or prints something else than stands there."""
+    def run_through(self, section: str) -> dict[str, Any]:
+        """Run all blocks up to the end of a section and return the session's names.
+
+        Raises AssertionError if a block fails or prints something else than the page shows.
+        """
         last = max(n for n, block in enumerate(BLOCKS) if block.section == section)
-        while len(BLOCKS) - len(self.left) <= last:
-            assert self.fault is None, f"not reached: {self.fault}"
-            block = self.left.pop(0)
-            self.fault = f"{TOUR.name}, line {block.line}, {block.section}"
-            self.type(block)
-            self.fault = None
+        while len(BLOCKS) - len(self.remaining) <= last:
+            assert self.failed is None, f"not reached: {self.failed}"
+            block = self.remaining.pop(0)
+            self.failed = f"{TOUR.name}, line {block.line}, {block.section}"
+            self.run_block(block)
+            self.failed = None
         return self.names
 
-    def type(self, block: Block) -> None:
+    def run_block(self, block: Block) -> None:
         printed = io.StringIO()
-        # Empty lines before the code, so that a traceback names the file's own lines.
+        # Empty lines before the code, so that a traceback shows the line numbers of the file.
         code = compile("\n" * (block.line - 1) + block.code, str(TOUR), "exec")
         try:
             with contextlib.redirect_stdout(printed):
                 exec(code, self.names)
         except Exception as error:
-            raise AssertionError(f"{self.fault}: {error!r}") from error
-        assert printed.getvalue() == block.shown, f"{self.fault}: prints otherwise"
+            raise AssertionError(f"{self.failed}: {error!r}") from error
+        assert printed.getvalue() == block.expected_output, f"{self.failed}: other output"
 
 
 @pytest.fixture(scope="module")
 def tour() -> Iterator[Tour]:
     tour = Tour(BLOCKS)
     yield tour
-    if "folder" in tour.names:  # where the tour has not come to its end
+    if "folder" in tour.names:  # if the tour did not reach its end
         tour.names["folder"].cleanup()
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_each_step_runs_and_prints_what_it_shows(tour: Tour, section: str) -> None:
-    tour.through(section)
+def test_each_step_prints_what_the_page_shows(tour: Tour, section: str) -> None:
+    tour.run_through(section)
 
 
 @pytest.mark.parametrize("section", SECTIONS[1:])
-def test_each_step_ends_at_gptlabs_own(section: str) -> None:
+def test_each_step_ends_with_a_comparison_to_gptlab(section: str) -> None:
     (*_, last) = (block for block in BLOCKS if block.section == section)
     statements = [line for line in last.code.splitlines() if "cleanup" not in line]
     assert statements[-1].lstrip().startswith("assert")
 
 
-def test_the_tour_runs_on_what_a_student_has_installed() -> None:
+def test_the_tour_imports_only_installed_packages() -> None:
     packages = set(re.findall(r"^(?:import|from) (\w+)", "".join(b.code for b in BLOCKS), re.M))
     standard = {"dataclasses", "itertools", "math", "pathlib", "re", "tempfile"}
     assert packages == standard | {"gptlab", "numpy", "regex", "torch"}
@@ -114,29 +118,33 @@ CHARACTERS = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code
 
 @pytest.fixture(scope="module")
 def encode(tour: Tour) -> Callable[[str], list[int]]:
-    return tour.through("Subwords")["encode"]
+    return tour.run_through("Subwords")["encode"]
 
 
-def apart(kind: str) -> set[str]:
-    """The characters that only one of `regex` and tiktoken's engine holds for this kind."""
+def disputed_characters(kind: str) -> set[str]:
+    """The characters that only one of `regex` and tiktoken's engine counts as this kind."""
     every_byte = {bytes([byte]): byte for byte in range(256)}
-    # What matches is encoded, here byte by byte, and the rest is dropped.
+    # Encodes what matches, byte by byte, and drops the rest.
     encoding = tiktoken.Encoding(
         "kind", pat_str=kind, mergeable_ranks=every_byte, special_tokens={}
     )
-    theirs = bytes(encoding.encode_ordinary(CHARACTERS)).decode()
-    return set(theirs) ^ set(regex.findall(kind, CHARACTERS))
+    by_tiktoken = bytes(encoding.encode_ordinary(CHARACTERS)).decode()
+    return set(by_tiktoken) ^ set(regex.findall(kind, CHARACTERS))
 
 
 @pytest.fixture(scope="module")
 def differing() -> set[str]:
-    """The characters that the two do not hold for the same."""
-    return apart(r"\p{L}") | apart(r"\p{N}") | apart(r"\s")
+    """The characters on which the two engines disagree."""
+    return (
+        disputed_characters(r"\p{L}") | disputed_characters(r"\p{N}") | disputed_characters(r"\s")
+    )
 
 
-def test_engines_differ_in_characters_alone_that_one_does_not_know(differing: set[str]) -> None:
-    """Those that the older one's Unicode has not assigned."""
-    assert differing <= apart(r"\p{Cn}")
+def test_engines_differ_only_in_characters_that_one_of_them_does_not_know(
+    differing: set[str],
+) -> None:
+    """These are unassigned in the older version of Unicode."""
+    assert differing <= disputed_characters(r"\p{Cn}")
     assert not any(character.isascii() for character in differing)
 
 
@@ -165,6 +173,6 @@ TEXTS = st.lists(
 @example(text=" " * 40 + "\n\n  end  \n")
 @example(text="".join(WORDS))
 @example(text=SPACES * 2 + "a" + SPACES)
-def test_the_tours_encoding_is_tiktokens(encode, differing: set[str], text: str) -> None:
+def test_the_tours_encoding_equals_tiktoken(encode, differing: set[str], text: str) -> None:
     text = "".join(character for character in text if character not in differing)
     assert encode(text) == GPT2.encode_ordinary(text)

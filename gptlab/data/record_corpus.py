@@ -82,7 +82,8 @@ def check_split_classes(
 ) -> None:
     """Raise UserError if training or validation has no record, or none of a class."""
     for name in ("train", "valid"):
-        if {record_label(record) for record in splits[name]} >= (set(classes) or {None}):
+        required: set[str | None] = {*classes} or {None}
+        if {record_label(record) for record in splits[name]} >= required:
             continue
         if not classes:
             raise UserError(
