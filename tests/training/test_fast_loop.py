@@ -1,6 +1,8 @@
-"""The short training loop: the same runs, bit for bit, in fewer calls."""
+"""The fast training loop: the same runs bit for bit as Lightning's loop, in fewer calls."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from lightning.pytorch import Callback
@@ -9,97 +11,122 @@ from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimizatio
 
 from gptlab.model import checkpoint
 from gptlab.training.fast import fast_loop
+from tests.conftest import TINY
 from tests.faults.callbacks import Accident
 from tests.faults.compare import assert_same, only
 from tests.faults.listeners import SEEN
-from tests.training.test_resume import SMALL, stop
+
+pytestmark = pytest.mark.xdist_group("fast_loop")  # one worker: its tests share runs
+
+SETTINGS = [
+    *TINY,
+    *("model.dropout=0.1", "trainer.max_steps=12", "trainer.eval_every=4", "trainer.log_every=3"),
+    *("trainer.accumulate_grad_batches=2", "data.batch_size=4", "data.valid_tokens=400"),
+    *("trainer.checkpoint_every=3", "trainer.sample_every=4", "max_new_tokens=5"),
+    *("data.max_samples=60", "data.final_tokens=400"),
+]
+FAST, LIGHTNING = "trainer.fast_loop=true", "trainer.fast_loop=false"
 
 
-def listening(name: str) -> str:
+def listener(name: str) -> str:
     return f"+callbacks.mine._target_=tests.faults.listeners.{name}"
 
 
+LISTENING = (*SETTINGS, listener("Listener"))
+
+
+class ObservedRun(NamedTuple):
+    folder: Path
+    seen: list[object]  # what its listener recorded
+    lightning_calls: int  # of Lightning's own optimization
+
+
+@pytest.fixture(scope="session")
+def observations() -> dict[tuple[str, ...], tuple[list[object], int]]:
+    return {}
+
+
 @pytest.fixture
-def both(command, tmp_path: Path, monkeypatch):
-    """Trains by the short loop and by Lightning's; returns the folders, and what was seen."""
+def train(train_once, observations, monkeypatch) -> Callable[..., ObservedRun]:
+    """Train, and record what happens in the loop."""
 
-    def train(*arguments: str) -> tuple[list[Path], list[list[object]], list[int]]:
-        folders, seen, calls = [], [], []
-        whole = _AutomaticOptimization.run
-        for short in ("true", "false"):
-            count = [0]
+    def run(*arguments: str) -> ObservedRun:
+        calls = []
+        optimize = _AutomaticOptimization.run
 
-            def counted(self, *arguments, count=count):
-                count[0] += 1
-                return whole(self, *arguments)
+        def count_call(self, *arguments):
+            calls.append(1)
+            return optimize(self, *arguments)
 
-            monkeypatch.setattr(_AutomaticOptimization, "run", counted)
+        with monkeypatch.context() as patched:
+            patched.setattr(_AutomaticOptimization, "run", count_call)
             SEEN.clear()
-            result = command(
-                "train", *SMALL, *arguments, f"trainer.fast_loop={short}", f"run_root={short}"
-            )
-            assert result.code == 0, result.err
-            folders.append(only(tmp_path / short))
-            seen.append(list(SEEN))
-            calls.append(count[0])
-        return folders, seen, calls
+            folder = train_once(*arguments).folder
+        seen, count = observations.setdefault(arguments, (list(SEEN), len(calls)))
+        return ObservedRun(folder, seen, count)
 
-    return train
+    return run
 
 
 @pytest.mark.parametrize(
-    "more",
+    "arguments",
     [
-        [],
-        ["trainer.accumulate_grad_batches=1", "optim=sgd", "data.num_workers=1"],
-        ["trainer.accumulate_grad_batches=3", "trainer.precision=bf16-mixed"],
+        LISTENING,
+        (*SETTINGS, "trainer.accumulate_grad_batches=1", "optim=sgd", "data.num_workers=1"),
+        (*SETTINGS, "trainer.accumulate_grad_batches=3", "trainer.precision=bf16-mixed"),
     ],
+    ids=["listening", "sgd", "bf16"],
 )
-def test_runs_and_counters_are_those_of_lightnings_loop(both, more: list[str]) -> None:
-    (short, long), _, calls = both(*more)
-    assert_same(short, long)
-    states = [
-        checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt")["loops"]
-        for run in (short, long)
-    ]
-    assert states[0] == states[1]
-    assert calls[0] == 0 and calls[1] >= 12
+def test_runs_and_counters_are_those_of_lightnings_loop(train, arguments: tuple[str, ...]) -> None:
+    fast, lightning = train(*arguments, FAST), train(*arguments, LIGHTNING)
+    assert_same(fast.folder, lightning.folder)
+    fast_counters, counters = (
+        checkpoint.read_checkpoint(run.folder / "checkpoints" / "last.ckpt")["loops"]
+        for run in (fast, lightning)
+    )
+    assert fast_counters == counters
+    assert fast.lightning_calls == 0 and lightning.lightning_calls >= 12
 
 
-def test_a_callback_hears_the_same_and_logs_as_ever(both) -> None:
-    _, (short, long), calls = both(listening("Listener"))
-    assert short == long and len(short) == 25 and short[-1] == 23.0
-    assert calls == [0, 24]
+def test_a_callback_sees_and_logs_the_same(train) -> None:
+    fast, lightning = train(*LISTENING, FAST), train(*LISTENING, LIGHTNING)
+    assert fast.seen == lightning.seen and len(fast.seen) == 25 and fast.seen[-1] == 23.0
+    assert (fast.lightning_calls, lightning.lightning_calls) == (0, 24)
 
 
 @pytest.mark.parametrize(
-    "more", [[listening("Between")], ["+trainer.extra.profiler=simple"]], ids=["hook", "profiler"]
+    "argument", [listener("Between"), "+trainer.extra.profiler=simple"], ids=["hook", "profiler"]
 )
-def test_where_somebody_listens_in_between_the_loop_is_lightnings(both, more: list[str]) -> None:
-    (short, long), seen, calls = both(*more)
-    assert_same(short, long)
-    assert calls == [24, 24] and seen[0] == seen[1]
-    assert not seen[0] or (len(seen[0]) == 24 and all(seen[0]))
+def test_lightnings_loop_runs_where_it_is_needed(train, argument: str) -> None:
+    """For a hook between the calls of the fast loop, and for a profiler."""
+    run = train(*SETTINGS, argument, FAST)
+    assert_same(run.folder, train(*LISTENING, LIGHTNING).folder)
+    assert run.lightning_calls == 24
+    assert run.seen == ([True] * 24 if "listeners" in argument else [])
 
 
-def test_hooks_on_the_instance_are_hooks() -> None:
+@pytest.mark.fast
+def test_hooks_of_a_class_and_of_an_instance_are_found() -> None:
     callback = LambdaCallback(on_train_batch_end=print, on_before_backward=print)
-    found = [
-        h
-        for h in (*fast_loop.CALLED_HOOKS, *fast_loop.SKIPPED_HOOKS)
-        if fast_loop.overrides_hook(callback, h)
+    overridden = [
+        hook
+        for hook in (*fast_loop.CALLED_HOOKS, *fast_loop.SKIPPED_HOOKS)
+        if fast_loop.overrides_hook(callback, hook)
     ]
-    assert found == ["on_train_batch_end", "on_before_backward"]
+    assert overridden == ["on_train_batch_end", "on_before_backward"]
     assert not fast_loop.overrides_hook(Callback(), "on_train_batch_end")
 
 
-def test_a_run_goes_on_by_either_loop(command, both, tmp_path: Path) -> None:
-    (whole, _), _, _ = both()
-    for begins, ends in (("true", "false"), ("false", "true")):
-        root = f"run_root={begins}_{ends}"
-        with pytest.raises(Accident):
-            command("train", *SMALL, *stop(7, part=1), f"trainer.fast_loop={begins}", root)
-        run = only(tmp_path / f"{begins}_{ends}")
-        again = command("train", f"resume={run}", "callbacks=none", f"trainer.fast_loop={ends}")
-        assert again.code == 0, again.err
-        assert_same(run, whole)
+@pytest.mark.parametrize(("first", "second"), [(FAST, LIGHTNING), (LIGHTNING, FAST)])
+def test_a_run_resumes_with_the_other_loop(
+    command, train, run_cache, tmp_path: Path, first: str, second: str
+) -> None:
+    uninterrupted = train(*LISTENING, FAST).folder
+    stop = "+callbacks.stop={_target_: tests.faults.callbacks.Stop, step: 7, part: 1}"
+    corpus_root = f"corpus_root={run_cache.root / 'corpora'}"
+    with pytest.raises(Accident):
+        command("train", *SETTINGS, stop, first, corpus_root)
+    run = only(tmp_path / "runs")
+    result = command("train", f"resume={run}", "callbacks=none", second, corpus_root)
+    assert result.code == 0, result.err
+    assert_same(run, uninterrupted)
