@@ -69,7 +69,7 @@ def test_every_model_choice_trains_and_generates(command, toy_corpus: Corpus, mo
     [
         (["prompt="], "prompt is empty"),
         (["prompt=Once xyzzy"], "lacks: ' xyzzy'"),
-        (["prompt=Once", "run=nowhere"], "run=nowhere: there is no such run folder"),
+        (["prompt=Once", "run=nowhere"], "run=nowhere: no such run folder"),
         (["prompt=Once", "run=corpora"], "this folder has no checkpoint"),
         (["prompt=Once", "prompt_file=x"], "give one of them"),
         (["prompt_file=missing.txt"], "prompt_file=missing.txt: No such file"),
@@ -93,7 +93,7 @@ def test_a_mistake_when_generating_is_one_line(command, trained: Path, arguments
 
 def test_generate_without_a_run_says_how_to_train_one(command) -> None:
     result = command("generate", "prompt=Once")
-    assert result.code == 2 and "`python train.py` makes one" in result.err
+    assert result.code == 2 and "train one with `python train.py`" in result.err
 
 
 def test_unknown_words_can_be_skipped(command, trained: Path) -> None:

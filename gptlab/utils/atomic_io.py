@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and lines for the person at the terminal."""
+"""Write folders and files that appear complete or not at all."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from pathlib import Path
 from gptlab.utils.errors import UserError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-NO_ENTRY = (
+NO_ACCESS = (
     *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST),
     *(errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG),
 )
@@ -19,24 +19,24 @@ NO_ENTRY = (
 
 @contextlib.contextmanager
 def atomic_folder(final: Path, key: str = "corpus_root") -> Iterator[Path]:
-    """A folder to build in, renamed to `final` when the block ends well and removed when not.
+    """Yield a folder to build in; rename it to `final` at the end, remove it on failure.
 
-    Two processes may build the same corpus: the first to finish wins, the other's is dropped.
-    Raises UserError for a full disk or a folder that cannot be written.
+    If two processes build the same folder, the first one wins and the other's copy is dropped.
+    Raises UserError for a full disk or a place that cannot be written.
     """
     building = final.parent / f".{final.name}.{platform.node()}.{os.getpid()}.building"
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(final)
+        remove_abandoned_builds(final)
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         yield building
-        with contextlib.suppress(OSError):  # the target exists: somebody else was faster
+        with contextlib.suppress(OSError):  # another process was faster
             building.rename(final)
         if not final.is_dir():
             raise UserError(f"{final}: cannot be created")
     except OSError as error:
-        if error.errno not in (*NO_SPACE, *NO_ENTRY):
+        if error.errno not in (*NO_SPACE, *NO_ACCESS):
             raise
         raise UserError(
             f"{final.parent}: cannot be written ({error.strerror}); nothing was kept; "
@@ -46,53 +46,49 @@ def atomic_folder(final: Path, key: str = "corpus_root") -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def remove_abandoned(final: Path) -> None:
-    """Removes what killed processes of this machine left of this folder."""
-    for left in final.parent.glob(f".{final.name}.{platform.node()}.*.building"):
-        if not process_is_alive(int(left.name.split(".")[-2])):
-            shutil.rmtree(left, ignore_errors=True)
+def remove_abandoned_builds(final: Path) -> None:
+    """Remove unfinished builds of killed processes on this machine."""
+    for building in final.parent.glob(f".{final.name}.{platform.node()}.*.building"):
+        if not process_is_alive(int(building.name.split(".")[-2])):
+            shutil.rmtree(building, ignore_errors=True)
 
 
-def process_is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def process_is_alive(process_id: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(process_id)
 
 
 def write_files_atomically(folder: Path, files: dict[str, bytes]) -> None:
-    """All of these files, or none."""
-    temporary = {folder / name: folder / f".{name}.tmp" for name in files}
+    """Write all of these files (name to content), or none if one cannot be written."""
+    temporary_paths = {folder / name: folder / f".{name}.tmp" for name in files}
     try:
-        for aside, content in zip(temporary.values(), files.values(), strict=True):
-            aside.write_bytes(content)
-        for place, aside in temporary.items():
-            aside.replace(place)
+        for temporary, content in zip(temporary_paths.values(), files.values(), strict=True):
+            temporary.write_bytes(content)
+        for path, temporary in temporary_paths.items():
+            temporary.replace(path)
     finally:
-        for aside in temporary.values():
-            aside.unlink(missing_ok=True)
+        for temporary in temporary_paths.values():
+            temporary.unlink(missing_ok=True)
 
 
 def publish_checkpoint(temporary: Path, path: Path) -> None:
-    """Gives a finished file its name at once, and keeps the `last.ckpt` that had it before."""
+    """Rename a complete file to `path`; keep an older `last.ckpt` as `previous.ckpt`."""
     if path.name == "last.ckpt" and path.exists():
         previous = path.with_name("previous.ckpt")
-        kept = link_or_copy(path, previous)
-        kept.replace(previous)
-        kept.unlink(missing_ok=True)  # of two names for one file the second stays
+        copy = link_or_copy(path, previous)
+        copy.replace(previous)
+        copy.unlink(missing_ok=True)  # rename keeps both names if they are links to one file
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name, too, survives a power cut
+        os.fsync(folder)  # make the new name survive a power failure, too
     finally:
         os.close(folder)
 
 
 def link_or_copy(source: Path, path: Path) -> Path:
-    """A second, temporary name for a file, beside `path`: a link, where the disk knows them."""
+    """Link `source` to a temporary name next to `path`; copy it if the disk has no links."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:

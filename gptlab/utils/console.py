@@ -1,4 +1,4 @@
-"""Status lines for the person at the terminal, on standard error."""
+"""Print status lines to standard error, so that standard output holds results only."""
 
 import sys
 

@@ -1,79 +1,70 @@
-"""Which device and which precision `auto` means here, and how much memory there is."""
+"""Resolve `auto` device and precision; measure memory; seed one device."""
 
 import contextlib
 import ctypes
-import os
 import platform
 from pathlib import Path
 
+import psutil
 import torch
 
 from gptlab.utils.errors import UserError
 
 
-def resolve_accelerator(wanted: str, key: str = "trainer.accelerator") -> str:
-    """cuda, mps or cpu; raises UserError where the wanted one is not there."""
-    there = {
+def resolve_accelerator(name: str, key: str = "trainer.accelerator") -> str:
+    """Return cuda, mps or cpu; raise UserError if this machine lacks the named device."""
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    if wanted in ("auto", "gpu"):
-        found = next(name for name, available in there.items() if available)
-        if wanted == "auto" or found != "cpu":
-            return found
-        raise UserError(f"{key}=gpu: this machine has none that torch can use")
-    if not there[wanted]:
-        raise UserError(f"{key}={wanted}: torch finds no such device here; try auto")
-    return wanted
+    if name in ("auto", "gpu"):
+        best = next(device for device, is_available in available.items() if is_available)
+        if name == "auto" or best != "cpu":
+            return best
+        raise UserError(f"{key}=gpu: torch finds no GPU on this machine; try auto")
+    if not available[name]:
+        raise UserError(f"{key}={name}: torch finds no such device on this machine; try auto")
+    return name
 
 
-def resolve_precision(wanted: str, accelerator: str) -> str:
-    """`auto` is bfloat16 autocast on a CUDA device that has it, float32 elsewhere."""
-    if wanted == "16-mixed" and accelerator == "cpu":
-        raise UserError("trainer.precision=16-mixed: needs a GPU; on a CPU take bf16-mixed")
-    if wanted != "auto":
-        return wanted
+def resolve_precision(name: str, accelerator: str) -> str:
+    """Resolve `auto` to bf16-mixed on a CUDA device that supports it, otherwise to 32-true."""
+    if name == "16-mixed" and accelerator == "cpu":
+        raise UserError("trainer.precision=16-mixed needs a GPU; use bf16-mixed on a CPU")
+    if name != "auto":
+        return name
     fast = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if fast else "32-true"
 
 
 def autocast(precision: str, device: str) -> torch.autocast:
-    """The context in which Lightning's `…-mixed` precision computes; with any other, none."""
+    """Return the context of Lightning's `…-mixed` precision; disabled for any other."""
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     return torch.autocast(device, dtype=half, enabled=half is not None)
 
 
 def resident_memory() -> int:
-    """Bytes that this process holds now; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except (OSError, ValueError):
-        return 0
+    """Bytes of memory that this process uses now."""
+    return psutil.Process().memory_info().rss
 
 
-def available_memory(device: str) -> int | None:
-    """Bytes that this process could have, what it holds included; None where nobody tells."""
+def available_memory(device: str) -> int:
+    """Bytes that this process could use, including what it uses already."""
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved()
-    limits = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
-        limits.append(found["MemAvailable"] * 1024 + resident_memory())
-    except (OSError, ValueError, KeyError):
-        return None
-    with contextlib.suppress(OSError, ValueError):  # no limit, or "max"
+    limits = [psutil.virtual_memory().available + resident_memory()]
+    with contextlib.suppress(OSError, ValueError):  # a container without a limit: "max"
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limits)
 
 
 def seed_device(number: int, device: str) -> None:
-    """What `torch.manual_seed` does, for the CPU and one device alone.
+    """Seed the CPU and one device, as `torch.manual_seed` does for all devices.
 
-    That function formats the stack for every kind of device that is not in use: half a
-    millisecond, which is much beside the step of a small model.
+    `torch.manual_seed` formats a stack trace for each kind of device not in use: half a
+    millisecond, which is long compared with a small model's step.
     """
     torch.default_generator.manual_seed(number)
     if device == "cuda":
@@ -82,14 +73,14 @@ def seed_device(number: int, device: str) -> None:
         torch.mps.manual_seed(number)
 
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what is freed, for the next step to use; elsewhere it does nothing.
+    """Make glibc reuse freed memory; do nothing with another C library.
 
-    Otherwise large blocks go back to the system when they are freed, and each step gets them anew
-    and filled with zeros, page by page: a tenth of a step, or more (docs/speed.md).
+    By default glibc returns large freed blocks to the system, and the next step gets them page by
+    page, filled with zeros: a tenth of a step or more (docs/speed.md).
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

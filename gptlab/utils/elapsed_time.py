@@ -1,24 +1,24 @@
-"""How long a run has taken, over all the processes that trained it."""
+"""Measure how long a run has taken, summed over all processes that trained it."""
 
 import time
 from datetime import datetime
 
 
 class ElapsedTime:
-    """What a run has taken, in all processes that it has had."""
+    """Wall-clock and CPU seconds of a run, including those before it was resumed."""
 
     def __init__(self, began: str | None = None, seconds: float = 0.0, cpu_seconds: float = 0.0):
         self.began = began or f"{datetime.now():%Y-%m-%dT%H:%M:%S}"  # local time
-        self.before = seconds, cpu_seconds
+        self.earlier = seconds, cpu_seconds
         self.started = time.perf_counter(), time.process_time()
 
     def seconds(self) -> float:
-        return self.before[0] + time.perf_counter() - self.started[0]
+        return self.earlier[0] + time.perf_counter() - self.started[0]
 
     def cpu_seconds(self) -> float:
-        """Of all threads of this process and those before it."""
-        return self.before[1] + time.process_time() - self.started[1]
+        """CPU time of all threads."""
+        return self.earlier[1] + time.process_time() - self.started[1]
 
-    def read(self) -> tuple[str, float, float]:
-        """What `Clock(*…)` goes on from."""
+    def state(self) -> tuple[str, float, float]:
+        """The arguments of an ElapsedTime that continues this one."""
         return self.began, self.seconds(), self.cpu_seconds()

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake becomes, and the words that help to mend it."""
+"""Turn expected failures into one-line errors."""
 
 import contextlib
 import errno
@@ -11,24 +11,34 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS),
+    *(errno.ESTALE, errno.ENXIO, errno.ENODEV),
+}
+MEMORY_HINTS = {
+    "evaluate": "use a smaller batch_size or num_samples",
+    "train": "use a smaller data.batch_size (with trainer.tokens_per_step), context or model",
+    "generate": "use a smaller num_samples or model, or weight_dtype=bfloat16",
+    "app": "use a smaller model, or weight_dtype=bfloat16",
+}
+
 
 class UserError(Exception):
-    """A mistake of the user's. Commands show it as one line and exit with code 2."""
+    """A user's mistake; commands print it as one line and exit with code 2."""
 
     def line(self) -> str:
-        """The message with what a terminal would not show as a letter in Python's notation."""
-        shown = (c if c.isprintable() else ascii(c)[1:-1] for c in str(self))
-        return "".join(shown)
+        """The message with unprintable characters escaped as in Python source."""
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(self))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'seed'?` where a known word is near, otherwise nothing."""
+    """Return `; did you mean 'seed'?` for a similar known word, otherwise an empty string."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def resolve_choice(key: str, name: str, table: Mapping[str, T]) -> T:
-    """The table's entry of that name; raises UserError with the list of choices."""
+    """Return the table's entry; raise UserError with the list of choices if there is none."""
     if name not in table:
         raise UserError(
             f"{key}={name}: invalid choice; choose from {', '.join(table)}"
@@ -38,19 +48,22 @@ def resolve_choice(key: str, name: str, table: Mapping[str, T]) -> T:
 
 
 @contextlib.contextmanager
-def exit_on_error(name: str) -> Iterator[None]:
-    """Around all of a command: a user's mistake, a full disk or memory: one line, exit code 2;
-    where it is stopped, or its reader has left, it ends quietly."""
+def exit_on_error(command: str) -> Iterator[None]:
+    """Print expected failures of a command as one line and exit.
+
+    Exit codes: 2 for a UserError or a lack of memory or disk space, 130 for Ctrl-C, 1 if the
+    reader of the output has closed the pipe. Other exceptions are bugs and pass through.
+    """
     try:
         yield
     except UserError as error:
         print(f"error: {error.line()}", file=sys.stderr)
         raise SystemExit(2) from None
-    except BrokenPipeError:  # the reader of our output has left: `… | head`
+    except BrokenPipeError:  # as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as error:
-        if (line := describe_resource_error(error, name)) is None:
+        if (line := describe_resource_error(error, command)) is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -59,46 +72,31 @@ def exit_on_error(name: str) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def describe_resource_error(error: Exception, name: str = "train") -> str | None:
-    """A line for what is no bug: the machine has no memory, or its disk no room or a fault."""
+def describe_resource_error(error: Exception, command: str = "train") -> str | None:
+    """Describe a lack of memory, or a full or faulty disk, in one line; None for other errors."""
     if is_out_of_memory(error):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"out of memory ({reason}); {MEMORY_HINTS.get(name, 'take a smaller model')}"
-    # Of an error in a loader's process only the text is left.
-    told = re.search(r"\[Errno (\d+)\]", str(error))
-    number = getattr(error, "errno", None) or (int(told[1]) if told else 0)
+        return f"out of memory ({reason}); {MEMORY_HINTS.get(command, 'use a smaller model')}"
+    # An error in a DataLoader's worker process arrives as text only.
+    match = re.search(r"\[Errno (\d+)\]", str(error))
+    number = getattr(error, "errno", None) or (int(match[1]) if match else 0)
     if isinstance(error, OSError) and number in DISK_ERRORS:
-        what = f"{error.filename}: " if error.filename else ""
-        why = os.strerror(number)
-        return f"{what}{why}; the last checkpoint is kept: mend the disk, then {RESUME_HINT}"
+        path = f"{error.filename}: " if error.filename else ""
+        return (
+            f"{path}{os.strerror(number)}; the last checkpoint is intact: fix the disk, then "
+            "continue with resume=latest"
+        )
     return None
 
 
-DISK_ERRORS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.EROFS,
-    errno.ESTALE,
-    errno.ENXIO,
-    errno.ENODEV,
-}
-RESUME_HINT = "go on with resume=latest"
-MEMORY_HINTS = {
-    "evaluate": "take a smaller batch_size or n",
-    "train": "take a smaller data.batch_size (with trainer.tokens_per_step), context or model",
-    "generate": "take a smaller n or model, or weight_dtype=bfloat16",
-    "app": "take a smaller model, or weight_dtype=bfloat16",
-}
-
-
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether numpy, torch on the CPU, or torch on a GPU found no memory."""
-    told = "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    return isinstance(error, MemoryError) or told or is_gpu_out_of_memory(error)
+    """Whether numpy, torch on the CPU, or torch on a GPU could not allocate memory."""
+    texts = ("can't allocate memory", "not enough memory")
+    on_cpu = isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+    return on_cpu or is_gpu_out_of_memory(error)
 
 
 def is_gpu_out_of_memory(error: Exception) -> bool:
     texts = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    told = any(text in str(error) for text in texts)
-    return type(error).__name__ == "OutOfMemoryError" or told
+    by_name = type(error).__name__ == "OutOfMemoryError"
+    return by_name or any(text in str(error) for text in texts)

@@ -1,4 +1,4 @@
-"""Seeds derived from numbers, not drawn from a generator with a history."""
+"""Derive seeds and random numbers from numbers alone, without a generator's history."""
 
 from hashlib import blake2b
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 def derive_seed(*numbers: int) -> int:
-    """A 63-bit seed that is a function of these numbers alone, the same on every machine."""
+    """A 63-bit seed that depends on these numbers only, the same on every machine."""
     text = ",".join(map(str, numbers)).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of each number: the finaliser of SplitMix64 (Steele and others, 2014)."""
+    """Hash each 64-bit number with the finaliser of SplitMix64 (Steele and others, 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

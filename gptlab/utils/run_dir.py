@@ -1,7 +1,6 @@
-"""Run folders: `<run_root>/<date>_<time>_<name>/`, everything about one run."""
+"""Create, find and lock run folders: `<run_root>/<date>_<time>_<name>/`."""
 
 import contextlib
-import fcntl
 import os
 import platform
 import re
@@ -13,101 +12,99 @@ from pathlib import Path
 from gptlab.utils.atomic_io import process_is_alive
 from gptlab.utils.errors import UserError, did_you_mean
 
-CHECKPOINT_NAMES = ("best.ckpt", "last.ckpt")
-BASELINE_SUFFIX = "_random"  # ends the name of a run that was trained beside another, to compare
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in a folder of a model without a run
+CHECKPOINT_NAMES = ("best.ckpt", "last.ckpt")  # in order of preference
+BASELINE_SUFFIX = "_random"  # end of the name of a baseline's run folder
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in the folder of an exported model
+OWNER_FILE = ".owner"  # host and process that create a run folder
+LOCK_FILE = ".lock"
 
 
 def safe_name(name: str) -> str:
-    """A name that every file system takes."""
+    """Replace the characters that some file systems refuse."""
     return re.sub(r"[^\w.=,-]+", "-", name).strip("-.")[:120]
 
 
 def reserve_run_dir(root: Path, name: str) -> Path:
-    """The path of a new run folder, which is not there yet; its content grows in `hidden(path)`.
+    """Reserve the path of a new run folder; its content is written to `staging_dir(path)`.
 
-    Where there is a folder of that name already, the new one gets a number. Raises UserError
-    where it cannot be made.
+    If the name is taken, a number is appended. Raises UserError if no folder can be created.
     """
     stem = safe_name(name)
     for number in range(1, 1000):
         folder = root / (stem if number == 1 else f"{stem}-{number}")
-        remove_abandoned(folder)
-        if not make_folder(staging_dir(folder), root):  # of a run that begins beside this one
+        remove_abandoned_staging_dir(folder)
+        if not make_run_folder(staging_dir(folder), root):  # another process is creating it
             continue
         (staging_dir(folder) / OWNER_FILE).write_text(f"{platform.node()} {os.getpid()}")
         if not folder.exists():
             return folder
         discard_staging_dir(folder)
-    raise UserError(f"run_root={root}: no run folder can be made here")
+    raise UserError(f"run_root={root}: cannot create a run folder here")
 
 
-def make_folder(folder: Path, root: Path) -> bool:
-    """Makes it, or tells that it is there; raises UserError where it cannot be made."""
+def make_run_folder(folder: Path, root: Path) -> bool:
+    """Create a folder; False if it exists already. Raises UserError if it cannot be created."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         if folder.is_dir():
             return False
-        raise UserError(f"run_root={root}: no run folder can be made here") from None
+        raise UserError(f"run_root={root}: cannot create a run folder here") from None
     except OSError as error:
         raise UserError(f"run_root={root}: cannot be written ({error.strerror})") from None
     return True
 
 
-OWNER_FILE = ".owner"  # names the process that makes a run folder
-
-
 def staging_dir(folder: Path) -> Path:
-    """Where a run folder is until its first checkpoint stands in it."""
+    """The hidden folder that becomes the run folder with its first checkpoint."""
     return folder.with_name(f".{folder.name}.new")
 
 
 def publish_run_dir(folder: Path) -> None:
-    """Makes a reserved run folder appear, with all that is in it."""
+    """Make a reserved run folder appear with everything written so far."""
     (staging_dir(folder) / OWNER_FILE).unlink()
     staging_dir(folder).rename(folder)
 
 
 def discard_staging_dir(folder: Path) -> None:
-    """Takes a reservation back: of a run that did not begin."""
+    """Remove the reservation of a run that did not start, and an empty run root."""
     shutil.rmtree(staging_dir(folder), ignore_errors=True)
-    with contextlib.suppress(OSError):  # other runs are in it
+    with contextlib.suppress(OSError):  # not empty
         folder.parent.rmdir()
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Removes what a killed process of this machine left of this reservation."""
+def remove_abandoned_staging_dir(folder: Path) -> None:
+    """Remove the reservation of a killed process on this machine."""
     with contextlib.suppress(OSError, ValueError):
-        node, process = (staging_dir(folder) / OWNER_FILE).read_text().rsplit(" ", 1)
-        if node == platform.node() and not process_is_alive(int(process)):
+        node, process_id = (staging_dir(folder) / OWNER_FILE).read_text().rsplit(" ", 1)
+        if node == platform.node() and not process_is_alive(int(process_id)):
             shutil.rmtree(staging_dir(folder), ignore_errors=True)
 
 
 def find_checkpoint(run: str, run_root: str, key: str = "run") -> Path:
-    """The checkpoint that `run=` (or another key) means: `latest`, a run folder, or the file.
+    """Find the checkpoint that `run=` names: `latest`, a run folder, or a checkpoint file.
 
-    Of a folder, the best by validation loss, otherwise the last; or the folder itself, if it is
-    that of an exported model. Raises UserError if there is none.
+    In a run folder, take the best by validation loss, otherwise the last. The folder of an
+    exported model is returned itself. Raises UserError if there is no checkpoint.
     """
     path = locate_run(key, run, run_root)
     if run == "latest":
         return latest_checkpoint(path)
     if path.is_file():
         return path
-    found = preferred_checkpoint(path) or (path if is_weights_path(path) else None)
-    if found is None:
+    checkpoint = preferred_checkpoint(path) or (path if is_weights_path(path) else None)
+    if checkpoint is None:
         raise UserError(
             f"{key}={run}: this folder has no checkpoint (looked for checkpoints/best.ckpt and "
-            "last.ckpt); name another, or train with `python train.py`"
+            "last.ckpt); choose another run, or train one with `python train.py`"
         )
-    return found
+    return checkpoint
 
 
 def locate_run(key: str, run: str, run_root: str) -> Path:
-    """What `run=` or `resume=` names, by its path or its name; for `latest`, where runs are.
+    """Find a run by its path or name; for `latest`, return the run root.
 
-    Raises UserError if there is nothing.
+    Raises UserError if it does not exist.
     """
     try:
         root, path = Path(run_root).expanduser(), Path(run).expanduser()
@@ -120,7 +117,7 @@ def locate_run(key: str, run: str, run_root: str) -> Path:
         path = root / run
     if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")])
-        raise UserError(f"{key}={run}: there is no such run folder or checkpoint{near}")
+        raise UserError(f"{key}={run}: no such run folder or checkpoint{near}")
     return path
 
 
@@ -130,65 +127,64 @@ def preferred_checkpoint(folder: Path) -> Path | None:
 
 
 def is_weights_path(path: Path) -> bool:
-    """Whether this is a folder with weights, or a file of them."""
+    """Whether this is a weights file, or a folder with one."""
     if path.is_dir():
         return any((path / name).is_file() for name in WEIGHT_FILES)
     return path.is_file() and path.suffix in (".safetensors", ".bin")
 
 
 def latest_checkpoint(root: Path) -> Path:
-    """The newest run's checkpoint, jobs of sweeps included; a run's baseline only if there is no
-    other."""
+    """The newest run's checkpoint, including jobs of sweeps; a baseline's only as a last resort."""
     folders = sort_newest_first([*root.glob("*"), *root.glob("*_sweep/*")])
     for folder in sorted(folders, key=lambda folder: folder.name.endswith(BASELINE_SUFFIX)):
-        if found := preferred_checkpoint(folder):
-            return found
-    raise UserError(f"run=latest: no run with a checkpoint in {root}; `python train.py` makes one")
+        if checkpoint := preferred_checkpoint(folder):
+            return checkpoint
+    raise UserError(f"run=latest: no checkpoint in {root}; train one with `python train.py`")
 
 
 def start_time(folder: Path) -> float:
-    """When a run or sweep began, by the first thing written; raises OSError where there is none."""
-    for name in ("config.yaml", "sweep.json"):
+    """When a run or sweep began, in seconds; raise OSError if the folder holds neither."""
+    for name in ("config.yaml", "sweep.json"):  # each is the first file written
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return (folder / name).stat().st_mtime
     raise FileNotFoundError(folder)
 
 
 def find_unfinished(run: str, run_root: str) -> Path | None:
-    """The folder that `resume=` means: the one named, or of `latest` the newest unfinished one.
+    """Find the folder that `resume=` names; for `latest`, the newest unfinished run.
 
-    None where every run is finished; raises UserError where there is none at all.
+    Returns None if every run is finished; raises UserError if there is no run.
     """
     path = locate_run("resume", run, run_root)
     if run != "latest":
         return path.parent.parent if path.is_file() else path
     folders = sort_newest_first([*path.glob("*"), *path.glob("*_sweep/*")])
     if not folders:
-        raise UserError(f"resume=latest: there is no run in {path}; `python train.py` makes one")
-    rest = [folder for folder in folders if not is_finished(folder)]
-    stopped = (folder for folder in rest if not (is_locked(folder) or is_locked(folder.parent)))
-    return next(stopped, rest[0] if rest else None)
+        raise UserError(f"resume=latest: no run in {path}; start one with `python train.py`")
+    unfinished = [folder for folder in folders if not is_finished(folder)]
+    idle = (f for f in unfinished if not (is_locked(f) or is_locked(f.parent)))
+    return next(idle, unfinished[0] if unfinished else None)
 
 
 def sort_newest_first(folders: list[Path]) -> list[Path]:
-    """Of these, those that hold a run or a sweep, the latest begun first."""
-    found = []
+    """Keep the folders that hold a run or sweep; sort them by start time, newest first."""
+    started = []
     for folder in folders:
-        with contextlib.suppress(OSError):  # one that is being removed
-            if folder.name[0] != ".":
-                found.append((start_time(folder), folder.name, folder))
-    return [folder for *_, folder in sorted(found, reverse=True)]
+        with contextlib.suppress(OSError):  # neither a run nor a sweep, or being removed
+            if not folder.name.startswith("."):
+                started.append((start_time(folder), folder.name, folder))
+    return [folder for *_, folder in sorted(started, reverse=True)]
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run, or every job of a sweep, has ended: its summary is the last thing written."""
+    """Whether a run, or every job of a sweep, has ended: its summary is written last."""
     return (folder / "summary.json").exists() or (folder / "sweep.csv").exists()
 
 
 def sample_files(folder: Path) -> list[Path]:
-    """The texts that a run wrote while it trained: step_900 before step_1000. No links or pipes."""
-    found = (folder / "samples").glob("*.txt")
-    return sorted((p for p in found if p.is_file() and not p.is_symlink()), key=sample_sort_key)
+    """The samples of a run, step_900 before step_1000, without links and other special files."""
+    paths = (folder / "samples").glob("*.txt")
+    return sorted((p for p in paths if p.is_file() and not p.is_symlink()), key=sample_sort_key)
 
 
 def sample_sort_key(path: Path) -> tuple[str, int, str]:
@@ -196,49 +192,45 @@ def sample_sort_key(path: Path) -> tuple[str, int, str]:
     return kind, int(number) if number.isdecimal() else -1, path.name
 
 
-LOCK_FILE = ".lock"
-
-
 @contextlib.contextmanager
 def lock_run_dir(folder: Path) -> Iterator[None]:
-    """Keeps a run to this process until the block ends, or the process, however it ends.
+    """Lock a run for this process; the lock ends with the block or with the process.
 
-    Raises UserError where another process has it.
+    Raises UserError if another process holds the lock.
     """
     file = os.open(folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        if not any(try_lock(file, fcntl.LOCK_EX) for _ in lock_attempts()):
+        for wait in (0, 0.01, 0.02, 0.04, 0.06, 0.07):  # `is_locked` holds it for a moment
+            time.sleep(wait)
+            if try_lock(file):
+                break
+        else:
             raise UserError(f"resume={folder}: another process is training this run")
         yield
     finally:
         os.close(file)
 
 
-def lock_attempts() -> Iterator[None]:
-    """Several within a fifth of a second: who only asks `in_use` has the lock for a moment."""
-    for wait in (0, 0.01, 0.02, 0.04, 0.06, 0.07):
-        time.sleep(wait)
-        yield
-
-
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in this folder of a run or a sweep.
+    """Whether a process is training in this run or sweep folder.
 
-    Those who ask share the lock, so that they do not take each other for one at work.
+    Takes the lock shared, so that two callers do not mistake each other for a training process.
     """
     try:
         with (folder / LOCK_FILE).open("rb") as file:
-            return not try_lock(file.fileno(), fcntl.LOCK_SH)
+            return not try_lock(file.fileno(), shared=True)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True
 
 
-def try_lock(file: int, how: int) -> bool:
-    """Takes the lock, or tells that another has it; raises OSError where none can be had."""
+def try_lock(file: int, shared: bool = False) -> bool:
+    """Lock an open file; False if another process holds it. Raises OSError without lock support."""
+    import fcntl  # not available on Windows
+
     try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

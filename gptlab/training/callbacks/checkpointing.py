@@ -76,7 +76,7 @@ class CheckpointWriter(StepCallback):
             "steps": self.plan.steps,
             **metrics_logger.latest,
             "metrics_size": metrics_logger.csv_size,
-            "clock": metrics_logger.elapsed_time.read(),
+            "clock": metrics_logger.elapsed_time.state(),
             **self.resume_info,
         }
 
