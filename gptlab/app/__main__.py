@@ -1,4 +1,4 @@
-"""A page to write with models, watch them learn and look inside: `python -m gptlab.app`."""
+"""Serve a web page to generate with models, watch them learn and inspect them."""
 
 from gptlab.config.cli import command
 from gptlab.config.schema import AppConfig
@@ -6,7 +6,7 @@ from gptlab.config.schema import AppConfig
 
 @command("app")
 def main(config: AppConfig) -> None:
-    from gptlab.app.main import serve  # heavy imports wait until the configuration is right
+    from gptlab.app.main import serve  # heavy imports wait until the configuration is valid
 
     serve(config)
 

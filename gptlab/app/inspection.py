@@ -1,103 +1,124 @@
-"""Looks inside a model as it reads a text: answers of plain values for the page to draw."""
+"""Inspect a model as it reads a text: attention, logit lens, surprise, neighbours, classes.
 
+Each function returns plain values for the page to draw. They read the first tokens of the text, at
+most MAX_TOKENS and the model's window.
+"""
+
+import math
 from typing import Any
 
 import torch
 
-from gptlab.app.generate_stream import ready, word
-from gptlab.evaluation.classification import class_names, rank_classes
+from gptlab.app.streaming import require_generator, round_probability, token_text
+from gptlab.data.tokenizer import VocabularyTokenizer
+from gptlab.evaluation.classification import class_probabilities
 from gptlab.evaluation.interpretability import (
     attention_maps,
     logit_lens,
-    longest_tokens,
+    nearest_tokens,
     token_expectations,
 )
-from gptlab.evaluation.interpretability import nearest_tokens as alike
 from gptlab.generation.engine import encode_prompt
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import UserError
 
-SHOWN = 96  # tokens: more cannot be read
-NAMED = 8  # tokens whose neighbours are told
+MAX_TOKENS = 96  # more do not fit the page
+MAX_NEIGHBOUR_TOKENS = 8  # tokens whose neighbours are listed
 
 
-def tokens_of(model: LoadedModel, text: str, unknown: str) -> list[int]:
-    """The beginning of the text, as many tokens as are shown and the model sees.
-
-    Raises UserError for a text without any.
-    """
-    ready(model, unknown)
+def encode_text(model: LoadedModel, text: str, unknown: str) -> list[int]:
+    """Return the first tokens of the text; raises UserError for a text the model cannot read."""
+    require_generator(model, unknown)
     ids = encode_prompt(model.tokenizer, text, model.eot_first)
-    return ids[: min(SHOWN, model.net.config.window)]
+    return ids[: min(MAX_TOKENS, model.net.config.window)]
 
 
-def words(model: LoadedModel, ids: list[int]) -> list[str]:
-    return [word(model.tokenizer, id) for id in ids]
+def token_texts(model: LoadedModel, ids: list[int]) -> list[str]:
+    return [token_text(model.tokenizer, id) for id in ids]
 
 
-def heads(model: LoadedModel, text: str, unknown: str, layer: int) -> dict[str, Any]:
-    """Where the heads of a layer look: for each a T × T table of thousandths, row by row: what
-    each token takes from those before it. Raises UserError for a layer that there is not."""
-    layers = len(model.net.blocks)
-    if layer >= layers:
-        raise UserError(f"layer {layer}: the model has {layers}, counted from 0")
-    ids = tokens_of(model, text, unknown)
+def inspect_attention(model: LoadedModel, text: str, unknown: str, layer: int) -> dict[str, Any]:
+    """Return one layer's attention weights in thousandths: a flat T × T table for each head, a row
+    for each token that attends. Raises UserError for a layer the model does not have."""
+    num_layers = len(model.net.blocks)
+    if layer >= num_layers:
+        raise UserError(f"layer={layer}: must be 0 to {num_layers - 1} for this model")
+    ids = encode_text(model, text, unknown)
     weights_HxTxT = attention_maps(model.net, ids)[layer]
-    thousandths = (1000 * weights_HxTxT).round().to(torch.int16).flatten(1).tolist()
-    return {"tokens": words(model, ids), "layer": layer, "layers": layers, "heads": thousandths}
+    heads = (1000 * weights_HxTxT).round().to(torch.int16).flatten(1).tolist()
+    tokens = token_texts(model, ids)
+    return {"tokens": tokens, "layer": layer, "num_layers": num_layers, "heads": heads}
 
 
-def lens(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
-    """What the model would say next after each layer, for each token of the text."""
-    ids = tokens_of(model, text, unknown)
-    found = logit_lens(model.net, ids, model.tokenizer.vocab_size)
+def inspect_logit_lens(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
+    """Return the next token each layer would predict; layer 0 is the embedding."""
+    ids = encode_text(model, text, unknown)
+    lens = logit_lens(model.net, ids, model.tokenizer.vocab_size)
     layers = [
-        {"words": words(model, row), "probabilities": [round(p, 4) for p in chances], "nats": nats}
-        for row, chances, nats in zip(found.tokens, found.probabilities, found.nats, strict=True)
-    ]
-    return {"tokens": words(model, ids), "layers": layers}
-
-
-def surprises(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
-    """Each token of a text but the first with what the model expected there."""
-    ids = tokens_of(model, text, unknown)
-    found = token_expectations(model.net, ids, model.tokenizer.vocab_size) if len(ids) > 1 else []
-    expected = [
         {
-            "token": word(model.tokenizer, each.token),
-            "probability": float(f"{each.probability:.4g}"),
+            "predictions": token_texts(model, predictions),
+            "probabilities": [round(p, 4) for p in probabilities],
+            "nats": nats,
+        }
+        for predictions, probabilities, nats in zip(
+            lens.tokens, lens.probabilities, lens.nats, strict=True
+        )
+    ]
+    return {"tokens": token_texts(model, ids), "layers": layers}
+
+
+def inspect_surprise(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
+    """Return for each token but the first its probability, and what the model expected instead."""
+    ids = encode_text(model, text, unknown)
+    tokenizer = model.tokenizer
+    expectations = token_expectations(model.net, ids, tokenizer.vocab_size) if len(ids) > 1 else []
+    tokens = [
+        {
+            "token": token_text(tokenizer, each.token),
+            "probability": round_probability(each.probability),
             "rank": each.rank,
             "entropy": round(each.entropy, 4),
-            "likeliest": [
-                [word(model.tokenizer, id), float(f"{p:.4g}")] for id, p in each.likeliest
+            "alternatives": [
+                [token_text(tokenizer, id), round_probability(p)] for id, p in each.likeliest
             ],
         }
-        for each in found
+        for each in expectations
     ]
-    return {"first": word(model.tokenizer, ids[0]), "tokens": expected}
+    return {"first": token_text(tokenizer, ids[0]), "tokens": tokens}
 
 
-def neighbours(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
-    """Of the longest words of a text: the tokens whose embeddings point the same way, each with the
-    cosine of the angle between them."""
-    ids = tokens_of(model, text, unknown)
-    told = []
-    for id in longest_tokens(model.tokenizer, ids, NAMED):
-        near = alike(model.net, id, model.tokenizer.vocab_size, most=8)
-        named = [[word(model.tokenizer, other), round(cosine, 4)] for other, cosine in near]
-        told.append({"token": word(model.tokenizer, id), "neighbours": named})
-    return {"tokens": told}
+def inspect_neighbours(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
+    """Return for the longest tokens of the text the tokens with the most similar embeddings, each
+    with its cosine similarity."""
+    tokenizer, tokens = model.tokenizer, []
+    ids = [id for id in encode_text(model, text, unknown) if id != tokenizer.eot]
+    longest = sorted(dict.fromkeys(ids), key=lambda id: -len(token_text(tokenizer, id)))
+    for id in longest[:MAX_NEIGHBOUR_TOKENS]:
+        nearest = nearest_tokens(model.net, id, tokenizer.vocab_size, most=8)
+        neighbours = [[token_text(tokenizer, other), round(cos, 4)] for other, cos in nearest]
+        tokens.append({"token": token_text(tokenizer, id), "neighbours": neighbours})
+    return {"tokens": tokens}
 
 
-def classes(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
-    """How likely each class is, the likeliest first; raises UserError for a model without any."""
-    if not class_names(model):
-        raise UserError("this model is not a classifier; use /api/write")
-    ranked = rank_classes(model, text, unknown)
-    length, window = len(model.tokenizer.encode(text.strip())), model.net.config.window
+def classify(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
+    """Return the probability of each class, the most likely first; raises UserError for a model
+    that is not a classifier."""
+    names = model.metadata.get("classes")
+    if not model.net.config.n_classes or not isinstance(names, list):
+        raise UserError("this model generates text and is no classifier; use /api/generate")
+    if isinstance(model.tokenizer, VocabularyTokenizer):
+        model.tokenizer.unknown = unknown
+    text = text.strip()  # like the messages it was trained on
+    if not text:
+        raise UserError("text is empty; give a message to classify")
+    num_tokens = len(model.tokenizer.encode(text))
+    probabilities = class_probabilities(model.net, model.tokenizer, text, model.eot_first)
+    if not all(map(math.isfinite, probabilities)):
+        raise UserError("the model's outputs are not finite: its training diverged")
+    ranking = sorted(zip(probabilities, map(str, names), strict=True), reverse=True)
     return {
-        "classes": [{"name": name, "probability": round(p, 6)} for p, name in ranked],
-        "tokens": length,
-        "read": min(length, window),
+        "classes": [{"name": name, "probability": round(p, 6)} for p, name in ranking],
+        "tokens": num_tokens,
+        "tokens_read": min(num_tokens, model.net.config.window),
         "step": model.step,
     }

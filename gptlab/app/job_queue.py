@@ -1,80 +1,83 @@
-"""One computation at a time, however many ask: a thread that computes, and a short queue for it.
+"""Run one computation at a time in a worker thread; the others wait in a bounded queue.
 
-More at once would not be faster: each already uses every core.
+Several at once would not be faster: each uses every core.
 """
 
 import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
-TOGETHER = 0.04  # seconds: events that come faster are sent together
+Job = Callable[[], Generator[T, None, None]]
+BATCH_SECONDS = 0.04  # events that come within this time are sent together
 
 
 class QueueFull(Exception):
-    """Too many wait already, or the server is about to end."""
+    """Raised when too many requests wait, or when the server is stopping."""
 
 
 class JobQueue:
-    """Work is a generator; it is stopped between two of its events when nobody waits for it."""
+    """Run jobs (generators of events) one after another; stop those that nobody waits for."""
 
-    def __init__(self, waiting: int):
-        self.most = waiting + 1
-        self.inside = 0  # those who wait, and the one whose turn it is
-        self.turn = asyncio.Lock()
-        self.thread = ThreadPoolExecutor(1, "compute")
+    def __init__(self, max_queue: int):
+        self.max_jobs = max_queue + 1
+        self.num_jobs = 0  # waiting or running
+        self.lock = asyncio.Lock()
+        self.executor = ThreadPoolExecutor(1, "compute")
         self.closing = threading.Event()
 
-    async def run(self, work: Callable[[], Generator[T, None, None]]) -> AsyncIterator[list[T]]:
-        """What the work yields, at first each event at once, then those of a moment together.
+    async def run(self, job: Job[T]) -> AsyncGenerator[list[T], None]:
+        """Yield the job's events in batches: the first one by one, so that they arrive at once.
 
-        Raises Busy instead of waiting behind too many, and what the work raises.
+        Raises QueueFull when the queue is full, and whatever the job raises.
         """
-        if self.inside >= self.most:
-            raise QueueFull(f"{self.inside} others write or wait already; try again in a moment")
-        self.inside += 1
+        if self.num_jobs >= self.max_jobs:
+            raise QueueFull(
+                f"the queue is full ({self.num_jobs} requests); try again in a few seconds"
+            )
+        self.num_jobs += 1
         try:
-            async with self.turn, contextlib.aclosing(self.turn_of(work)) as all_events:
-                async for events in all_events:
+            async with self.lock, contextlib.aclosing(self._run_now(job)) as batches:
+                async for events in batches:
                     yield events
         finally:
-            self.inside -= 1
+            self.num_jobs -= 1
 
-    async def turn_of(self, work: Callable[[], Generator[T, None, None]]) -> AsyncIterator[list[T]]:
-        stop, together, loop = threading.Event(), 0.0, asyncio.get_running_loop()
-        running = work()
+    async def _run_now(self, job: Job[T]) -> AsyncGenerator[list[T], None]:
+        loop, cancelled, seconds = asyncio.get_running_loop(), threading.Event(), 0.0
+        generator, stops = job(), (cancelled, self.closing)
         try:
             while True:
                 if self.closing.is_set():
-                    raise QueueFull("the server has been ended")
-                todo = (collect, running, (stop, self.closing), together)
-                events = await loop.run_in_executor(self.thread, *todo)
+                    raise QueueFull("the server is stopping")
+                events = await loop.run_in_executor(
+                    self.executor, collect_events, generator, stops, seconds
+                )
                 if not events:
                     return
                 yield events
-                together = min(together + TOGETHER / 8, TOGETHER)
+                seconds = min(seconds + BATCH_SECONDS / 8, BATCH_SECONDS)
         finally:
-            stop.set()
-            # After the event that is being computed, and before the next one's turn: there is but
-            # one thread.
-            self.thread.submit(running.close)
+            cancelled.set()
+            # The single thread closes the generator after its current event, before the next job.
+            self.executor.submit(generator.close)
 
     def close(self) -> None:
-        """Stops what is being computed, within one event; nothing begins any more."""
+        """Stop the running job within one event, and accept no more."""
         self.closing.set()
 
 
-def collect(
-    running: Generator[T, None, None], stops: tuple[threading.Event, ...], seconds: float
+def collect_events(
+    generator: Generator[T, None, None], stops: tuple[threading.Event, ...], seconds: float
 ) -> list[T]:
-    """The next event, and those that follow it within so many seconds."""
-    ends, events = time.perf_counter() + seconds, []
-    for event in running:
+    """Return the next event and those that follow it within `seconds`."""
+    deadline, events = time.perf_counter() + seconds, []
+    for event in generator:
         events.append(event)
-        if time.perf_counter() >= ends or any(stop.is_set() for stop in stops):
+        if time.perf_counter() >= deadline or any(stop.is_set() for stop in stops):
             break
     return events

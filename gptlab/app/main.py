@@ -1,4 +1,4 @@
-"""What `python -m gptlab.app` does: checks, opens a port, and serves until Ctrl-C."""
+"""Run the web server: check the configuration, open a port, serve until Ctrl-C."""
 
 import importlib.util
 import ipaddress
@@ -8,7 +8,8 @@ import sys
 import threading
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from gptlab.config.schema import AppConfig
 from gptlab.utils import run_dir
@@ -19,92 +20,107 @@ from gptlab.utils.errors import UserError
 if TYPE_CHECKING:
     import uvicorn
 
-    from gptlab.app.job_queue import JobQueue
+    from gptlab.app.model_registry import ModelRegistry
 
-
-NEEDED = ("fastapi", "uvicorn")
+REQUIRED_PACKAGES = ("fastapi", "uvicorn")
 
 
 def serve(config: AppConfig) -> None:
-    """Serves the page; raises UserError where something of it is missing or taken."""
-    for name in NEEDED:
+    """Serve the page; raises UserError for a missing package, a bad model or a port in use."""
+    for name in REQUIRED_PACKAGES:
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"the page needs {name}: `pip install -e '.[app]'` brings it")
-    from gptlab.app.job_queue import JobQueue
-    from gptlab.app.model_registry import ModelRegistry
-    from gptlab.app.routes import make_app
-
-    accelerator = resolve_accelerator(config.accelerator, "accelerator")
-    first = run_dir.find_checkpoint(config.run, config.run_root)
-    root = Path(config.run_root).expanduser()
-    shelf = ModelRegistry(root, first, config.max_models, accelerator, config.weight_dtype)
-    model = shelf.open(*shelf.first)  # a damaged one is told here, before there is a page
-    with listen(config) as listening:
-        port = listening.getsockname()[1]
-        queue = JobQueue(config.max_queue)
-        server = make_server(make_app(config, port, shelf, queue), queue)
-        url = address(config, port)
-        print_status(f"{model.path}, step {model.step:,}\n{url}   (Ctrl-C ends)")
-        if config.open_browser and has_screen():
+            raise UserError(f"the app needs the package {name}: run `pip install -e '.[app]'`")
+    registry = open_registry(config)
+    model = registry.load(*registry.default)  # a damaged checkpoint fails here, before serving
+    with open_socket(config) as listener:
+        port = listener.getsockname()[1]
+        server = make_server(config, port, registry)
+        url = page_url(config, port)
+        print_status(f"{model.path}, step {model.step:,}\n{url}   (Ctrl-C to stop)")
+        if config.open_browser and has_display():
             threading.Timer(0.5, webbrowser.open, (url,)).start()
         try:
-            server.run(sockets=[listening])
-        except KeyboardInterrupt:  # which uvicorn raises again when all is closed
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:  # raised again by uvicorn after it has shut down
             print_status("stopped")
 
 
-def listen(config: AppConfig) -> socket.socket:
-    """A socket on the address; raises UserError where there is none to be had."""
-    listening = None
+def open_registry(config: AppConfig) -> "ModelRegistry":
+    from gptlab.app.model_registry import ModelRegistry
+
+    accelerator = resolve_accelerator(config.accelerator, "accelerator")
+    checkpoint = run_dir.find_checkpoint(config.run, config.run_root)
+    root = Path(config.run_root).expanduser()
+    return ModelRegistry(root, checkpoint, config.max_models, accelerator, config.weights)
+
+
+def open_socket(config: AppConfig) -> socket.socket:
+    """Listen on the configured address; raises UserError if that is impossible."""
+    listener = None
     try:
-        name = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(name[0], socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(name[4])
-        listening.listen(128)
-        return listening
+        family, _, _, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+        return listener
     except (OSError, UnicodeError) as error:
-        if listening is not None:
-            listening.close()
-        reason = getattr(error, "strerror", None) or "is no address"
+        if listener is not None:
+            listener.close()
+        reason = getattr(error, "strerror", None) or "not a valid address"
         raise UserError(
-            f"host={config.host} port={config.port}: {reason}; port=0 takes any that is free"
+            f"host={config.host} port={config.port}: {reason}; port=0 takes any free port"
         ) from None
 
 
-def make_server(app: Any, queue: "JobQueue") -> "uvicorn.Server":
-    """A server that stops what is being computed, as soon as it is told to end."""
+def make_server(config: AppConfig, port: int, registry: "ModelRegistry") -> "uvicorn.Server":
+    """Build a server that stops the running computation as soon as it is asked to exit."""
     import uvicorn
 
-    from gptlab.app.idle_timeout import IdleTimeoutProtocol
+    from gptlab.app.job_queue import JobQueue
+    from gptlab.app.routes import create_app
+    from gptlab.app.security import IdleTimeoutProtocol
+
+    queue = JobQueue(config.max_queue)
 
     class Server(uvicorn.Server):
-        def handle_exit(self, number: int, frame: Any) -> None:
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             queue.close()
-            super().handle_exit(number, frame)
+            super().handle_exit(sig, frame)
 
-    settings = {
-        "log_level": "error",
-        "access_log": False,
-        "server_header": False,
-        "proxy_headers": False,
-    }
-    limits = {"limit_concurrency": 200, "timeout_graceful_shutdown": 2, "timeout_keep_alive": 5}
-    return Server(uvicorn.Config(app, **settings, **limits, ws="none", http=IdleTimeoutProtocol))
+    return Server(
+        uvicorn.Config(
+            create_app(config, port, registry, queue),
+            http=IdleTimeoutProtocol,
+            ws="none",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=200,
+            timeout_graceful_shutdown=2,
+            timeout_keep_alive=5,
+        )
+    )
 
 
-def address(config: AppConfig, port: int) -> str:
-    """What to open in a browser, the token with it."""
+def page_url(config: AppConfig, port: int) -> str:
+    """Return the address to open in a browser, including the token."""
     host = config.host
     try:
-        at = ipaddress.ip_address(host)
-        host = socket.gethostname() if at.is_unspecified else f"[{at}]" if at.version == 6 else host
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = socket.gethostname()
+        elif address.version == 6:
+            host = f"[{address}]"
     except ValueError:  # a name
         pass
     return f"http://{host}:{port}/" + (f"?token={config.token}" if config.token else "")
 
 
-def has_screen() -> bool:
-    """Whether a browser would be a window, and not take over the terminal."""
+def has_display() -> bool:
+    """Return whether a browser would open a window, rather than take over the terminal."""
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return sys.platform in ("darwin", "win32") or bool(display)

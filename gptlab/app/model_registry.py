@@ -1,4 +1,4 @@
-"""The runs that can be chosen, by name alone, and the few models that are kept in memory."""
+"""List the runs and checkpoints that a client can choose by name, and cache the loaded models."""
 
 import contextlib
 import re
@@ -7,143 +7,145 @@ from collections import OrderedDict
 from pathlib import Path
 
 from gptlab.generation.quantize import quantize_linears
-from gptlab.model import checkpoint
-from gptlab.model.checkpoint import LoadedModel
+from gptlab.model.checkpoint import LoadedModel, read_checkpoint
 from gptlab.model.hf.pretrained import load_model
 from gptlab.utils.errors import UserError, did_you_mean
 
-NAME = re.compile(r"best|last|step_\d+|epoch_\d+")  # of checkpoints; `previous` is last's, kept
+# Checkpoints that can be chosen; `previous` is a backup of `last`.
+CHECKPOINT_NAME = re.compile(r"best|last|step_\d+|epoch_\d+")
 
 
 class NotFound(UserError):
-    """There is no such run or checkpoint, or no longer."""
+    """Raised for a run or checkpoint that does not exist, or no longer exists."""
 
 
 class ModelRegistry:
-    """Runs below `root`, and the one the page was opened with, wherever that is.
+    """The runs below `root`, and the default model, which may be anywhere.
 
-    What a client names is looked up in lists of what is there, and is never taken for a path.
+    A name from a client is looked up in the list of what exists, and never used as a path.
     """
 
-    def __init__(self, root: Path, first: Path, most: int, accelerator: str, weights: str):
+    def __init__(
+        self, root: Path, checkpoint: Path, max_models: int, accelerator: str, weights: str
+    ):
         self.root = root
-        self.most = most
+        self.max_models = max_models
         self.accelerator = accelerator
         self.weights = weights
-        self.given: dict[str, dict[str, Path]] = {}  # models without a run folder
-        self.outside: dict[str, Path] = {}  # runs elsewhere
-        self.first = self.add(first)
-        self.kinds: dict[str, str] = {}  # of those without a folder, as soon as they were opened
-        self.loaded: OrderedDict[tuple[Path, int, int], LoadedModel] = OrderedDict()
-        self.steps: dict[Path, tuple[int, int]] = {}  # when the file was written, and its step
-        self.reading = threading.Lock()
+        self.standalone: dict[str, dict[str, Path]] = {}  # checkpoints of models without a run
+        self.standalone_tasks: dict[str, str] = {}  # known after loading
+        self.external_runs: dict[str, Path] = {}  # run folders outside `root`
+        self.default = self.add(checkpoint)  # names of the run and the checkpoint
+        self.models: OrderedDict[tuple[Path, int, int], LoadedModel] = OrderedDict()
+        self.steps: dict[Path, tuple[int, int]] = {}  # a file's modification time, its step
+        self.steps_lock = threading.Lock()
 
     def add(self, path: Path) -> tuple[str, str]:
-        """The names under which this model can be asked for: its run's and its checkpoint's."""
-        if path.parent.name == "checkpoints" and NAME.fullmatch(path.stem):
+        """Add a checkpoint; return the names of its run and of the checkpoint."""
+        if path.parent.name == "checkpoints" and CHECKPOINT_NAME.fullmatch(path.stem):
             folder = path.parent.parent
             for name, known in self.runs().items():
                 if known.resolve() == folder.resolve():
                     return name, path.stem
-            name = self.name_of(folder)
-            self.outside[name] = folder
+            name = self.unique_name(folder)
+            self.external_runs[name] = folder
             return name, path.stem
-        name = self.name_of(path)
-        self.given[name] = {"model": path}
+        name = self.unique_name(path)
+        self.standalone[name] = {"model": path}
         return name, "model"
 
-    def name_of(self, path: Path) -> str:
-        """Its own, as text, and not that of a run below the root."""
+    def unique_name(self, path: Path) -> str:
         path = path.resolve()
-        name, above = (
-            each.encode(errors="replace").decode() for each in (path.name, path.parent.name)
+        name, parent = (
+            part.encode(errors="replace").decode() for part in (path.name, path.parent.name)
         )
-        return f"{above}/{name}" if name in self.runs() else name
+        return f"{parent}/{name}" if name in self.runs() else name
 
     def runs(self) -> dict[str, Path]:
-        """The folders by their names, the latest begun first."""
+        """Return the run folders by name, the most recently started first."""
         found = []
         for folder in [*self.root.glob("*"), *self.root.glob("*_sweep/*")]:
-            with contextlib.suppress(OSError):  # one that is being removed
+            with contextlib.suppress(OSError):  # deleted meanwhile
                 if folder.name[0] != "." and (folder / "checkpoints").is_dir():
                     name = folder.relative_to(self.root).as_posix()
-                    if is_text(name):
+                    if is_utf8(name):
                         found.append(((folder / "config.yaml").stat().st_mtime, name, folder))
-        below = {name: folder for _, name, folder in sorted(found, reverse=True)}
-        return self.outside | below | self.outside
+        below_root = {name: folder for _, name, folder in sorted(found, reverse=True)}
+        return self.external_runs | below_root | self.external_runs
 
-    def folder(self, run: str) -> Path:
-        """Raises Missing."""
-        found = self.runs()
-        if run not in found:
-            near = did_you_mean(run, found)
-            raise NotFound(f"run {run:.200}: there is no such run{near}")
-        return found[run]
+    def run_folder(self, run: str) -> Path:
+        """Raises NotFound."""
+        runs = self.runs()
+        if run not in runs:
+            raise NotFound(f"run {run:.200}: there is no such run{did_you_mean(run, runs)}")
+        return runs[run]
 
     def checkpoints(self, run: str) -> dict[str, Path]:
-        """Those of a run by their names; raises Missing for a run that is not there."""
-        if run in self.given:
-            return self.given[run]
-        paths = (self.folder(run) / "checkpoints").glob("*.ckpt")
-        return {path.stem: path for path in sorted(paths) if NAME.fullmatch(path.stem)}
+        """Return the checkpoints of a run by name; raises NotFound."""
+        if run in self.standalone:
+            return self.standalone[run]
+        paths = (self.run_folder(run) / "checkpoints").glob("*.ckpt")
+        return {path.stem: path for path in sorted(paths) if CHECKPOINT_NAME.fullmatch(path.stem)}
 
-    def find(self, run: str | None, name: str | None) -> tuple[str, str]:
-        """The names of what is meant: nothing is the page's first, of a run its best checkpoint.
+    def resolve(self, run: str | None, checkpoint: str | None) -> tuple[str, str]:
+        """Fill in the defaults: without a run the default model, without a checkpoint the best.
 
-        Raises Missing.
+        Raises NotFound.
         """
         if run is None:
-            run, name = self.first[0], name or self.first[1]
-        there = self.checkpoints(run)
-        for wanted in [name] if name else ["best", "last", *there]:
-            if wanted in there:
-                return run, wanted
+            run, checkpoint = self.default[0], checkpoint or self.default[1]
+        checkpoints = self.checkpoints(run)
+        for name in [checkpoint] if checkpoint else ["best", "last", *checkpoints]:
+            if name in checkpoints:
+                return run, name
         raise NotFound(
-            f"{run}: there is no checkpoint {name or ''} (there are: {', '.join(there) or 'none'})"
+            f"{run}: there is no checkpoint {checkpoint or ''} "
+            f"(available: {', '.join(checkpoints) or 'none'})"
         )
 
-    def open(self, run: str, name: str) -> LoadedModel:
-        """The model, from memory where its file is as it was; raises UserError.
+    def load(self, run: str, checkpoint: str) -> LoadedModel:
+        """Return the model, from the cache if its file has not changed; raises UserError.
 
-        Only for the thread that computes: a net is never used by two.
+        Call it from the computing thread only: two threads must not share a net.
         """
-        path = self.checkpoints(run).get(name)
+        path = self.checkpoints(run).get(checkpoint)
         try:
             if path is None:
                 raise FileNotFoundError
-            state = path.stat()
+            stat = path.stat()
         except OSError:
-            raise NotFound(f"{run}: its checkpoint {name} is no longer there") from None
-        key = (path, state.st_mtime_ns, state.st_size)
-        if key not in self.loaded:
-            for old in [k for k in self.loaded if k[0] == path]:  # it was written anew
-                del self.loaded[old]
-            while len(self.loaded) >= self.most:
-                self.loaded.popitem(last=False)
+            raise NotFound(f"{run}: its checkpoint {checkpoint} no longer exists") from None
+        key = (path, stat.st_mtime_ns, stat.st_size)
+        if key not in self.models:
+            for outdated in [key for key in self.models if key[0] == path]:
+                del self.models[outdated]
+            while len(self.models) >= self.max_models:
+                self.models.popitem(last=False)
             model = load_model(path)
             quantize_linears(model.net.to(self.accelerator), self.weights)
-            self.loaded[key] = model
-            if run in self.given:
-                self.kinds[run] = kind(model)
-        self.loaded.move_to_end(key)
-        return self.loaded[key]
+            self.models[key] = model
+            if run in self.standalone:
+                self.standalone_tasks[run] = model_task(model)
+        self.models.move_to_end(key)
+        return self.models[key]
 
-    def step(self, path: Path) -> int | None:
-        """The step that a checkpoint was written at, by its name or its content; None: nobody
-        knows."""
+    def checkpoint_step(self, path: Path) -> int | None:
+        """Return the training step of a checkpoint, from its name or content; None if unknown."""
         if path.stem.startswith("step_"):
             return int(path.stem.removeprefix("step_"))
-        with contextlib.suppress(OSError, UserError, KeyError, TypeError, ValueError), self.reading:
-            written = path.stat().st_mtime_ns
-            if self.steps.get(path, (0, 0))[0] != written:
-                step = int(checkpoint.read_checkpoint(path, mmap=True)["global_step"])
-                self.steps[path] = (written, step)
+        with (
+            contextlib.suppress(OSError, UserError, KeyError, TypeError, ValueError),
+            self.steps_lock,
+        ):
+            modified = path.stat().st_mtime_ns
+            if self.steps.get(path, (0, 0))[0] != modified:
+                self.steps[path] = modified, int(read_checkpoint(path, mmap=True)["global_step"])
             return self.steps[path][1]
         return None
 
 
-def is_text(name: str) -> bool:
-    """Whether a name on disk is UTF-8: others cannot be sent."""
+def is_utf8(name: str) -> bool:
+    """Return whether a file name can be sent as text."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -151,8 +153,8 @@ def is_text(name: str) -> bool:
     return True
 
 
-def kind(model: LoadedModel) -> str:
-    """What it does: text, classification or instructions."""
+def model_task(model: LoadedModel) -> str:
+    """Return text, classification or instructions."""
     if model.net.config.n_classes:
         return "classification"
     return str(model.config["data"].get("task", "text"))

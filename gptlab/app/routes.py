@@ -1,4 +1,7 @@
-"""The JSON API and the page: which address answers what. FastAPI describes it in /openapi.json."""
+"""The HTTP routes: the page's files, the JSON API, and OpenAI's completions.
+
+FastAPI describes them in /openapi.json; /docs shows that description.
+"""
 
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -9,190 +12,207 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from gptlab.app import generate_stream, inspection, openai_api, run_history
+from gptlab.app import inspection, openai_api, run_history
 from gptlab.app.job_queue import JobQueue
-from gptlab.app.model_registry import ModelRegistry, NotFound
+from gptlab.app.model_registry import ModelRegistry
 from gptlab.app.schemas import (
     AttentionRequest,
     GenerateRequest,
     ModelRequest,
     TextRequest,
-    as_config,
-    settings,
+    form_fields,
 )
 from gptlab.app.security import SecurityMiddleware
-from gptlab.app.streaming import StreamedAnswer, WholeAnswer, explain
+from gptlab.app.streaming import (
+    INTERNAL_ERROR,
+    JobResponse,
+    JobStreamingResponse,
+    describe_error,
+    error_json,
+    generate_events,
+)
 from gptlab.config.schema import AppConfig
-from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import UserError
 
-PAGE = Path(__file__).parent / "static"
-KINDS = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
+STATIC = Path(__file__).parent / "static"
+MEDIA_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
 
 
-def make_app(config: AppConfig, port: int, shelf: ModelRegistry, queue: JobQueue) -> FastAPI:
-    """Everything that is served; no address of it names a file."""
+def create_app(config: AppConfig, port: int, registry: ModelRegistry, queue: JobQueue) -> FastAPI:
     app = FastAPI(
         title="gptlab",
-        description="Write with models, watch them learn, look inside.",
-        docs_url=None,  # FastAPI's own pages fetch scripts from elsewhere: /docs is ours
+        description="Generate with models, watch them learn, inspect them.",
+        docs_url=None,  # FastAPI's own pages load scripts from another site; /docs is ours
         redoc_url=None,
     )
-    add_page(app)
-    add_runs(app, config, shelf)
-    add_writing(app, config, shelf, queue)
-    add_looks(app, shelf, queue)
-    add_completions(app, config, shelf, queue)
-    add_errors(app)
+    add_static_files(app)
+    add_run_routes(app, config, registry)
+    add_generate_route(app, config, registry, queue)
+    add_inspection_routes(app, registry, queue)
+    add_openai_routes(app, config, registry, queue)
+    add_error_handlers(app)
     app.add_middleware(SecurityMiddleware, host=config.host, port=port, token=config.token)
     return app
 
 
-def add_page(app: FastAPI) -> None:
-    """The page's files, each at an address of its own, read once."""
-    for path in sorted(PAGE.iterdir()):
-        if path.suffix not in KINDS:
+def add_static_files(app: FastAPI) -> None:
+    """Serve each file of static/ from memory, so that no address is ever used as a path."""
+    for path in sorted(STATIC.iterdir()):
+        if path.suffix not in MEDIA_TYPES:
             continue
-        content, kind = path.read_bytes(), KINDS[path.suffix]
-        address = {"index.html": "/", "docs.html": "/docs"}.get(path.name, f"/{path.name}")
+        response = Response(path.read_bytes(), media_type=MEDIA_TYPES[path.suffix])
+        url = {"index.html": "/", "docs.html": "/docs"}.get(path.name, f"/{path.name}")
 
-        def give(_: Request, content: bytes = content, kind: str = kind) -> Response:
-            return Response(content, media_type=kind)
+        def serve_file(_: Request, response: Response = response) -> Response:
+            return response
 
-        app.add_route(address, give, methods=["GET"])
+        app.add_route(url, serve_file, methods=["GET"])
 
 
-def add_runs(app: FastAPI, config: AppConfig, shelf: ModelRegistry) -> None:
+def add_run_routes(app: FastAPI, config: AppConfig, registry: ModelRegistry) -> None:
     @app.get("/api/settings")
     def read_settings() -> dict[str, Any]:
-        """What the page begins with, and the range of every sampling setting."""
-        run, checkpoint = shelf.first
-        numbers = settings(config.sampling, config.max_new_tokens)
-        return {"run": run, "checkpoint": checkpoint, "settings": numbers}
+        """The default run and checkpoint, and default, range and help of each number in the
+        form."""
+        run, checkpoint = registry.default
+        fields = form_fields(config.sampling, config.max_new_tokens)
+        return {"run": run, "checkpoint": checkpoint, "fields": fields}
 
     @app.get("/api/runs")
     def list_runs() -> list[dict[str, Any]]:
         """All runs, the latest first."""
-        return run_history.overview(shelf)
+        return run_history.list_runs(registry)
 
     @app.get("/api/run")
     def read_run(name: str) -> dict[str, Any]:
-        """One run: configuration, curves, samples, and its checkpoints in the order of steps."""
-        return run_history.details(shelf, name)
+        """One run: its configuration, curves, samples, and checkpoints in the order of steps."""
+        return run_history.describe_run(registry, name)
 
 
-def add_writing(app: FastAPI, config: AppConfig, shelf: ModelRegistry, queue: JobQueue) -> None:
-    @app.post("/api/write", responses={200: {"content": {"application/x-ndjson": {}}}})
-    async def write(asked: GenerateRequest) -> Response:
-        """Writes, and streams JSON, an event a line: `begin`, each `token` with its probability
-        and the likeliest beside it, `end`. Close the connection to stop."""
-        which = shelf.find(asked.run, asked.checkpoint)
-        wanted = as_config(asked, config.max_new_tokens)
+def add_generate_route(
+    app: FastAPI, config: AppConfig, registry: ModelRegistry, queue: JobQueue
+) -> None:
+    @app.post("/api/generate", responses={200: {"content": {"application/x-ndjson": {}}}})
+    async def generate(request: GenerateRequest) -> Response:
+        """Generate text, streamed as one JSON event per line: `start`, a `token` for each token
+        with its probability and alternatives, `end`. Close the connection to stop."""
+        selection = registry.resolve(request.run, request.checkpoint)
+        generate_config = request.to_config(config.max_new_tokens)
 
-        def work() -> Generator[dict[str, Any], None, None]:
-            yield from generate_stream.events(shelf.open(*which), wanted, asked.likeliest)
+        def job() -> Generator[dict[str, Any], None, None]:
+            model = registry.load(*selection)
+            yield from generate_events(model, generate_config, request.num_alternatives)
 
-        return StreamedAnswer(queue, work)
+        return JobStreamingResponse(queue, job)
 
 
-def add_looks(app: FastAPI, shelf: ModelRegistry, queue: JobQueue) -> None:
-    def look(asked: ModelRequest, see: Callable[[LoadedModel], dict[str, Any]]) -> Response:
-        which = shelf.find(asked.run, asked.checkpoint)
+def add_inspection_routes(app: FastAPI, registry: ModelRegistry, queue: JobQueue) -> None:
+    def inspect(
+        request: ModelRequest, function: Callable[..., dict[str, Any]], *arguments: Any
+    ) -> Response:
+        selection = registry.resolve(request.run, request.checkpoint)
 
-        def work() -> Generator[dict[str, Any], None, None]:
-            yield see(shelf.open(*which))
+        def job() -> Generator[dict[str, Any], None, None]:
+            yield function(registry.load(*selection), *arguments)
 
-        return WholeAnswer(queue, work)
+        return JobResponse(queue, job)
 
     @app.post("/api/attention")
-    async def attention(asked: AttentionRequest) -> Response:
-        """Where each head of a layer looks as the model reads the text, in thousandths."""
-        return look(asked, lambda m: inspection.heads(m, asked.text, asked.unknown, asked.layer))
+    async def attention(request: AttentionRequest) -> Response:
+        """The attention weights of each head in one layer, in thousandths."""
+        arguments = (request.text, request.unknown, request.layer)
+        return inspect(request, inspection.inspect_attention, *arguments)
 
-    @app.post("/api/lens")
-    async def lens(asked: TextRequest) -> Response:
-        """The next token as each layer has it."""
-        return look(asked, lambda m: inspection.lens(m, asked.text, asked.unknown))
+    @app.post("/api/logit_lens")
+    async def logit_lens(request: TextRequest) -> Response:
+        """The next token that each layer would predict."""
+        return inspect(request, inspection.inspect_logit_lens, request.text, request.unknown)
 
     @app.post("/api/neighbours")
-    async def neighbours(asked: TextRequest) -> Response:
-        """Tokens that the model holds alike: those nearest to the longest words of the text."""
-        return look(asked, lambda m: inspection.neighbours(m, asked.text, asked.unknown))
+    async def neighbours(request: TextRequest) -> Response:
+        """The tokens with the most similar embeddings, for the longest tokens of the text."""
+        return inspect(request, inspection.inspect_neighbours, request.text, request.unknown)
 
     @app.post("/api/surprise")
-    async def surprise(asked: TextRequest) -> Response:
-        """How likely the model holds each token of the text, and what it expected instead."""
-        return look(asked, lambda m: inspection.surprises(m, asked.text, asked.unknown))
+    async def surprise(request: TextRequest) -> Response:
+        """The probability of each token of the text, and what the model expected instead."""
+        return inspect(request, inspection.inspect_surprise, request.text, request.unknown)
 
     @app.post("/api/classify")
-    async def classify(asked: TextRequest) -> Response:
-        """Of a run that tells classes apart: how likely each is for the text."""
-        return look(asked, lambda m: inspection.classes(m, asked.text, asked.unknown))
+    async def classify(request: TextRequest) -> Response:
+        """The probability of each class, for a model that is a classifier."""
+        return inspect(request, inspection.classify, request.text, request.unknown)
 
 
-def add_completions(app: FastAPI, config: AppConfig, shelf: ModelRegistry, queue: JobQueue) -> None:
+def add_openai_routes(
+    app: FastAPI, config: AppConfig, registry: ModelRegistry, queue: JobQueue
+) -> None:
     @app.get("/v1/models")
     def list_models() -> dict[str, Any]:
-        """The runs as OpenAI's clients list models."""
-        names = [*shelf.given, *shelf.runs()]
+        """The runs, in the form of OpenAI's list of models."""
+        names = [*registry.standalone, *registry.runs()]
         data = [{"id": n, "object": "model", "created": 0, "owned_by": "gptlab"} for n in names]
         return {"object": "list", "data": data}
 
     @app.post("/v1/completions")
-    async def complete(asked: openai_api.Completion) -> Response:
-        """OpenAI's completions: `model` is a run, RUN:CHECKPOINT, or `gptlab` for the first."""
-        run, _, checkpoint = asked.model.partition(":")
-        which = shelf.find(None if run == "gptlab" else run, checkpoint or None)
-        talk = openai_api.Talk(asked, asked.model, config.max_new_tokens)
+    async def complete(request: openai_api.CompletionRequest) -> Response:
+        """OpenAI's completions; `model` is RUN, RUN:CHECKPOINT, or `gptlab` for the default."""
+        run, _, checkpoint = request.model.partition(":")
+        selection = registry.resolve(None if run == "gptlab" else run, checkpoint or None)
+        completion = openai_api.CompletionJob(request, config.max_new_tokens)
 
-        def work() -> Generator[Any, None, None]:
-            yield from talk.work(lambda: shelf.open(*which))
+        def job() -> Generator[openai_api.CompletionEvent, None, None]:
+            yield from completion.events(registry.load(*selection))
 
-        if not asked.stream:
-            return WholeAnswer(queue, work, talk.whole, as_error=openai_api.as_error)
-        return StreamedAnswer(
-            queue, work, talk.chunks, openai_api.as_error, "text/event-stream", talk.last
+        if not request.stream:
+            return JobResponse(queue, job, completion.response, openai_api.error_json)
+        return JobStreamingResponse(
+            queue,
+            job,
+            completion.encode_chunks,
+            openai_api.error_json,
+            "text/event-stream",
+            completion.final_chunk,
         )
 
 
-def add_errors(app: FastAPI) -> None:
-    def told(request: Request, status: int, why: str) -> JSONResponse:
+def add_error_handlers(app: FastAPI) -> None:
+    def respond(request: Request, status: int, message: str) -> JSONResponse:
         openai = request.url.path.startswith("/v1/")
-        content = openai_api.as_error(status, why) if openai else {"error": why}
-        return JSONResponse(content, status)
+        return JSONResponse(
+            (openai_api.error_json if openai else error_json)(status, message), status
+        )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return told(request, 422, "; ".join(map(plain, error.errors()[:3])))
+        messages = [describe_validation_error(each) for each in error.errors()[:3]]
+        return respond(request, 422, "; ".join(messages))
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        why = {404: "there is nothing at this address; /docs tells what there is"}
-        return told(request, error.status_code, why.get(error.status_code, str(error.detail)))
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        not_found = error.status_code == 404
+        message = "no such address; /docs lists them" if not_found else str(error.detail)
+        return respond(request, error.status_code, message)
 
     @app.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> JSONResponse:
-        return told(
-            request, 500, "something went wrong here; the terminal of the server shows what"
-        )
+    async def internal_error(request: Request, error: Exception) -> JSONResponse:
+        return respond(request, 500, INTERNAL_ERROR)
 
     @app.exception_handler(UserError)
-    @app.exception_handler(NotFound)
-    async def mistaken(request: Request, error: UserError) -> JSONResponse:
-        return told(request, *explain(error))
+    async def user_error(request: Request, error: UserError) -> JSONResponse:
+        return respond(request, *describe_error(error))
 
 
-def plain(error: dict[str, Any]) -> str:
-    """`sampling.temperature: must be less than or equal to 100`."""
+def describe_validation_error(error: dict[str, Any]) -> str:
+    """Return for example `sampling.temperature: must be less than or equal to 100`."""
     if error["type"] == "json_invalid":
         return "the request is not JSON"
-    name = ".".join(map(str, error["loc"][1:]))
-    why = {"extra_forbidden": "there is no such field", "missing": "is missing"}.get(
-        error["type"], error["msg"].replace("Input should", "must").lower()
-    )
-    return f"{name}: {why}" if name else why
+    field = ".".join(map(str, error["loc"][1:]))
+    messages = {"extra_forbidden": "there is no such field", "missing": "is missing"}
+    message = messages.get(error["type"], error["msg"].replace("Input should", "must").lower())
+    return f"{field}: {message}" if field else message

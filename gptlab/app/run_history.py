@@ -1,6 +1,6 @@
-"""What is kept of runs: their settings, curves, samples and checkpoints.
+"""Read what runs have written: configuration, loss curves, samples and checkpoints.
 
-A run that trains writes these files while they are read.
+A training run may write these files while they are read.
 """
 
 import contextlib
@@ -16,177 +16,181 @@ import yaml
 from gptlab.app.model_registry import ModelRegistry
 from gptlab.utils import run_dir
 
-POINTS = 500  # of a curve: more than a screen can show is averaged
-CURVES = {
+MAX_POINTS = 500  # of a curve; more are averaged in groups
+CURVES = {  # names on the page: columns of metrics.csv
     "train": "train/loss",
     "valid": "valid/loss",
     "best_possible": "valid/best_possible",
     "accuracy": "valid/accuracy",
 }
-SAMPLES = 20  # the latest so many files
-LARGEST = 10_000  # characters of a file of samples
-MOST = 2**20  # characters that are read of a configuration or a file of samples
+MAX_SAMPLE_FILES = 20  # the latest
+MAX_SAMPLE_LENGTH = 10_000  # characters of each
+MAX_FILE_LENGTH = 2**20  # characters read of a configuration or a samples file
+Points = list[tuple[int, float]]  # (step, value)
+FileState = tuple[Path, int, int]  # path, modification time, size: changes with the content
 
 
-def overview(shelf: ModelRegistry) -> list[dict[str, Any]]:
-    """All runs with the little that tells them apart, the latest first; without what no one can
-    read."""
-    found = [{"name": name, "kind": shelf.kinds.get(name), "given": True} for name in shelf.given]
-    for name, folder in shelf.runs().items():
+def list_runs(registry: ModelRegistry) -> list[dict[str, Any]]:
+    """Summarise all runs, the latest first; skip unreadable ones."""
+    summaries: list[dict[str, Any]] = [
+        {"name": name, "task": registry.standalone_tasks.get(name), "standalone": True}
+        for name in registry.standalone
+    ]
+    for name, folder in registry.runs().items():
         with contextlib.suppress(Exception):  # one strange folder must not hide the others
-            found.append(summary(name, folder))
-    return found
+            summaries.append(summarize_run(name, folder))
+    return summaries
 
 
-def summary(name: str, folder: Path) -> dict[str, Any]:
-    config, told = read_config(folder), read_json(folder / "summary.json")
-    model, finished = part(config, "model"), run_dir.is_finished(folder)
+def summarize_run(name: str, folder: Path) -> dict[str, Any]:
+    config, summary = read_config(folder), read_json_object(folder / "summary.json")
+    model, finished = config_group(config, "model"), run_dir.is_finished(folder)
     return {
         "name": name,
-        "kind": kind(config),
+        "task": str(config_group(config, "data").get("task") or "text"),
         "training": not finished and run_dir.is_locked(folder),
         "finished": finished,
-        "began": told.get("began"),
-        "steps": told.get("steps"),
-        "parameters": told.get("parameters"),
-        "loss": lowest(*state(folder / "metrics.csv")),
+        "started": summary.get("began"),
+        "steps": summary.get("steps"),
+        "parameters": summary.get("parameters"),
+        "best_loss": lowest_valid_loss(*file_state(folder / "metrics.csv")),
         "model": {key: model.get(key) for key in ("n_layer", "n_head", "d_model")},
-        "data": part(config, "data").get("source"),
+        "data": config_group(config, "data").get("source"),
     }
 
 
-def details(shelf: ModelRegistry, run: str) -> dict[str, Any]:
-    """All that the page shows of one run; raises Missing."""
-    places = shelf.checkpoints(run)
-    checkpoints = []
-    for name, path in places.items():
+def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
+    """Return everything the page shows of one run; raises NotFound."""
+    checkpoints: list[dict[str, Any]] = []
+    for name, path in registry.checkpoints(run).items():
         with contextlib.suppress(OSError):
-            written = path.stat().st_mtime
-            checkpoints.append({"name": name, "step": shelf.step(path), "written": written})
+            modified, step = path.stat().st_mtime, registry.checkpoint_step(path)
+            checkpoints.append({"name": name, "step": step, "modified": modified})
     checkpoints.sort(key=lambda each: (each["step"] is None, each["step"] or 0, each["name"]))
-    if run in shelf.given:
-        nothing = {"config": {}, "samples": [], "curves": {name: [] for name in CURVES}}
-        what = {"name": run, "kind": shelf.kinds.get(run), "training": False}
-        return what | {"checkpoints": checkpoints} | nothing
-    folder = shelf.folder(run)
-    more = {"curves": curves(folder), "samples": samples(folder), "config": read_config(folder)}
-    return summary(run, folder) | {"checkpoints": checkpoints} | more
+    if run in registry.standalone:
+        return {
+            "name": run,
+            "task": registry.standalone_tasks.get(run),
+            "training": False,
+            "checkpoints": checkpoints,
+            "config": {},
+            "curves": {name: [] for name in CURVES},
+            "samples": [],
+        }
+    folder = registry.run_folder(run)
+    return summarize_run(run, folder) | {
+        "checkpoints": checkpoints,
+        "config": read_config(folder),
+        "curves": read_run_curves(folder),
+        "samples": read_samples(folder),
+    }
 
 
-def part(config: dict[str, Any], name: str) -> dict[str, Any]:
-    found = config.get(name)
-    return found if isinstance(found, dict) else {}
+def config_group(config: dict[str, Any], name: str) -> dict[str, Any]:
+    group = config.get(name)
+    return group if isinstance(group, dict) else {}
 
 
-def kind(config: dict[str, Any]) -> str:
-    """text, classification or instructions."""
-    return str(part(config, "data").get("task") or "text")
+def read_run_curves(folder: Path) -> dict[str, Points]:
+    curves = read_metrics(*file_state(folder / "metrics.csv"))
+    return {name: average_points(points) for name, points in curves.items()}
 
 
-def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """As many points of each as can be seen."""
-    found = read_curves(*state(folder / "metrics.csv"))
-    return {name: thinned(points) for name, points in found.items()}
-
-
-def state(path: Path) -> tuple[Path, int, int]:
-    """A file with what changes as it is written: what was read of it can be kept till then."""
+def file_state(path: Path) -> FileState:
+    """Return a cache key that changes whenever the file is written."""
     with contextlib.suppress(OSError):
-        found = path.stat()
-        return path, found.st_mtime_ns, found.st_size
+        stat = path.stat()
+        return path, stat.st_mtime_ns, stat.st_size
     return path, 0, 0
 
 
-@functools.lru_cache(10_000)  # of many runs reading would take seconds each time
-def lowest(path: Path, written: int, size: int) -> float | None:
-    """The best validation loss of a metrics.csv."""
-    losses = read_curves(path, written, size)["valid"]
-    return min((loss for _, loss in losses), default=None)
+@functools.lru_cache(10_000)  # reading many runs would take seconds each time
+def lowest_valid_loss(path: Path, modified: int, size: int) -> float | None:
+    points = read_metrics(path, modified, size)["valid"]
+    return min((loss for _, loss in points), default=None)
 
 
 @functools.lru_cache(4)
-def read_curves(path: Path, _written: int, _size: int) -> dict[str, list[tuple[int, float]]]:
-    """Each as (step, value), of metrics.csv; a line that is being written is left out."""
-    found: dict[str, list[tuple[int, float]]] = {name: [] for name in CURVES}
-    with contextlib.suppress(OSError, csv.Error, ValueError), opened(path) as file:
+def read_metrics(path: Path, _modified: int, _size: int) -> dict[str, Points]:
+    """Read the curves of metrics.csv; skip lines that are incomplete or no numbers."""
+    curves: dict[str, Points] = {name: [] for name in CURVES}
+    with contextlib.suppress(OSError, csv.Error, ValueError), open_text(path) as file:
         rows = csv.reader(file)
         header = next(rows, [])
-        step, there = header.index("step"), CURVES.items()
-        places = [(found[name], header.index(of)) for name, of in there if of in header]
+        step = header.index("step")
+        columns = [(n, header.index(column)) for n, column in CURVES.items() if column in header]
         for row in rows:
-            for points, at in places:
-                if max(at, step) < len(row) and row[at]:
-                    add(points, row[step], row[at])
-    return found
+            for name, column in columns:
+                if max(column, step) < len(row) and row[column]:
+                    with contextlib.suppress(ValueError):
+                        if math.isfinite(value := float(row[column])):
+                            curves[name].append((int(row[step]), value))
+    return curves
 
 
-def add(points: list[tuple[int, float]], step: str, value: str) -> None:
-    with contextlib.suppress(ValueError):
-        if math.isfinite(number := float(value)):
-            points.append((int(step), number))
-
-
-def thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most `POINTS` of them: the means of equal groups."""
-    size = -(-len(points) // POINTS)
+def average_points(points: Points) -> Points:
+    """Average groups of equal size, so that at most MAX_POINTS remain."""
+    size = -(-len(points) // MAX_POINTS)
     if size <= 1:
         return points
-    groups = [points[at : at + size] for at in range(0, len(points), size)]
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
-def samples(folder: Path) -> list[dict[str, Any]]:
-    """The latest texts that the run wrote while it trained, the last first."""
-    found: list[dict[str, Any]] = []
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """Return the texts generated during training, the latest first."""
+    samples: list[dict[str, Any]] = []
     for path in reversed(run_dir.sample_files(folder)):
         with contextlib.suppress(OSError):
-            name = path.stem.replace("_", " ")
-            found.append(plain({"name": name, "text": content(path)[:LARGEST]}))
-        if len(found) == SAMPLES:
+            text = read_text(path)[:MAX_SAMPLE_LENGTH]
+            samples.append(to_json_value({"name": path.stem.replace("_", " "), "text": text}))
+        if len(samples) == MAX_SAMPLE_FILES:
             break
-    return found
+    return samples
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    return parsed(*state(folder / "config.yaml"))
+    return parse_config(*file_state(folder / "config.yaml"))
 
 
 @functools.lru_cache(1000)
-def parsed(path: Path, _written: int, _size: int) -> dict[str, Any]:
+def parse_config(path: Path, _modified: int, _size: int) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
-        found = plain(yaml.safe_load(content(path)))
-        return found if isinstance(found, dict) else {}
+        config = to_json_value(yaml.safe_load(read_text(path)))
+        return config if isinstance(config, dict) else {}
     return {}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = plain(json.loads(content(path)))
-        return found if isinstance(found, dict) else {}
+        content = to_json_value(json.loads(read_text(path)))
+        return content if isinstance(content, dict) else {}
     return {}
 
 
-def content(path: Path) -> str:
-    """The beginning of a file, whatever it holds; raises OSError."""
-    with opened(path) as file:
-        return file.read(MOST)
+def read_text(path: Path) -> str:
+    """Read the first MAX_FILE_LENGTH characters; raises OSError."""
+    with open_text(path) as file:
+        return file.read(MAX_FILE_LENGTH)
 
 
-def opened(path: Path) -> TextIO:
-    """A file to be read as far as it is text; raises OSError for a pipe, which would be waited
-    for."""
+def open_text(path: Path) -> TextIO:
+    """Open a regular file, replacing bytes that are not UTF-8; raises OSError for anything else.
+
+    Opening a pipe would block.
+    """
     if not path.is_file():
         raise FileNotFoundError(path)
     return path.open(newline="", encoding="utf-8", errors="replace")
 
 
-def plain(value: Any) -> Any:
-    """The same in values that can be sent as JSON; what is strange becomes text."""
+def to_json_value(value: Any) -> Any:
+    """Convert to values that JSON can express; anything else becomes text."""
     match value:
         case dict():
-            return {plain(str(key)): plain(each) for key, each in value.items()}
+            return {to_json_value(str(key)): to_json_value(each) for key, each in value.items()}
         case list():
-            return [plain(each) for each in value]
+            return [to_json_value(each) for each in value]
         case None | bool() | int():
             return value
         case float() if math.isfinite(value):

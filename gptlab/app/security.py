@@ -1,28 +1,28 @@
-"""Who may ask at all: checked before anything of a request is looked at.
+"""Decide who may send requests, before anything of a request is used.
 
-A page of another site cannot use this server through the browser of the person who runs it: the
-name it was reached by must be the machine's own (or a foreign name could be pointed at it, DNS
-rebinding), and a request from a page must come from this one.
+Another site's page must not reach this server through the browser of the person who runs it: the
+Host header must name this machine (otherwise DNS rebinding could point a foreign name at it), and a
+request from a page must come from this server's own page.
 """
 
 import asyncio
 import hmac
 import ipaddress
-import json
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
 from gptlab.config.validation import is_loopback
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-LARGEST = 2**20  # bytes of a request
-PATIENCE = 10.0  # seconds in which a request must have arrived
-POLICY = {
+MAX_BODY = 2**20  # bytes
+REQUEST_TIMEOUT = 10.0  # seconds in which a request must arrive
+SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -36,111 +36,114 @@ POLICY = {
 
 
 class RequestRefused(Exception):
-    def __init__(self, status: int, why: str):
-        super().__init__(why)
+    """Ends a request with an HTTP status and a message."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
         self.status = status
 
 
 class SecurityMiddleware:
-    """Around the application. `token`: what a client must know, if anything."""
+    """Check host, origin, token and size of a request, and add security headers to the response.
 
-    def __init__(self, app: Callable[..., Any], host: str, port: int, token: str | None):
+    Starlette's TrustedHostMiddleware takes a list of names; here any IP address is valid on an open
+    address, because only names can be rebound.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, token: str | None):
         self.app = app
         self.host = host
         self.token = token
         self.cookie = f"gptlab_{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # uvicorn's start and end
+        if scope["type"] != "http":  # startup and shutdown
             await self.app(scope, receive, send)
             return
 
-        async def send_guarded(message: MutableMapping[str, Any]) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *as_bytes(POLICY)]
+                message.setdefault("headers", [])
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
+        app: ASGIApp
         try:
-            headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-            self.check_host(headers.get("host", ""))
-            check_origin(headers)
-            if self.token and not self.knows_token(headers):
-                await self.let_in(scope, send_guarded)
-                return
-            body = await asyncio.wait_for(read(receive), PATIENCE)
+            connection = HTTPConnection(scope)
+            self.check_host(connection.headers.get("host", ""))
+            check_origin(connection.headers)
+            if self.token and not self.has_token(connection):
+                app = self.log_in(connection)
+            else:
+                body = await asyncio.wait_for(read_body(receive), REQUEST_TIMEOUT)
+                app, receive = self.app, replay_body(body, receive)
         except TimeoutError:
-            await answer(send_guarded, 408, "the request did not arrive in time")
-        except RequestRefused as why:
-            await answer(send_guarded, why.status, str(why))
-        else:
-            await self.app(scope, replayed(body, receive), send_guarded)
+            app = error_response(408, "the request did not arrive in time")
+        except RequestRefused as error:
+            app = error_response(error.status, str(error))
+        await app(scope, receive, send_with_headers)
 
-    def check_host(self, named: str) -> None:
-        """Raises Refused for a name that is not this server's."""
-        name = hostname(named)
+    def check_host(self, host_header: str) -> None:
+        """Raises RequestRefused for a name that is not this server's."""
+        name = parse_hostname(host_header)
         if is_loopback(self.host):
-            known = is_loopback(name)
-        else:  # an address cannot be pointed elsewhere, a name can
-            own = {"localhost", self.host.lower(), socket.gethostname().lower()}
-            known = is_address(name) or name in own
-        if not known:
+            valid = is_loopback(name)
+        else:
+            own_names = {"localhost", self.host.lower(), socket.gethostname().lower()}
+            valid = is_ip_address(name) or name in own_names
+        if not valid:
             raise RequestRefused(
-                403, f"this server is not {name[:100]!r}: open it by its own address"
+                403, f"{name[:100]!r} is not the name of this server; open it by its own address"
             )
 
-    def knows_token(self, headers: dict[str, str]) -> bool:
-        given = [headers.get("authorization", "").removeprefix("Bearer ")]
-        # Not http.cookies: other programs on this host leave cookies at which it gives up.
-        for part in headers.get("cookie", "").split(";"):
-            name, _, value = part.strip().partition("=")
-            given += [value] if name == self.cookie else []
-        return any(self.is_token(each) for each in given)
+    def has_token(self, connection: HTTPConnection) -> bool:
+        bearer = connection.headers.get("authorization", "").removeprefix("Bearer ")
+        return self.is_token(bearer) or self.is_token(connection.cookies.get(self.cookie, ""))
 
-    def is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), (self.token or "").encode())
+    def is_token(self, candidate: str) -> bool:
+        return hmac.compare_digest(candidate.encode(), (self.token or "").encode())
 
-    async def let_in(self, scope: Scope, send: Send) -> None:
-        """`/?token=…` is remembered by the browser, and leaves the address; raises Refused."""
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if scope["path"] != "/" or not self.is_token(given):
+    def log_in(self, connection: HTTPConnection) -> ASGIApp:
+        """Turn `/?token=…` into a cookie and an address without it; raises RequestRefused."""
+        query = parse_qs(connection.scope["query_string"].decode("latin-1"))
+        token = query.get("token", [""])[0]
+        if connection.scope["path"] != "/" or not self.is_token(token):
             raise RequestRefused(
                 401,
-                "this page needs its token: open the address that the terminal shows, or send the "
+                "this page needs a token: open the address that the terminal shows, or send the "
                 "header Authorization: Bearer TOKEN",
             )
-        cookie = f"{self.cookie}={given}; Path=/; HttpOnly; SameSite=Strict"
-        headers = as_bytes({"location": "/", "set-cookie": cookie})
-        await send({"type": "http.response.start", "status": 303, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
+        response = RedirectResponse("/", 303)
+        response.set_cookie(self.cookie, token, httponly=True, samesite="strict")
+        return response
 
 
-def check_origin(headers: dict[str, str]) -> None:
-    """Raises Refused for what another site's page sends; other programs name no origin."""
+def check_origin(headers: Headers) -> None:
+    """Raises RequestRefused for another site's page; other programs send no origin."""
     origin, host = headers.get("origin"), headers.get("host", "").lower()
-    foreign = origin is not None and urlsplit(origin).netloc.lower() != host
-    site = headers.get("sec-fetch-site", "none")
-    followed = headers.get("sec-fetch-mode") == "navigate"  # a link to the page is no harm
-    if foreign or (site not in ("same-origin", "none") and not followed):
+    foreign_origin = origin is not None and urlsplit(origin).netloc.lower() != host
+    foreign_site = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+    navigation = headers.get("sec-fetch-mode") == "navigate"  # following a link is harmless
+    if foreign_origin or (foreign_site and not navigation):
         raise RequestRefused(403, "requests from another site's page are refused")
 
 
-async def read(receive: Receive) -> bytes:
-    """The whole body, in UTF-8; raises Refused.
+async def read_body(receive: Receive) -> bytes:
+    """Return the whole body; raises RequestRefused if it is too large or not UTF-8.
 
-    One that is too large is read on for a while, unkept: a client hears an answer only when it has
-    sent all.
+    Read on and discard what exceeds MAX_BODY: a client reads the response only after sending all.
     """
     body, size, more = b"", 0, True
-    while more and size <= 16 * LARGEST:
+    while more and size <= 16 * MAX_BODY:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise RequestRefused(400, "the request broke off")
-        part, more = message.get("body", b""), message.get("more_body", False)
-        size += len(part)
-        if size <= LARGEST:
-            body += part
-    if size > LARGEST:
-        raise RequestRefused(413, f"the request is larger than {LARGEST:,} bytes")
+            raise RequestRefused(400, "the request is incomplete")
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        size += len(chunk)
+        if size <= MAX_BODY:
+            body += chunk
+    if size > MAX_BODY:
+        raise RequestRefused(413, f"the request is larger than {MAX_BODY:,} bytes")
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -148,25 +151,25 @@ async def read(receive: Receive) -> bytes:
     return body
 
 
-def replayed(body: bytes, receive: Receive) -> Receive:
-    """What was read, once more for the application; afterwards what comes."""
-    first = [{"type": "http.request", "body": body, "more_body": False}]
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that yields the body once, then what follows."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> MutableMapping[str, Any]:
-        return first.pop() if first else await receive()
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return again
+    return replay
 
 
-def hostname(named: str) -> str:
-    """`localhost` of `localhost:8642`, `::1` of `[::1]:8642`; nothing where it is neither."""
+def parse_hostname(host_header: str) -> str:
+    """Return `localhost` for `localhost:8642`, `::1` for `[::1]:8642`, or nothing if invalid."""
     try:
-        return urlsplit(f"//{named}").hostname or ""
+        return urlsplit(f"//{host_header}").hostname or ""
     except ValueError:
         return ""
 
 
-def is_address(name: str) -> bool:
+def is_ip_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -174,12 +177,27 @@ def is_address(name: str) -> bool:
     return True
 
 
-def as_bytes(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+def error_response(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": message}, status, {"connection": "close"})
 
 
-async def answer(send: Send, status: int, why: str) -> None:
-    """An error in plain words."""
-    headers = as_bytes({"content-type": "application/json", "connection": "close"})
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"error": why}).encode()})
+class IdleTimeoutProtocol(H11Protocol):
+    """Close a connection on which no request's headers arrive in time.
+
+    uvicorn limits only the wait after a response; SecurityMiddleware limits the body's time.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.expect_request(None)
+
+    def on_response_complete(self) -> None:
+        self.expect_request(self.cycle)  # before super() starts a pipelined request
+        super().on_response_complete()
+
+    def expect_request(self, previous: Any) -> None:
+        self.loop.call_later(REQUEST_TIMEOUT, self.close_if_idle, previous)
+
+    def close_if_idle(self, previous: Any) -> None:
+        if self.cycle is previous:
+            self.transport.close()
