@@ -78,7 +78,8 @@ def sampled_tokens(
                 continue
             text = sample.text[num_chars[i] :]
             num_chars[i], num_tokens[i] = len(sample.text), len(sample.logprobs)
-            token, reason = sample.predicted_tokens[-1], sample.finish_reason
+            reason = sample.finish_reason
+            token = model.tokenizer.eot if reason == "end_of_text" else sample.tokens[-1]
             alternatives = sample.top_logprobs[-1] if num_alternatives else []
             yield TokenEvent(i, token, text, sample.logprobs[-1], alternatives, reason)
 

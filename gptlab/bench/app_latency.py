@@ -50,7 +50,7 @@ def measure_client(port: int, rounds: int) -> Iterator[tuple[float, float]]:
         start = time.perf_counter()
         request = {"prompt": PROMPT, "max_new_tokens": NEW_TOKENS, "unknown": "skip", "seed": seed}
         headers = {"Content-Type": "application/json"}
-        connection.request("POST", "/api/write", json.dumps(request), headers)
+        connection.request("POST", "/api/generate", json.dumps(request), headers)
         count, first_token = 0, 0.0
         for line in connection.getresponse():
             if json.loads(line)["event"] == "token":
@@ -86,7 +86,7 @@ def measure_browser(port: int, chromium: str, rounds: int) -> Iterator[tuple[flo
             page.fill("#seed", str(seed))
             page.evaluate(OBSERVE_FIRST_TOKEN)
             page.press("#prompt", "Enter")
-            page.wait_for_selector(".sample.ended", timeout=120_000)
+            page.wait_for_selector(".sample.finished", timeout=120_000)
             yield page.evaluate("window.firstToken") / 1000, page.inner_text("#status")
         browser.close()
 

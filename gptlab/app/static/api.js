@@ -1,52 +1,52 @@
-// Requests to the server under this page. Whatever goes wrong becomes an Error in plain words.
+// Requests to this server. Every failure becomes an Error with a message for the reader.
 
-export const get = (path) => ask(path);
+export const get = (path) => requestJson(path);
 
-export const post = (path, content, signal) => ask(path, content, signal);
+export const post = (path, body, signal) => requestJson(path, body, signal);
 
-async function ask(path, content, signal) {
-  return (await answer(path, content, signal)).json();
+async function requestJson(path, body, signal) {
+  return (await request(path, body, signal)).json();
 }
 
-async function answer(path, content, signal) {
-  const how = content === undefined ? {} : {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(content),
+async function request(path, body, signal) {
+  const options = body === undefined ? {} : {
+    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
   };
-  let found;
+  let response;
   try {
-    found = await fetch(path, { ...how, signal });
+    response = await fetch(path, { ...options, signal });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer. Is it still running in its terminal?");
+    if (isAbort(error)) throw error;
+    throw new Error("The server does not respond. Is it still running in its terminal?");
   }
-  if (!found.ok) {
-    const told = await found.json().catch(() => ({}));
-    const error = new Error(told.error ?? `The server answered ${found.status}.`);
-    throw Object.assign(error, { status: found.status });
+  if (!response.ok) {
+    const { error } = await response.json().catch(() => ({}));
+    throw Object.assign(new Error(error ?? `The server responded with status ${response.status}.`),
+      { status: response.status });
   }
-  return found;
+  return response;
 }
 
-// Calls take(events) with what has come, until all has; to stop, abort the signal.
-export async function stream(path, content, signal, take) {
-  const reader = (await answer(path, content, signal)).body.getReader();
+// Call onEvents(events) with each batch of JSON lines. Abort the signal to stop.
+export async function stream(path, body, signal, onEvents) {
+  const reader = (await request(path, body, signal)).body.getReader();
   const decoder = new TextDecoder();
-  let rest = "", ended = false;
+  let incomplete = "", ended = false;
   for (;;) {
     const { done, value } = await reader.read();
-    signal?.throwIfAborted(); // what came before may have been read already
+    signal?.throwIfAborted(); // data may have been read before the abort
     if (done) break;
-    const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
-    rest = lines.pop();
+    const lines = (incomplete + decoder.decode(value, { stream: true })).split("\n");
+    incomplete = lines.pop();
     const events = lines.map((line) => JSON.parse(line));
     const failure = events.find((event) => event.error);
     if (failure) throw new Error(failure.error);
     ended ||= events.some((event) => event.event === "end");
-    take(events);
+    onEvents(events);
   }
-  if (!ended) throw new Error("The server broke off in the middle.");
+  if (!ended) throw new Error("The connection ended before the text was complete.");
 }
 
-export const missing = (error) => error.status === 404;
+export const isNotFound = (error) => error.status === 404;
 
-export const stopped = (error) => error.name === "AbortError";
+export const isAbort = (error) => error.name === "AbortError";

@@ -1,30 +1,30 @@
-// Classify: of a run that tells classes apart.
+// The view for a classifier: a message and the probability of each class.
 import { post } from "./api.js";
-import { $, enterSends, trouble } from "./dom.js";
+import { $, hideError, showError, submitOnEnter } from "./dom.js";
 import { state } from "./state.js";
-import { bars } from "./tokens.js";
+import { createBars } from "./token_text.js";
 
-export function begin() {
-  enterSends($("message-form"));
-  $("message-form").addEventListener("submit", async (event) => {
+export function init() {
+  submitOnEnter($("classify-form"));
+  $("classify-form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    trouble();
+    hideError();
     try {
-      const found = await classes(state.which, $("message").value);
-      $("classes").replaceChildren(verdict(found));
-      const cut = found.read < found.tokens ? `; the model reads the first ${found.read}` : "";
-      $("class-status").textContent = `${found.classes[0].name}. ${found.tokens} tokens${cut}.`;
+      const result = await classify(state.selection, $("message").value);
+      $("classes").replaceChildren(createClassBars(result));
+      const cut = result.tokens_read < result.tokens ? `; the model reads the first ${result.tokens_read}` : "";
+      $("classify-status").textContent = `${result.classes[0].name}. ${result.tokens} tokens${cut}.`;
     } catch (error) {
-      trouble(error.message);
+      showError(error.message);
     }
   });
-  state.addEventListener("change", () => {
+  state.addEventListener("model", () => {
     $("classes").replaceChildren();
-    $("class-status").textContent = "";
+    $("classify-status").textContent = "";
   });
 }
 
-export const classes = (which, text) => post("/api/classify", { ...which, text, unknown: "skip" });
+export const classify = (selection, text) => post("/api/classify", { ...selection, text, unknown: "skip" });
 
-export const verdict = (found) =>
-  bars(found.classes.map((each) => [each.name, each.probability]), found.classes[0].name);
+export const createClassBars = ({ classes }) =>
+  createBars(classes.map(({ name, probability }) => [name, probability]), classes[0].name);

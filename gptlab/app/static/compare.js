@@ -1,105 +1,103 @@
-// Compare: two runs or checkpoints, one beginning.
-import { get } from "./api.js";
-import { $, enterSends, make, off, tell, trouble, whole } from "./dom.js";
-import { Card, writeInto } from "./cards.js";
-import { settings } from "./settings.js";
-import { among, fill, state, words } from "./state.js";
-import { draw } from "./chart.js";
+// The view that generates with two runs or checkpoints from the same prompt and seed.
+import { $, createElement, formatInteger, hideError, setDisabled, setStatus, showError, submitOnEnter } from "./dom.js";
+import { drawLossChart, lossCurves } from "./loss_chart.js";
+import { SampleCard, generateIntoCards } from "./sample_card.js";
+import { readSettings } from "./settings.js";
+import { checkpointLabel, getRun, resolveCheckpoint, setCheckpointOptions, setOptions, state } from "./state.js";
 
-let sides = [], running = null;
+let sides = [], current = null; // AbortController of the request in progress
 
-export function begin() {
-  enterSends($("compare-form"));
-  $("compare-form").addEventListener("submit", (event) => { event.preventDefault(); write(); });
-  $("compare-stop").addEventListener("click", () => running?.abort());
-  addEventListener("keydown", (event) => { if (event.key === "Escape") running?.abort(); });
-  for (const name of ["change", "news"]) state.addEventListener(name, () => { if (!$("compare").hidden) show(); });
+export function init() {
+  submitOnEnter($("compare-form"));
+  $("compare-form").addEventListener("submit", (event) => { event.preventDefault(); generate(); });
+  $("compare-stop").addEventListener("click", () => current?.abort());
+  addEventListener("keydown", (event) => { if (event.key === "Escape") current?.abort(); });
+  for (const name of ["model", "progress"]) state.addEventListener(name, () => { if (!$("compare").hidden) show(); });
 }
 
 class Side {
   constructor(name) {
-    this.run = make("select", { "aria-label": `${name}: run`, onchange: () => attempt(() => this.choose(this.run.value)) });
-    this.checkpoint = make("select", { "aria-label": `${name}: checkpoint` });
-    this.facts = make("p", { className: "hint" });
-    this.chart = make("div", { className: "chart" });
-    this.place = make("div", { className: "samples" });
-    this.element = make("div", { className: "side" }, make("div", { className: "which" },
-      this.run, this.checkpoint), this.facts, this.chart, this.place);
+    this.name = name;
+    this.run = createElement("select", { "aria-label": `${name}: run`,
+      onchange: () => withErrors(() => this.select(this.run.value)) });
+    this.checkpoint = createElement("select", { "aria-label": `${name}: checkpoint` });
+    this.facts = createElement("p", { className: "hint" });
+    this.chart = createElement("div", { className: "chart" });
+    this.sample = createElement("div", { className: "samples" });
+    this.element = createElement("div", { className: "side" },
+      createElement("div", { className: "model-picker" }, this.run, this.checkpoint), this.facts, this.chart, this.sample);
   }
 
-  async choose(run, checkpoint) {
-    this.details = run === state.run ? state.details : await get(`/api/run?name=${encodeURIComponent(run)}`);
-    const { checkpoints, parameters, loss, model, curves } = this.details;
-    fill(this.run, state.runs.filter((each) => each.kind !== "classification").map((each) => each.name), run);
-    fill(this.checkpoint, checkpoints.map((each) => each.name), among(this.details, checkpoint),
-      (name) => words(checkpoints.find((each) => each.name === name)));
-    const size = parameters ? `${whole(parameters)} parameters, ${model.n_layer} layers` : "";
-    this.facts.textContent = [size, loss === null || loss === undefined ? "" : `best loss ${loss.toFixed(3)}`]
-      .filter(Boolean).join("; ");
-    draw(this.chart, Object.entries(curves).filter(([name]) => name !== "accuracy")
-      .map(([name, points]) => ({ name, points })), [], null);
+  async select(run, checkpoint) {
+    this.details = run === state.run ? state.details : await getRun(run);
+    const { checkpoints, parameters, best_loss: loss, model } = this.details;
+    const generators = state.runs.filter(({ task }) => task !== "classification");
+    setOptions(this.run, generators.map(({ name }) => name), run);
+    setCheckpointOptions(this.checkpoint, checkpoints, resolveCheckpoint(this.details, checkpoint));
+    const size = parameters ? `${formatInteger(parameters)} parameters, ${model.n_layer} layers` : "";
+    const best = loss === null || loss === undefined ? "" : `best validation loss ${loss.toFixed(3)}`;
+    this.facts.textContent = [size, best].filter(Boolean).join("; ");
+    drawLossChart(this.chart, lossCurves(this.details), [], null);
   }
 
-  // The same choice among what there is now.
-  async renew() {
-    const there = state.runs.some((each) => each.name === this.run.value);
-    await this.choose(there ? this.run.value : state.run, this.checkpoint.value);
+  // Keep the selection as far as it still exists.
+  async refresh() {
+    const exists = state.runs.some(({ name }) => name === this.run.value);
+    await this.select(exists ? this.run.value : state.run, this.checkpoint.value);
   }
 
-  get which() {
-    return { run: this.run.value, checkpoint: this.checkpoint.value };
+  createCard(prompt) {
+    const checkpoint = this.details.checkpoints.find(({ name }) => name === this.checkpoint.value);
+    const card = new SampleCard(checkpointLabel(checkpoint), this.details.task === "instructions" ? "" : prompt);
+    this.sample.replaceChildren(card.element);
+    return card;
   }
 }
 
 export async function show() {
   $("compare-prompt").value ||= $("prompt").value;
-  await attempt(sides.length ? renew : prepare);
+  await withErrors(sides.length ? refreshSides : createSides);
 }
 
-async function attempt(work) {
+async function withErrors(action) {
   try {
-    await work();
+    await action();
   } catch (error) {
-    trouble(error.message);
+    showError(error.message);
   }
 }
 
-async function renew() {
-  for (const side of sides) await side.renew();
+async function refreshSides() {
+  for (const side of sides) await side.refresh();
 }
 
-async function prepare() {
-  const made = [new Side("Left"), new Side("Right")];
-  $("sides").replaceChildren(...made.map((side) => side.element));
-  const other = state.runs.find((run) => run.name !== state.run && run.kind === state.kind);
-  await made[0].choose(state.run, state.checkpoint);
-  // Without another run, the earliest checkpoint of the same.
-  await made[1].choose(other?.name ?? state.run, other ? undefined : state.details.checkpoints[0]?.name);
-  sides = made;
+async function createSides() {
+  const [left, right] = [new Side("Left"), new Side("Right")];
+  $("compare-sides").replaceChildren(left.element, right.element);
+  const other = state.runs.find(({ name, task }) => name !== state.run && task === state.task);
+  await left.select(state.run, state.checkpoint);
+  // Without another run, compare with the earliest checkpoint.
+  await right.select(other?.name ?? state.run, other ? undefined : state.details.checkpoints[0]?.name);
+  sides = [left, right];
 }
 
-async function write() {
+async function generate() {
   if (!sides.length) return;
-  running?.abort();
-  const mine = running = new AbortController();
+  current?.abort();
+  const controller = current = new AbortController();
   const prompt = $("compare-prompt").value;
-  off($("compare-stop"), false);
-  trouble();
-  const cards = sides.map((side) => {
-    const card = new Card(side.which.checkpoint.replace("_", " "), side.details.kind === "instructions" ? "" : prompt);
-    side.place.replaceChildren(card.element);
-    return card;
-  });
-  try {
-    for (const [i, side] of sides.entries()) { // one after the other: each has the machine to itself
-      const say = (told, going) => {
-        if (running === mine) tell($("compare-status"), `${i ? "Right" : "Left"}: ${told}`, going);
-      };
-      if (!await writeInto([cards[i]], { ...settings(), ...side.which, prompt, n: 1 }, mine.signal, say)) break;
+  setDisabled($("compare-stop"), false);
+  hideError();
+  const cards = sides.map((side) => side.createCard(prompt));
+  await withErrors(async () => {
+    for (const [i, side] of sides.entries()) { // one after the other: each uses the whole machine
+      const request = { ...readSettings(), run: side.run.value, checkpoint: side.checkpoint.value, prompt, num_samples: 1 };
+      const finished = await generateIntoCards([cards[i]], request, controller.signal, (text, inProgress) => {
+        if (current === controller) setStatus($("compare-status"), `${side.name}: ${text}`, inProgress);
+      });
+      if (!finished) break;
     }
-  } catch (error) {
-    trouble(error.message);
-  }
-  cards.forEach((card) => card.end(""));
-  if (running === mine) off($("compare-stop"), true);
+  });
+  cards.forEach((card) => card.finish(""));
+  if (current === controller) setDisabled($("compare-stop"), true);
 }

@@ -1,29 +1,28 @@
-// The API as FastAPI describes it, without a script from elsewhere.
+// Show /openapi.json, without scripts from another site.
 import { get } from "./api.js";
-import { $, make } from "./dom.js";
+import { $, createElement } from "./dom.js";
 
-const described = await get("/openapi.json");
+const openapi = await get("/openapi.json");
 
-function fields(schema) {
-  const found = described.components.schemas[schema.$ref?.split("/").at(-1)];
-  return Object.entries(found?.properties ?? {}).flatMap(([name, field]) => [
-    make("dt", {}, make("code", {}, name)), make("dd", {}, limits(field))]);
+function describeFields(schema) {
+  const component = openapi.components.schemas[schema.$ref?.split("/").at(-1)];
+  return Object.entries(component?.properties ?? {}).flatMap(([name, field]) => [
+    createElement("dt", {}, createElement("code", {}, name)), createElement("dd", {}, describeField(field))]);
 }
 
-function limits(field) {
-  const parts = (field.anyOf ?? [field]).filter((part) => part.type !== "null");
-  const { minimum, maximum, exclusiveMinimum } = parts[0] ?? {};
-  const low = minimum ?? exclusiveMinimum;
-  const range = low === undefined ? "" : maximum === undefined ? `from ${low}` : `${low} to ${maximum}`;
-  const begins = field.default === undefined || field.default === null ? "" : `otherwise ${JSON.stringify(field.default)}`;
-  return [field.description, range, begins].filter(Boolean).join(" · ");
+function describeField(field) {
+  const [{ minimum, maximum } = {}] = (field.anyOf ?? [field]).filter((part) => part.type !== "null");
+  const range = minimum === undefined ? "" : maximum === undefined ? `at least ${minimum}` : `${minimum} to ${maximum}`;
+  const fallback = field.default === undefined || field.default === null ? "" : `default ${JSON.stringify(field.default)}`;
+  return [field.description, range, fallback].filter(Boolean).join(" · ");
 }
 
-for (const [path, methods] of Object.entries(described.paths)) {
-  for (const [method, { description, parameters, requestBody }] of Object.entries(methods)) {
+for (const [path, methods] of Object.entries(openapi.paths)) {
+  for (const [method, { description, parameters = [], requestBody }] of Object.entries(methods)) {
     const schema = requestBody?.content["application/json"].schema;
-    const asked = (parameters ?? []).map((each) => `?${each.name}=`).join("");
-    $("all").append(make("h3", {}, `${method.toUpperCase()} ${path}${asked}`), make("p", {}, description ?? ""));
-    if (schema) $("all").append(make("dl", {}, ...fields(schema)));
+    const query = parameters.map(({ name }) => `?${name}=`).join("");
+    $("routes").append(createElement("h3", {}, `${method.toUpperCase()} ${path}${query}`),
+      createElement("p", {}, description ?? ""));
+    if (schema) $("routes").append(createElement("dl", {}, ...describeFields(schema)));
   }
 }

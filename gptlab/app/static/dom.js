@@ -1,9 +1,9 @@
-// A few shortcuts for the document.
+// Helpers for the document.
 
 export const $ = (id) => document.getElementById(id);
 
-// make("p", { className: "hint" }, "words", anotherElement)
-export function make(name, properties = {}, ...children) {
+// createElement("p", { className: "hint" }, "text", anotherElement)
+export function createElement(name, properties = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {
     if (key.includes("-") || key === "role" || key === "for") element.setAttribute(key, value);
@@ -13,37 +13,41 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
-// White space that would not be seen, as a mark.
-export const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ /, "␣");
+// Show white space that would be invisible as a symbol.
+export const showWhitespace = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ /, "␣");
 
-export const percent = (p) => p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.001
+export const formatPercent = (p) => p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.001
   ? `${(100 * p).toFixed(1)} %` : p > 0 ? "< 0.1 %" : "0 %";
 
-export const whole = (number) => number?.toLocaleString("en") ?? "–";
+export const formatInteger = (number) => number?.toLocaleString("en") ?? "–";
 
-// Words of how it goes. Read out are those that will stay, not each count on the way (`going`).
-export function tell(place, words, going = false) {
-  place.setAttribute("aria-live", going ? "off" : "polite");
-  place.textContent = words;
+// Screen readers announce the final status, not each count while `inProgress`.
+export function setStatus(element, text, inProgress = false) {
+  element.setAttribute("aria-live", inProgress ? "off" : "polite");
+  element.textContent = text;
 }
 
-// A button that cannot be pressed now keeps the keyboard's focus, unlike one that is disabled.
-export const off = (button, yes) => button.setAttribute("aria-disabled", yes);
+// Unlike `disabled`, aria-disabled keeps the keyboard's focus on the button.
+export const setDisabled = (button, disabled) => button.setAttribute("aria-disabled", disabled);
 
-export const isOff = (button) => button.getAttribute("aria-disabled") === "true";
+export const isDisabled = (button) => button.getAttribute("aria-disabled") === "true";
 
-let timer;
-// An error in plain words, for a while; Escape or a click takes it away.
-export function trouble(words) {
-  const place = $("trouble");
-  place.textContent = words ?? "";
-  place.hidden = !words;
-  clearTimeout(timer);
-  if (words) timer = setTimeout(() => { place.hidden = true; }, 20000);
+let errorTimer;
+
+// Show an error for 20 seconds; Escape or a click hides it.
+export function showError(message) {
+  $("error").textContent = message;
+  $("error").hidden = false;
+  clearTimeout(errorTimer);
+  errorTimer = setTimeout(hideError, 20000);
 }
 
-// Enter sends a form from a textarea; Shift+Enter begins a line.
-export function enterSends(form) {
+export function hideError() {
+  $("error").hidden = true;
+}
+
+// Enter in a textarea submits the form; Shift+Enter starts a new line.
+export function submitOnEnter(form) {
   form.addEventListener("keydown", (event) => {
     const typing = event.target.tagName === "TEXTAREA" && !event.isComposing;
     if (event.key === "Enter" && !event.shiftKey && typing) {

@@ -1,171 +1,172 @@
-// Watch it learn: the same beginning and seed at each checkpoint, the loss above.
-import { $, tell, trouble } from "./dom.js";
-import { stopped } from "./api.js";
-import { Card, writeInto } from "./cards.js";
-import { draw, near } from "./chart.js";
-import { classes, verdict } from "./classify.js";
-import { settings } from "./settings.js";
-import { state, words } from "./state.js";
+// The view that shows what each checkpoint generates from the same prompt and seed, below the loss curves.
+import { isAbort } from "./api.js";
+import { $, hideError, setStatus, showError } from "./dom.js";
+import { classify, createClassBars } from "./classify.js";
+import { drawLossChart, lossCurves, nearestPoint } from "./loss_chart.js";
+import { SampleCard, generateIntoCards } from "./sample_card.js";
+import { readSeed, readSettings } from "./settings.js";
+import { checkpointLabel, state } from "./state.js";
 
-const kept = new Map(); // what was written before: the same again costs nothing
-// `chosen` is a checkpoint's name; `shown`, what was written last: its run, name and time.
-let running = null, playing = null, chosen = null, asked = null, run = null, shown = null;
-let follows = true; // the newest was chosen, so a newer one will be
+const PLAY_MILLISECONDS = 1200, SLIDER_MILLISECONDS = 120, MAX_CACHED = 200;
+const CURVE_NAMES = { train: "gray: training", valid: "colored: validation", best_possible: "dotted: best possible" };
 
-export function begin() {
+const cache = new Map(); // finished cards by request
+let current = null; // AbortController of the request in progress
+let playTimer = null, sliderTimer = null;
+let run = null, selected = null; // name of the selected checkpoint
+let generated = null; // run, name and modification time of the checkpoint generated with last
+let hasPrompt = false, followsNewest = true; // select new checkpoints when they appear
+
+export function init() {
   $("learn-seed").value = $("seed").value;
-  $("step").addEventListener("input", () => { pause(); choose(stops()[Number($("step").value)]); });
-  $("learn-form").addEventListener("submit", (event) => { event.preventDefault(); write(); });
-  $("play").addEventListener("click", () => (playing ? pause() : play()));
-  addEventListener("keydown", (event) => { if (event.key === "Escape") { pause(); running?.abort(); } });
-  addEventListener("resize", () => { if (!$("learn").hidden) paint(); });
-  state.addEventListener("change", () => {
-    change();
+  $("step-slider").addEventListener("input", () => { pause(); choose(checkpoints()[Number($("step-slider").value)]); });
+  $("learn-form").addEventListener("submit", (event) => { event.preventDefault(); generate(); });
+  $("play").addEventListener("click", () => (playTimer ? pause() : play()));
+  addEventListener("keydown", (event) => { if (event.key === "Escape") { pause(); current?.abort(); } });
+  addEventListener("resize", () => { if (!$("learn").hidden) draw(); });
+  state.addEventListener("model", () => {
+    resetForModel();
     if (!$("learn").hidden) show();
   });
-  state.addEventListener("news", () => { if (!$("learn").hidden) follow(); });
+  state.addEventListener("progress", () => { if (!$("learn").hidden) handleProgress(); });
 }
 
-export function hide() {
-  pause();
+export function show() {
+  const classifies = state.task === "classification";
+  const subject = { classification: "message", instructions: "instruction" }[state.task] ?? "prompt";
+  $("learn-prompt-label").textContent = `Same ${subject} for every checkpoint`;
+  $("learn-button").textContent = classifies ? "Classify" : "Generate";
+  for (const id of ["learn-seed", "learn-seed-label"]) $(id).hidden = classifies;
+  if (!hasPrompt) $("learn-prompt").value = $(classifies ? "message" : "prompt").value;
+  hasPrompt = true;
+  select(selected);
+  draw();
+  generate();
 }
 
-// Another run begins anew; of the same one, what the page chose is chosen here too.
-function change() {
+export const hide = pause;
+
+// Another run starts from its newest checkpoint; in the same run follow the page's selection.
+function resetForModel() {
   pause();
-  if (run === state.run) return point(state.checkpoint);
+  if (run === state.run) return select(state.checkpoint);
   run = state.run;
-  chosen = asked = shown = null;
-  stop();
-  $("learned").replaceChildren();
+  selected = generated = null;
+  hasPrompt = false;
+  abort();
+  $("learn-sample").replaceChildren();
 }
 
-function stop() {
-  clearTimeout(later);
-  running?.abort();
-  running = null;
-  tell($("learn-status"), "");
+function abort() {
+  clearTimeout(sliderTimer);
+  current?.abort();
+  current = null;
+  setStatus($("learn-status"), "");
 }
 
-// Those with a step, one a step: `best` may be the same as `last`, or as a step's own.
-function stops() {
+// One checkpoint per step: `best` may have the step of `last` or of `step_N`.
+function checkpoints() {
   const byStep = new Map();
   for (const each of state.details.checkpoints) if (each.step !== null) byStep.set(each.step, each);
   return [...byStep.values()];
 }
 
-// Where the chosen one is among them, be it by another name of the same step.
-function at() {
-  const step = state.details.checkpoints.find((each) => each.name === chosen)?.step;
-  const found = stops().findIndex((each) => each.step === step);
-  return found < 0 ? stops().length - 1 : found;
+// The index of the selected checkpoint, which may have another name in the list.
+function selectedIndex() {
+  const step = state.details.checkpoints.find(({ name }) => name === selected)?.step;
+  const index = checkpoints().findIndex((each) => each.step === step);
+  return index < 0 ? checkpoints().length - 1 : index;
 }
 
-export function show() {
-  const classifies = state.kind === "classification";
-  const what = { classification: "message", instructions: "instruction" }[state.kind] ?? "beginning";
-  $("learn-form").querySelector("label").textContent = `The same ${what}, each time`;
-  $("learn-form").querySelector("button").textContent = classifies ? "Classify" : "Write";
-  for (const part of ["learn-seed", "learn-seed-label"]) $(part).hidden = classifies;
-  asked = asked ?? ($("learn-prompt").value = $(classifies ? "message" : "prompt").value);
-  point(chosen);
-  paint();
-  write();
+// During training: extend the curves, and generate only with a new checkpoint.
+function handleProgress() {
+  const checkpoint = followsNewest && !playTimer ? checkpoints().at(-1) : checkpoints()[selectedIndex()];
+  if (checkpoint && !isGenerated(checkpoint)) choose(checkpoint);
+  else draw();
 }
 
-// A run that trains: its curve grows. Written again is only what there was not before.
-function follow() {
-  const there = follows && !playing ? stops().at(-1) : stops()[at()];
-  if (there && !isShown(there)) choose(there);
-  else paint();
+const isGenerated = ({ name, modified }) =>
+  generated?.run === state.run && generated.name === name && generated.modified === modified;
+
+function select(name) {
+  selected = name ?? checkpoints().at(-1)?.name;
+  followsNewest = selectedIndex() === checkpoints().length - 1;
 }
 
-const isShown = ({ name, written }) =>
-  shown?.run === state.run && shown.name === name && shown.written === written;
-
-function point(name) {
-  chosen = name ?? stops().at(-1)?.name;
-  follows = at() === stops().length - 1;
-}
-
-let later;
 function choose(checkpoint) {
-  point(checkpoint?.name);
-  paint();
-  clearTimeout(later);
-  later = setTimeout(write, 120); // while the slider moves, only where it rests
+  select(checkpoint?.name);
+  draw();
+  clearTimeout(sliderTimer);
+  sliderTimer = setTimeout(generate, SLIDER_MILLISECONDS); // not while the slider moves
 }
 
-function paint() {
-  const all = stops(), here = at(), step = all[here]?.step ?? null;
-  $("step").max = Math.max(0, all.length - 1);
-  $("step").value = Math.max(0, here);
-  $("step").disabled = $("play").disabled = all.length < 2;
-  const curves = Object.entries(state.details.curves).filter(([name]) => name !== "accuracy")
-    .map(([name, points]) => ({ name, points }));
-  draw($("chart"), curves, all.map((each) => each.step), step);
-  const there = curves.filter((curve) => curve.points.length);
-  const loss = there.find((curve) => curve.name === "valid") ?? there[0];
-  const value = loss && step !== null ? `, loss ${near(loss.points, step)[1].toFixed(3)}` : "";
-  $("step-words").textContent = all.length ? words(all[here]) + value : "no checkpoint tells its step";
-  $("step").setAttribute("aria-valuetext", $("step-words").textContent);
-  const names = { train: "grey, training", valid: "in colour, validation", best_possible: "dotted, the best possible" };
-  const legend = there.length
-    ? `Loss in nats: ${there.map((curve) => names[curve.name]).join("; ")}. Dots are checkpoints.` : "";
-  const more = all.length === 1 ? " There is one; trainer.keep_step_checkpoints=true keeps more." : "";
-  $("chart-words").textContent = legend + more;
+function draw() {
+  const all = checkpoints(), index = selectedIndex(), step = all[index]?.step ?? null;
+  $("step-slider").max = Math.max(0, all.length - 1);
+  $("step-slider").value = Math.max(0, index);
+  $("step-slider").disabled = $("play").disabled = all.length < 2;
+  const curves = lossCurves(state.details);
+  drawLossChart($("loss-chart"), curves, all.map((each) => each.step), step);
+  const visible = curves.filter((curve) => curve.points.length);
+  const curve = visible.find(({ name }) => name === "valid") ?? visible[0];
+  const loss = curve && step !== null ? `, loss ${nearestPoint(curve.points, step)[1].toFixed(3)}` : "";
+  $("step-label").textContent = all.length ? checkpointLabel(all[index]) + loss : "no checkpoint with a known step";
+  $("step-slider").setAttribute("aria-valuetext", $("step-label").textContent);
+  const legend = visible.length
+    ? `Loss in nats per token (e^loss is the perplexity); ${visible.map(({ name }) => CURVE_NAMES[name]).join(", ")}; dots: checkpoints.` : "";
+  const hint = all.length === 1 ? " Only one checkpoint was kept; train with trainer.keep_steps=true to keep more." : "";
+  $("chart-legend").textContent = legend + hint;
 }
 
-async function write() {
-  stop();
-  const checkpoint = stops()[at()];
+async function generate() {
+  abort();
+  const checkpoint = checkpoints()[selectedIndex()];
   if (!checkpoint) return;
-  shown = { run: state.run, name: checkpoint.name, written: checkpoint.written };
-  const mine = running = new AbortController();
-  const which = { run: state.run, checkpoint: checkpoint.name };
+  generated = { run: state.run, name: checkpoint.name, modified: checkpoint.modified };
+  const controller = current = new AbortController();
+  const selection = { run: state.run, checkpoint: checkpoint.name };
   const prompt = $("learn-prompt").value;
-  trouble();
+  hideError();
   try {
-    if (state.kind === "classification") {
-      const found = await classes(which, prompt);
-      if (running === mine) $("learned").replaceChildren(verdict(found));
+    if (state.task === "classification") {
+      const result = await classify(selection, prompt);
+      if (current === controller) $("learn-sample").replaceChildren(createClassBars(result));
     } else {
-      await text(which, checkpoint, prompt, mine);
+      await generateText(selection, checkpoint, prompt, controller);
     }
   } catch (error) {
-    if (!stopped(error) && running === mine) trouble(error.message);
+    if (!isAbort(error) && current === controller) showError(error.message);
   }
 }
 
-async function text(which, checkpoint, prompt, mine) {
-  const seed = Math.max(0, Math.floor(Number($("learn-seed").value) || 0));
-  const request = { ...settings(), ...which, prompt, seed, n: 1 };
-  const key = JSON.stringify([request, checkpoint.written]);
-  const say = (words, going) => { if (running === mine) tell($("learn-status"), words, going); };
-  let card = kept.get(key);
-  if (card) {
-    $("learned").replaceChildren(card.element);
-    say("");
-    return;
+async function generateText(selection, checkpoint, prompt, controller) {
+  const request = { ...readSettings(), ...selection, prompt, seed: readSeed($("learn-seed")), num_samples: 1 };
+  const key = JSON.stringify([request, checkpoint.modified]);
+  const onStatus = (text, inProgress) => {
+    if (current === controller) setStatus($("learn-status"), text, inProgress);
+  };
+  if (cache.has(key)) {
+    $("learn-sample").replaceChildren(cache.get(key).element);
+    return onStatus("");
   }
-  card = new Card(words(checkpoint), state.kind === "instructions" ? "" : prompt);
-  $("learned").replaceChildren(card.element);
-  if (await writeInto([card], request, mine.signal, say)) kept.set(key, card);
-  if (kept.size > 200) kept.delete(kept.keys().next().value);
+  const card = new SampleCard(checkpointLabel(checkpoint), state.task === "instructions" ? "" : prompt);
+  $("learn-sample").replaceChildren(card.element);
+  if (await generateIntoCards([card], request, controller.signal, onStatus)) cache.set(key, card);
+  if (cache.size > MAX_CACHED) cache.delete(cache.keys().next().value);
 }
 
 function play() {
   $("play").textContent = "Pause";
-  if (at() >= stops().length - 1) choose(stops()[0]);
-  playing = setInterval(() => {
-    if ($("learned").querySelector(".busy")) return; // it still writes
-    if (at() >= stops().length - 1) pause();
-    else choose(stops()[at() + 1]);
-  }, 1200);
+  if (selectedIndex() >= checkpoints().length - 1) choose(checkpoints()[0]);
+  playTimer = setInterval(() => {
+    if ($("learn-sample").querySelector(".generating")) return;
+    if (selectedIndex() >= checkpoints().length - 1) pause();
+    else choose(checkpoints()[selectedIndex() + 1]);
+  }, PLAY_MILLISECONDS);
 }
 
 function pause() {
-  clearInterval(playing);
-  playing = null;
+  clearInterval(playTimer);
+  playTimer = null;
   $("play").textContent = "Play";
 }

@@ -1,85 +1,86 @@
-// The page's beginning: which view is shown, light or dark, and the choice of a run.
-import { $, trouble } from "./dom.js";
-import { makeSettings } from "./settings.js";
+// Start the page: show the view in the address, switch the theme, select runs.
+import { $, hideError, showError } from "./dom.js";
+import { createSettingsForm } from "./settings.js";
 import { state } from "./state.js";
-import { hideTip } from "./tokens.js";
+import { hideTooltip } from "./token_text.js";
 import * as classify from "./classify.js";
 import * as compare from "./compare.js";
-import * as inside from "./inside.js";
+import * as generate from "./generate.js";
+import * as inspect from "./inspect.js";
 import * as learn from "./learn.js";
 import * as runs from "./runs.js";
-import * as write from "./write.js";
 
-const VIEWS = { write, classify, learn, inside, compare, runs };
+const VIEWS = { generate, classify, learn, inspect, compare, runs };
+const NOT_FOR_CLASSIFIERS = ["generate", "inspect", "compare"];
 
-let shown = null;
+let visibleView = null;
 
-// A classifier's page is another: it neither writes nor compares.
-function wanted() {
+function resolveView() {
   const hash = location.hash.slice(1);
-  const name = Object.hasOwn(VIEWS, hash) ? hash : hash && shown || "write"; // else no view's: stay
-  const classifies = state.kind === "classification";
+  const name = Object.hasOwn(VIEWS, hash) ? hash : hash && visibleView || "generate"; // #main is no view
+  const classifies = state.task === "classification";
   if (!state.run) return "runs";
-  if (classifies && ["write", "inside", "compare"].includes(name)) return "classify";
-  return !classifies && name === "classify" ? "write" : name;
+  if (classifies && NOT_FOR_CLASSIFIERS.includes(name)) return "classify";
+  return !classifies && name === "classify" ? "generate" : name;
 }
 
-function turn() {
-  const name = wanted();
-  hideTip();
+function showView() {
+  const name = resolveView();
+  hideTooltip();
   for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== name;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (shown && shown !== name) VIEWS[shown].hide?.();
-  shown = name;
+  if (visibleView && visibleView !== name) VIEWS[visibleView].hide?.();
+  visibleView = name;
   VIEWS[name].show?.();
 }
 
-function fit() {
-  const classifies = state.kind === "classification";
-  $("to-write").setAttribute("href", classifies ? "#classify" : "#write");
-  $("to-write").textContent = { classification: "Classify", instructions: "Instruct" }[state.kind] ?? "Write";
-  $("to-inside").hidden = $("to-compare").hidden = classifies;
-  if ($(wanted()).hidden) turn();
+function adaptToTask() {
+  const classifies = state.task === "classification";
+  $("nav-generate").setAttribute("href", classifies ? "#classify" : "#generate");
+  $("nav-generate").textContent = { classification: "Classify", instructions: "Instruct" }[state.task] ?? "Generate";
+  $("nav-inspect").hidden = $("nav-compare").hidden = classifies;
+  if ($(resolveView()).hidden) showView();
 }
 
-function theme() {
-  const dark = getComputedStyle(document.documentElement).colorScheme === "dark"
-    || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
-  document.documentElement.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("theme", document.documentElement.dataset.theme);
+function switchTheme() {
+  const root = document.documentElement;
+  const dark = getComputedStyle(root).colorScheme === "dark"
+    || (!root.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+  root.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("theme", root.dataset.theme);
 }
 
-async function choose(run, checkpoint) {
+async function select(run, checkpoint) {
   try {
-    trouble();
-    await state.choose(run, checkpoint);
+    hideError();
+    await state.select(run, checkpoint);
   } catch (error) {
-    trouble(error.message);
+    showError(error.message);
     state.show();
   }
 }
 
-$("theme").addEventListener("click", theme);
-$("run").addEventListener("change", () => choose($("run").value));
-$("checkpoint").addEventListener("change", () => choose(state.run, $("checkpoint").value));
-document.querySelector(".skip").addEventListener("click", (event) => {
+$("theme").addEventListener("click", switchTheme);
+$("run").addEventListener("change", () => select($("run").value));
+$("checkpoint").addEventListener("change", () => select(state.run, $("checkpoint").value));
+document.querySelector(".skip-link").addEventListener("click", (event) => {
   event.preventDefault(); // its hash is no view
   $("main").focus();
 });
-$("trouble").addEventListener("click", () => trouble());
-addEventListener("keydown", (event) => { if (event.key === "Escape") trouble(); });
-addEventListener("hashchange", turn);
-state.addEventListener("change", fit);
+$("error").addEventListener("click", hideError);
+addEventListener("keydown", (event) => { if (event.key === "Escape") hideError(); });
+addEventListener("hashchange", showView);
+state.addEventListener("model", adaptToTask);
 try {
-  await state.begin();
-  makeSettings();
-  for (const view of Object.values(VIEWS)) view.begin();
-  state.dispatchEvent(new Event("change"));
-  turn();
-  document.documentElement.dataset.ready = "yes";
+  await state.init();
+  createSettingsForm();
+  for (const view of Object.values(VIEWS)) view.init();
+  state.dispatchEvent(new Event("model"));
+  showView();
+  document.documentElement.dataset.ready = "true";
 } catch (error) {
-  trouble(error.message);
+  showError(error.message);
 }

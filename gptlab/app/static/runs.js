@@ -1,64 +1,68 @@
-// Runs: all that there are; of one its configuration and the samples it wrote while it trained.
-import { $, make, trouble, whole } from "./dom.js";
+// The view that lists all runs, and shows the configuration and training samples of the selected one.
+import { $, createElement, formatInteger, showError } from "./dom.js";
 import { state } from "./state.js";
 
-const KINDS = { text: "text", classification: "classes", instructions: "instructions" };
+const COLUMNS = ["Run", "Task", "Layers", "Parameters", "Steps", "Best loss"];
 
-export function begin() {
-  state.addEventListener("change", () => { if (!$("runs").hidden) paint(); });
-  state.addEventListener("news", () => { if (!$("runs").hidden) show(); });
+export function init() {
+  state.addEventListener("model", () => { if (!$("runs").hidden) draw(); });
+  state.addEventListener("progress", () => { if (!$("runs").hidden) show(); });
 }
 
 export async function show() {
   try {
-    await state.list();
+    await state.loadRuns();
   } catch (error) {
-    trouble(error.message);
+    showError(error.message);
   }
-  paint();
+  draw();
 }
 
-function paint() {
-  const names = ["Run", "For", "Layers", "Parameters", "Steps", "Best loss", ""];
-  const head = make("tr", {}, ...names.map((name, i) =>
-    make("th", { scope: "col", className: i > 1 && i < 6 ? "number" : "" }, name || make("span", { className: "unseen" }, "State"))));
+function draw() {
   if (!state.runs.length) {
-    $("list").replaceChildren();
-    $("about").replaceChildren(make("p", {}, "No run yet; ", make("code", {}, "python train.py"), " makes one."));
+    $("runs-table").replaceChildren();
+    $("run-details").replaceChildren(
+      createElement("p", {}, "There are no runs yet. Train one with ", createElement("code", {}, "python train.py"), "."));
     return;
   }
-  $("list").replaceChildren(make("thead", {}, head), make("tbody", {}, ...state.runs.map(row)));
-  about();
+  const header = createElement("tr", {}, ...COLUMNS.map((name, i) =>
+    createElement("th", { scope: "col", className: i > 1 ? "number" : "" }, name)),
+    createElement("th", { scope: "col" }, createElement("span", { className: "visually-hidden" }, "State")));
+  $("runs-table").replaceChildren(createElement("thead", {}, header), createElement("tbody", {}, ...state.runs.map(createRow)));
+  drawDetails();
 }
 
-function row(run) {
-  const cells = [KINDS[run.kind] ?? "", whole(run.model?.n_layer), whole(run.parameters), whole(run.steps),
-    run.loss?.toFixed(3) ?? "–"];
-  const is = run.training ? "trains" : run.finished || run.given ? "" : "unfinished";
-  const choose = make("button", { type: "button", className: "quiet", onclick: async () => {
+function createRow(run) {
+  const cells = [run.task ?? "", formatInteger(run.model?.n_layer), formatInteger(run.parameters),
+    formatInteger(run.steps), run.best_loss?.toFixed(3) ?? "–"];
+  const runState = run.training ? "training" : run.finished || run.standalone ? "" : "unfinished";
+  const button = createElement("button", { type: "button", className: "quiet", onclick: async () => {
     try {
-      await state.choose(run.name);
+      await state.select(run.name);
     } catch (error) {
-      trouble(error.message);
+      showError(error.message);
     }
   } }, run.name);
-  const element = make("tr", {}, make("th", { scope: "row" }, choose),
-    ...cells.map((cell, i) => make("td", { className: i ? "number" : "" }, cell)), make("td", {}, is));
-  if (run.name === state.run) element.setAttribute("aria-current", "true");
-  return element;
+  const row = createElement("tr", {}, createElement("th", { scope: "row" }, button),
+    ...cells.map((cell, i) => createElement("td", { className: i ? "number" : "" }, cell)), createElement("td", {}, runState));
+  if (run.name === state.run) row.setAttribute("aria-current", "true");
+  return row;
 }
 
-function about() {
+function drawDetails() {
   const { config, samples } = state.details;
-  const groups = Object.entries(config).filter(([, value]) => value && typeof value === "object" && Object.keys(value).length);
-  const single = Object.fromEntries(Object.entries(config).filter(([, value]) => value === null || typeof value !== "object"));
-  const parts = [["run", single], ...groups].map(([name, values]) => make("details", { className: "config" },
-    make("summary", {}, name), make("pre", {}, Object.entries(values).map(([key, value]) =>
-      `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`).join("\n"))));
-  const stories = samples.map(({ name, text }, i) => make("details", { className: "story", open: i === 0 },
-    make("summary", {}, name), make("pre", { dir: "auto" }, text)));
-  $("about").replaceChildren(
-    make("div", {}, make("h3", {}, "Configuration"), ...parts),
-    make("div", {}, make("h3", {}, "Samples written while it trained"),
-      ...(stories.length ? stories : [make("p", { className: "hint" }, "There are none.")])));
+  const isGroup = (value) => value !== null && typeof value === "object";
+  const entries = Object.entries(config);
+  const single = Object.fromEntries(entries.filter(([, value]) => !isGroup(value)));
+  const groups = entries.filter(([, value]) => isGroup(value) && Object.keys(value).length);
+  const format = ([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`;
+  const configuration = [["run", single], ...groups].map(([name, values]) =>
+    createElement("details", { className: "config" }, createElement("summary", {}, name),
+      createElement("pre", {}, Object.entries(values).map(format).join("\n"))));
+  const texts = samples.map(({ name, text }, i) => createElement("details", { className: "training-sample", open: i === 0 },
+    createElement("summary", {}, name), createElement("pre", { dir: "auto" }, text)));
+  if (!texts.length) texts.push(createElement("p", { className: "hint" }, "This run has no samples."));
+  $("run-details").replaceChildren(
+    createElement("div", {}, createElement("h3", {}, "Configuration"), ...configuration),
+    createElement("div", {}, createElement("h3", {}, "Samples during training"), ...texts));
 }

@@ -1,79 +1,77 @@
-// The form of every sampling setting, made of what the server tells of them.
-import { $, make } from "./dom.js";
+// The form of generation settings, built from the fields that the server describes.
+import { $, createElement } from "./dom.js";
 import { state } from "./state.js";
 
-const NAMES = {
-  n: "Samples", max_new_tokens: "Tokens", temperature: "Temperature", top_k: "Top k", top_p: "Top p",
-  min_p: "Min p", repetition_penalty: "Repetition penalty", no_repeat_ngram: "No repeats of N tokens",
-  beams: "Beams", length_penalty: "Length penalty",
-};
-const FIRST = ["n", "max_new_tokens", "temperature", "top_p"];
-const inputs = {};
+const LABELS = { num_samples: "Samples", max_new_tokens: "Tokens", no_repeat_ngram: "No repeated n-gram" };
+const BASIC = ["num_samples", "max_new_tokens", "temperature", "top_p"]; // the others are folded away
+const readers = {}; // by name: a function that returns the value, or null if it is not used
 
-export function makeSettings() {
-  const rows = Object.fromEntries(state.settings.map((each) => [each.name, row(each)]));
-  $("settings-fold").open = matchMedia("(min-width: 56rem)").matches;
-  const first = FIRST.map((name) => rows[name]);
-  const rest = Object.keys(rows).filter((name) => !FIRST.includes(name)).map((name) => rows[name]);
-  $("settings").replaceChildren(...first, seed(),
-    make("details", {}, make("summary", {}, "More settings"), ...rest, stops(), unknown()));
+const label = (name) => LABELS[name] ?? (name[0].toUpperCase() + name.slice(1)).replaceAll("_", " ");
+
+export function createSettingsForm() {
+  const rows = Object.fromEntries(state.fields.map((field) => [field.name, createRow(field)]));
+  $("settings-details").open = matchMedia("(min-width: 56rem)").matches;
+  const advanced = Object.keys(rows).filter((name) => !BASIC.includes(name));
+  $("settings").replaceChildren(...BASIC.map((name) => rows[name]), createSeedRow(),
+    createElement("details", {}, createElement("summary", {}, "More settings"),
+      ...advanced.map((name) => rows[name]), createStopRow(), createUnknownRow()));
 }
 
-function row({ name, low, high, step, value, optional, help }) {
-  const id = `set-${name}`;
-  // Of the others the slider has only the useful part; the server knows the whole.
-  const clamp = (value) => name === "n" ? Math.min(high, Math.max(low, value)) : value;
-  const number = make("input", { id, type: "number", min: low, step: "any", value: value ?? high,
+function createRow({ name, minimum, maximum, step, value, optional, help }) {
+  const id = `setting-${name}`, initial = value ?? maximum;
+  // The slider covers the useful range; the server accepts more, except for the number of samples.
+  const strict = name === "num_samples";
+  const clamp = (number) => strict ? Math.min(maximum, Math.max(minimum, number)) : number;
+  const number = createElement("input", { id, type: "number", min: minimum, step: "any", value: initial,
     "aria-describedby": `${id}-help` });
-  const range = make("input", { type: "range", min: low, max: high, step, value: value ?? high,
-    "aria-label": NAMES[name] });
-  const use = optional ? make("input", { type: "checkbox", checked: value !== null }) : null;
-  const title = optional ? make("label", { className: "check" }, use, NAMES[name])
-    : make("label", { htmlFor: id }, NAMES[name]);
-  if (optional) number.setAttribute("aria-label", NAMES[name]);
-  const element = make("div", { className: "setting" }, title, number, range,
-    make("p", { className: "hint", id: `${id}-help` }, `${help} (${low} to ${high})`));
-  const shade = () => element.classList.toggle("off", use !== null && !use.checked);
-  const touched = () => { if (use) use.checked = true; shade(); };
-  range.addEventListener("input", () => { number.value = range.value; touched(); });
-  number.addEventListener("input", () => { range.value = number.value; touched(); });
-  if (name === "n") number.max = high;
+  const slider = createElement("input", { type: "range", min: minimum, max: maximum, step, value: initial,
+    "aria-label": label(name) });
+  const checkbox = optional ? createElement("input", { type: "checkbox", checked: value !== null }) : null;
+  const title = optional ? createElement("label", { className: "check" }, checkbox, label(name))
+    : createElement("label", { htmlFor: id }, label(name));
+  if (optional) number.setAttribute("aria-label", label(name));
+  if (strict) number.max = maximum;
+  const element = createElement("div", { className: "setting" }, title, number, slider,
+    createElement("p", { className: "hint", id: `${id}-help` }, `${help} (${minimum} to ${maximum})`));
+  const showUse = () => element.classList.toggle("unused", checkbox !== null && !checkbox.checked);
+  const markUsed = () => { if (checkbox) checkbox.checked = true; showUse(); };
+  slider.addEventListener("input", () => { number.value = slider.value; markUsed(); });
+  number.addEventListener("input", () => { slider.value = number.value; markUsed(); });
   number.addEventListener("change", () => { if (number.value !== "") number.value = clamp(Number(number.value)); });
-  use?.addEventListener("change", shade);
-  shade();
-  inputs[name] = () => (use && !use.checked) || number.value === "" ? null
-    : clamp(Number(number.value));
+  checkbox?.addEventListener("change", showUse);
+  showUse();
+  readers[name] = () => (checkbox && !checkbox.checked) || number.value === "" ? null : clamp(Number(number.value));
   return element;
 }
 
-function seed() {
-  return make("div", { className: "setting" }, make("label", { htmlFor: "seed" }, "Seed"),
-    make("input", { id: "seed", type: "number", min: 0, max: Number.MAX_SAFE_INTEGER, value: 1337 }),
-    make("p", { className: "hint" }, "The same seed, the same text."));
+function createSeedRow() {
+  return createElement("div", { className: "setting" }, createElement("label", { htmlFor: "seed" }, "Seed"),
+    createElement("input", { id: "seed", type: "number", min: 0, max: Number.MAX_SAFE_INTEGER, value: 1337 }),
+    createElement("p", { className: "hint" }, "The same seed gives the same text."));
 }
 
-function stops() {
-  return make("div", { className: "setting" },
-    make("label", { htmlFor: "stops", className: "whole" }, "Stop texts"),
-    make("textarea", { id: "stops", rows: 2, className: "whole", spellcheck: false }),
-    make("p", { className: "hint" }, "One a line: a sample ends where it has one."));
+function createStopRow() {
+  return createElement("div", { className: "setting" },
+    createElement("label", { htmlFor: "stop-strings", className: "whole-row" }, "Stop strings"),
+    createElement("textarea", { id: "stop-strings", rows: 2, className: "whole-row", spellcheck: false }),
+    createElement("p", { className: "hint" }, "One per line. A sample ends where one of them appears."));
 }
 
-function unknown() {
-  return make("div", { className: "setting" }, make("label", { className: "check whole" },
-    make("input", { id: "unknown", type: "checkbox" }), "Skip what the model never saw"));
+function createUnknownRow() {
+  return createElement("div", { className: "setting" }, createElement("label", { className: "check whole-row" },
+    createElement("input", { id: "skip-unknown", type: "checkbox" }), "Skip characters the model never saw"));
 }
 
-// The settings as /api/write takes them; what is not in use is left out.
-export function settings() {
-  const sampling = {};
-  for (const [name, value] of Object.entries(inputs)) if (value() !== null) sampling[name] = value();
-  const { n, max_new_tokens, ...rest } = sampling;
+// The settings as /api/generate takes them, without those that are not used.
+export function readSettings() {
+  const values = Object.fromEntries(Object.entries(readers)
+    .map(([name, read]) => [name, read()]).filter(([, value]) => value !== null));
+  const { num_samples, max_new_tokens, ...sampling } = values;
   return {
-    n, max_new_tokens, sampling: rest, seed: seedNow(),
-    stop: $("stops").value.split("\n").filter(Boolean),
-    unknown: $("unknown").checked ? "skip" : "error",
+    num_samples, max_new_tokens, sampling, seed: readSeed($("seed")),
+    stop: $("stop-strings").value.split("\n").filter(Boolean),
+    unknown: $("skip-unknown").checked ? "skip" : "error",
   };
 }
 
-export const seedNow = () => Math.max(0, Math.floor(Number($("seed").value) || 0));
+export const readSeed = (input) => Math.max(0, Math.floor(Number(input.value) || 0));

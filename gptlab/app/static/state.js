@@ -1,145 +1,150 @@
-// What the page is about: the chosen run and checkpoint. Views listen for `change` (another model)
-// and `news` (the run has gone on).
-import { get, missing } from "./api.js";
-import { $, make, trouble } from "./dom.js";
+// The selected run and checkpoint. Views listen for "model" (another one is selected) and "progress"
+// (the run has new curves or checkpoints).
+import { get, isNotFound } from "./api.js";
+import { $, createElement, showError } from "./dom.js";
 
-const NOTHING = { checkpoints: [], curves: {}, samples: [], config: {} };
+const NO_RUN = { checkpoints: [], curves: {}, samples: [], config: {} };
 
 class State extends EventTarget {
   runs = [];
-  details = NOTHING;
-  settings = [];
+  details = NO_RUN; // of the selected run
+  fields = []; // of the settings form
 
-  get which() {
+  get selection() {
     return { run: this.run, checkpoint: this.checkpoint };
   }
 
-  get kind() {
-    return this.details.kind ?? "text";
+  get task() {
+    return this.details.task ?? "text";
   }
 
-  async begin() {
-    const first = await get("/api/settings");
-    this.settings = first.settings;
-    this.first = first;
-    await this.list();
-    await this.chooseAny();
-    setTimeout(() => this.look(), 3000);
+  async init() {
+    const { fields, ...defaults } = await get("/api/settings");
+    this.fields = fields;
+    this.defaults = defaults;
+    await this.loadRuns();
+    await this.selectAvailable();
+    setTimeout(() => this.poll(), 3000);
   }
 
-  // Returns whether there are others than before.
-  async list() {
+  // Return whether the list has changed.
+  async loadRuns() {
     const runs = await get("/api/runs");
-    const same = JSON.stringify(runs) === JSON.stringify(this.runs);
+    const changed = JSON.stringify(runs) !== JSON.stringify(this.runs);
     this.runs = runs;
-    this.listed = Date.now();
-    fill($("run"), this.runs.map((run) => run.name), this.run);
-    return !same;
+    this.runsLoadedAt = Date.now();
+    setOptions($("run"), runs.map((run) => run.name), this.run);
+    return changed;
   }
 
-  // The run of the address, or the server's first, or the first that is still there, if any.
-  async chooseAny() {
-    const wanted = [new URLSearchParams(location.search).get("run"), this.first.run,
+  // Select the run in the address, or the server's default, or the first that exists.
+  async selectAvailable() {
+    const candidates = [new URLSearchParams(location.search).get("run"), this.defaults.run,
       ...this.runs.map((run) => run.name)].filter(Boolean);
-    for (const run of new Set(wanted)) {
+    for (const run of new Set(candidates)) {
       try {
-        return await this.choose(run, run === this.first.run ? this.first.checkpoint : undefined);
+        return await this.select(run, run === this.defaults.run ? this.defaults.checkpoint : undefined);
       } catch (error) {
-        if (!missing(error)) throw error;
+        if (!isNotFound(error)) throw error;
       }
     }
     this.run = this.checkpoint = undefined;
-    this.details = NOTHING;
+    this.details = NO_RUN;
     this.show();
-    this.dispatchEvent(new Event("change"));
+    this.dispatchEvent(new Event("model"));
   }
 
-  // Another run, or another checkpoint of it; without a name, its best.
-  async choose(run, checkpoint) {
-    const mine = this.wanted = {};
-    const details = await get(`/api/run?name=${encodeURIComponent(run)}`);
-    if (mine !== this.wanted) return; // another was chosen meanwhile
+  // Select a run and one of its checkpoints, by default the best.
+  async select(run, checkpoint) {
+    const request = this.latestRequest = {};
+    const details = await getRun(run);
+    if (request !== this.latestRequest) return; // another run was selected in the meantime
     this.run = run;
     this.details = details;
-    this.checkpoint = among(details, checkpoint);
+    this.checkpoint = resolveCheckpoint(details, checkpoint);
     this.show();
-    this.dispatchEvent(new Event("change"));
+    this.dispatchEvent(new Event("model"));
   }
 
   show() {
-    fill($("run"), this.runs.map((run) => run.name), this.run);
-    fill($("checkpoint"), this.details.checkpoints.map((each) => each.name), this.checkpoint,
-      (name) => words(this.details.checkpoints.find((each) => each.name === name)));
-    $("live").hidden = !this.details.training;
+    setOptions($("run"), this.runs.map((run) => run.name), this.run);
+    setCheckpointOptions($("checkpoint"), this.details.checkpoints, this.checkpoint);
+    $("training-badge").hidden = !this.details.training;
     document.title = this.run ? `${this.run} – gptlab` : "gptlab";
-    this.address();
+    this.updateAddress();
   }
 
-  // The address has the run, so that a reload keeps it; the server's first needs no words.
-  address() {
+  // Keep the run in the address, so that a reload keeps it; the default needs none.
+  updateAddress() {
     const url = new URL(location);
-    if (this.run && this.run !== this.first.run) url.searchParams.set("run", this.run);
+    if (this.run && this.run !== this.defaults.run) url.searchParams.set("run", this.run);
     else url.searchParams.delete("run");
     if (url.href !== location.href) history.replaceState(history.state, "", url);
   }
 
-  // Whether the run has gone on: often while it trains, now and then otherwise.
-  async look() {
+  // Refresh every 3 seconds during training, otherwise every 15.
+  async poll() {
     try {
-      if (!document.hidden) await this.renew();
+      if (!document.hidden) await this.refresh();
     } catch (error) {
-      trouble(error.message);
+      showError(error.message);
     }
-    setTimeout(() => this.look(), this.details.training ? 3000 : 15000);
+    setTimeout(() => this.poll(), this.details.training ? 3000 : 15000);
   }
 
-  async renew() {
-    const others = Date.now() - this.listed > 10000 && await this.list();
-    if (!this.run) return this.runs.length ? this.chooseAny() : undefined;
+  async refresh() {
+    const runsChanged = Date.now() - this.runsLoadedAt > 10000 && await this.loadRuns();
+    if (!this.run) return this.runs.length ? this.selectAvailable() : undefined;
     const run = this.run;
     try {
-      const details = await get(`/api/run?name=${encodeURIComponent(run)}`);
-      if (run === this.run) this.take(details, others);
+      const details = await getRun(run);
+      if (run === this.run) this.update(details, runsChanged);
     } catch (error) {
-      if (!missing(error) || run !== this.run) throw error;
-      await this.list();
-      await this.chooseAny();
-      trouble(`The run ${run} is no longer there${this.run ? `; this is ${this.run}` : ""}.`);
+      if (!isNotFound(error) || run !== this.run) throw error;
+      await this.loadRuns();
+      await this.selectAvailable();
+      showError(`The run ${run} no longer exists${this.run ? `; showing ${this.run}` : ""}.`);
     }
   }
 
-  take(details, others) {
-    const same = JSON.stringify(details) === JSON.stringify(this.details);
-    const checkpoint = among(details, this.checkpoint), gone = checkpoint !== this.checkpoint;
+  update(details, runsChanged) {
+    const changed = JSON.stringify(details) !== JSON.stringify(this.details);
+    const checkpoint = resolveCheckpoint(details, this.checkpoint);
+    const event = checkpoint === this.checkpoint ? "progress" : "model";
     this.details = details;
     this.checkpoint = checkpoint;
-    if (same && !others) return;
+    if (!changed && !runsChanged) return;
     this.show();
-    this.dispatchEvent(new Event(gone ? "change" : "news"));
+    this.dispatchEvent(new Event(event));
   }
-}
-
-// The checkpoint if the run has it, or else its best or last.
-export function among({ checkpoints }, wanted) {
-  const names = checkpoints.map((each) => each.name);
-  return names.includes(wanted) ? wanted : names.includes("best") ? "best" : names.at(-1);
 }
 
 export const state = new State();
 
-export function words(checkpoint) {
-  if (!checkpoint) return "";
-  const { name, step } = checkpoint;
-  return step === null || name.startsWith("step") ? name.replace("_", " ")
-    : `${name.replace("_", " ")}, step ${step.toLocaleString("en")}`;
+export const getRun = (name) => get(`/api/run?name=${encodeURIComponent(name)}`);
+
+// Return the checkpoint if the run has it, otherwise the best or the last.
+export function resolveCheckpoint({ checkpoints }, checkpoint) {
+  const names = checkpoints.map(({ name }) => name);
+  return names.includes(checkpoint) ? checkpoint : names.includes("best") ? "best" : names.at(-1);
 }
 
-// A select's options; nothing is touched where they are the same, or an open list would close.
-export function fill(select, names, chosen, as = (name) => name) {
-  const wanted = names.map((name) => `${name}\n${as(name)}`).join("\n");
-  if (select.dataset.options !== wanted) {
-    select.dataset.options = wanted;
-    select.replaceChildren(...names.map((name) => make("option", { value: name }, as(name))));
+export function checkpointLabel({ name, step }) {
+  const label = name.replace("_", " ");
+  return step === null || name.startsWith("step") ? label : `${label}, step ${step.toLocaleString("en")}`;
+}
+
+export function setCheckpointOptions(select, checkpoints, selected) {
+  const labels = Object.fromEntries(checkpoints.map((each) => [each.name, checkpointLabel(each)]));
+  setOptions(select, Object.keys(labels), selected, (name) => labels[name]);
+}
+
+// Set a select's options. Unchanged options stay untouched: replacing them would close an open list.
+export function setOptions(select, names, selected, label = (name) => name) {
+  const options = names.map((name) => `${name}\n${label(name)}`).join("\n");
+  if (select.dataset.options !== options) {
+    select.dataset.options = options;
+    select.replaceChildren(...names.map((name) => createElement("option", { value: name }, label(name))));
   }
-  if (chosen !== undefined) select.value = chosen;
+  if (selected !== undefined) select.value = selected;
 }

@@ -1,3 +1,3 @@
-// Before anything is drawn: light or dark as chosen here once, otherwise as the system has it.
-const chosen = localStorage.getItem("theme");
-if (chosen) document.documentElement.dataset.theme = chosen;
+// Apply the saved theme before anything is drawn; without one the system's applies.
+const theme = localStorage.getItem("theme");
+if (theme) document.documentElement.dataset.theme = theme;
