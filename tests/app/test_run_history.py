@@ -1,0 +1,85 @@
+"""What the page reads of run folders, whatever they contain."""
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gptlab.app import run_history
+from gptlab.app.model_registry import ModelRegistry
+from tests.app.serving import Server, find_run
+
+STRANGE_FILES = {
+    "config.yaml": b"model: gpt2\ndata: [1]\n",
+    "config.yaml ": b"model:\n  n_layer: !!binary /9j/\n  d_model: .nan\n",
+    "metrics.csv": b"step,valid/loss\n1,2.5\n2,\xff\n3,1.5\n4",
+    "summary.json": b'{"steps": "\\ud800", "parameters": NaN}',
+}
+
+
+def make_run(root: Path, name: bytes, file: str, content: bytes) -> None:
+    folder = Path(os.fsdecode(os.fsencode(root) + b"/" + name))
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text("{}")
+    (folder / file.strip()).write_bytes(content)
+
+
+def test_run_is_described(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    server, run = start_server(), find_run(tmp_path, "story")
+    with (run / "metrics.csv").open("a") as file:
+        file.write("9999,12")  # a line that is being written
+    status, details = server.request(f"/api/run?name={run.name}")
+    assert status == 200 and details["task"] == "text" and not details["training"]
+    steps = [(each["name"], each["step"]) for each in details["checkpoints"]]
+    assert steps[0] == ("step_2", 2) and steps[-1] == ("step_6", 6) and len(steps) == 5
+    assert 9999 not in [step for step, _ in details["curves"]["train"]]
+    assert details["best_loss"] == min(loss for _, loss in details["curves"]["valid"])
+    assert details["config"]["model"]["d_model"] == 16
+    assert details["started"] and details["steps"] == 6
+    assert server.request("/api/run?name=..")[0] == 404
+    assert {each["task"] for each in server.request("/api/runs")[1]} == {
+        "text", "classification", "instructions",
+    }  # fmt: skip
+
+
+def test_strange_folder_does_not_hide_the_others(folder: Path, tmp_path: Path) -> None:
+    for name, content in STRANGE_FILES.items():
+        make_run(tmp_path, name.replace(" ", "2").encode(), name, content)
+    make_run(tmp_path, b"caf\xe9", "summary.json", b"{}")
+    checkpoint = find_run(folder, "story") / "checkpoints" / "best.ckpt"
+    registry = ModelRegistry(tmp_path, checkpoint, 1, "cpu", "float32")
+    runs = {each["name"]: each for each in run_history.list_runs(registry)}
+    details = [run_history.describe_run(registry, name) for name in runs]
+    json.dumps([runs, details], allow_nan=False).encode()
+    assert len(runs) == len(STRANGE_FILES) + 1
+    assert runs["metrics.csv"]["best_loss"] == 1.5
+    assert runs["config.yaml"]["task"] == "text"
+
+
+@pytest.mark.fast
+def test_latest_samples_come_first_without_pipes_and_links(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    for number in (900, 1000, 20):
+        (tmp_path / "samples" / f"step_{number}.txt").write_text("x" * 20_000)
+    os.mkfifo(tmp_path / "samples" / "step_1001.txt")  # opening it would block
+    (tmp_path / "samples" / "step_1002.txt").symlink_to("step_20.txt")
+    samples = run_history.read_samples(tmp_path)
+    assert [each["name"] for each in samples] == ["step 1000", "step 900", "step 20"]
+    assert {len(each["text"]) for each in samples} == {run_history.MAX_SAMPLE_LENGTH}
+
+
+@pytest.mark.fast
+def test_metrics_are_read_again_only_after_they_grew(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,valid/loss\n1,2.5\n")
+    assert run_history.summarize_run("run", tmp_path)["best_loss"] == 2.5
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            run_history, "open_text", lambda path: 1 / 0 if path.suffix == ".csv" else io.StringIO()
+        )
+        assert run_history.summarize_run("run", tmp_path)["best_loss"] == 2.5
+    path.write_text("step,valid/loss\n1,2.5\n2,0.5\n")
+    assert run_history.summarize_run("run", tmp_path)["best_loss"] == 0.5
