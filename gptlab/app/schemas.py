@@ -37,11 +37,14 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+sampling_fields: dict[str, Any] = {
+    each.name: (each.type, setting(f"sampling.{each.name}")) for each in fields(SamplingConfig)
+}
 SamplingRequest = create_model(
     "SamplingRequest",
     __base__=RequestModel,
     __doc__="How the next token is chosen. null: not used.",
-    **{each.name: (each.type, setting(f"sampling.{each.name}")) for each in fields(SamplingConfig)},
+    **sampling_fields,
 )
 
 
@@ -85,7 +88,7 @@ class GenerateRequest(ModelRequest):
             stop=[text for text in self.stop if text],
             seed=self.seed,
             unknown=self.unknown,
-            sampling=SamplingConfig(**self.sampling.model_dump()),
+            sampling=SamplingConfig(**self.model_dump()["sampling"]),
         )
 
 

@@ -135,7 +135,8 @@ def generate_events(
         "window": model.net.config.window,
         "max_new_tokens": config.max_new_tokens,
     }
-    num_tokens, reasons = 0, [None] * config.num_samples
+    num_tokens = 0
+    reasons: list[str | None] = [None] * config.num_samples
     nats: list[list[float]] = [[] for _ in range(config.num_samples)]
     source = searched_tokens if config.sampling.beams > 1 else sampled_tokens
     for event in source(model, prompt, config, num_alternatives):

@@ -80,9 +80,7 @@ def test_header_selects_the_checkpoint_and_leaving_pauses(page: Page) -> None:
     expect(page.locator("#play")).to_have_text("Play")
 
 
-def test_deleted_run_and_checkpoint_are_replaced_by_existing_ones(
-    page: Page, folder: Path
-) -> None:
+def test_deleted_run_and_checkpoint_are_replaced_by_existing_ones(page: Page, folder: Path) -> None:
     deleted = folder / "runs" / "deleted"
     shutil.copytree(find_run(folder, "instruct"), deleted)
     try:

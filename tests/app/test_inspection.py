@@ -50,7 +50,9 @@ def test_neighbours_are_listed_for_the_longest_tokens(model, ids, server: Server
     _, body = server.request("/api/neighbours", {"text": TEXT})
     id_of = {decode(model.tokenizer, [id]): id for id in ids}
     for each in body["tokens"]:
-        nearest = nearest_tokens(model.net, id_of[each["token"]], model.tokenizer.vocab_size, most=8)
+        nearest = nearest_tokens(
+            model.net, id_of[each["token"]], model.tokenizer.vocab_size, most=8
+        )
         assert [word for word, _ in each["neighbours"]] == [
             decode(model.tokenizer, [id]) or "<|endoftext|>" for id, _ in nearest
         ]

@@ -1,25 +1,38 @@
 """The queue: one job at a time, the others in order, more than fit are refused."""
 
+import asyncio
+import itertools
 import os
-import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.app.serving import ENDLESS, MANY, PROMPT, Server
+import pytest
+
+from gptlab.app.job_queue import JobQueue, QueueFull
+from tests.app.serving import PROMPT, Server
 
 
-def test_waiting_request_has_its_turn(start_server: Callable[..., Server]) -> None:
-    server = start_server(max_new_tokens=MANY, max_queue=1)
-    with ThreadPoolExecutor(1) as pool:
-        with server.streaming(**ENDLESS) as response:
-            response.readline()
-            waiting = pool.submit(server.generate, prompt=PROMPT, max_new_tokens=2)
-            while server.request("/api/generate", {"prompt": PROMPT, "num_samples": 8})[0] != 429:
-                time.sleep(0.01)
-            assert not waiting.done()
-        assert waiting.result(20)[-1]["event"] == "end"
+@pytest.mark.fast
+def test_waiting_job_runs_when_the_running_one_is_left_and_more_are_refused() -> None:
+    async def run() -> list[int]:
+        queue = JobQueue(max_queue=1)
+        running = queue.run(count)
+        assert await anext(running) == [0]
+        waiting = asyncio.ensure_future(anext(queue.run(iter_three)))
+        await asyncio.sleep(0)
+        assert queue.num_jobs == 2 and not waiting.done()
+        with pytest.raises(QueueFull, match="try again"):
+            await anext(queue.run(iter_three))
+        await running.aclose()
+        return await asyncio.wait_for(waiting, 5)
+
+    def count():
+        yield from itertools.count()
+
+    def iter_three():
+        yield from range(3)
+
+    assert asyncio.run(run()) == [0]
 
 
 def resident_memory() -> int:
@@ -40,7 +53,3 @@ def test_fifty_clients_at_once_are_answered_in_constant_memory(server: Server) -
             memory.append(resident_memory())
     assert memory[-1] - memory[0] < 30e6
     assert server.generate(prompt=PROMPT, max_new_tokens=1)
-
-
-def test_only_one_thread_computes(server: Server) -> None:
-    assert sum(thread.name.startswith("compute") for thread in threading.enumerate()) <= 1
