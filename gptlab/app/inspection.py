@@ -4,17 +4,16 @@ Each function returns plain values for the page to draw. They read the first tok
 most MAX_TOKENS and the model's window.
 """
 
-import math
 from typing import Any
 
 import torch
 
 from gptlab.app.streaming import require_generator, round_probability, token_text
-from gptlab.data.tokenizer import VocabularyTokenizer
-from gptlab.evaluation.classification import class_probabilities
+from gptlab.evaluation.classification import class_names, rank_classes
 from gptlab.evaluation.interpretability import (
     attention_maps,
     logit_lens,
+    longest_tokens,
     nearest_tokens,
     token_expectations,
 )
@@ -91,9 +90,8 @@ def inspect_neighbours(model: LoadedModel, text: str, unknown: str) -> dict[str,
     """Return for the longest tokens of the text the tokens with the most similar embeddings, each
     with its cosine similarity."""
     tokenizer, tokens = model.tokenizer, []
-    ids = [id for id in encode_text(model, text, unknown) if id != tokenizer.eot]
-    longest = sorted(dict.fromkeys(ids), key=lambda id: -len(token_text(tokenizer, id)))
-    for id in longest[:MAX_NEIGHBOUR_TOKENS]:
+    ids = encode_text(model, text, unknown)
+    for id in longest_tokens(tokenizer, ids, MAX_NEIGHBOUR_TOKENS):
         nearest = nearest_tokens(model.net, id, tokenizer.vocab_size, most=8)
         neighbours = [[token_text(tokenizer, other), round(cos, 4)] for other, cos in nearest]
         tokens.append({"token": token_text(tokenizer, id), "neighbours": neighbours})
@@ -103,19 +101,10 @@ def inspect_neighbours(model: LoadedModel, text: str, unknown: str) -> dict[str,
 def classify(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
     """Return the probability of each class, the most likely first; raises UserError for a model
     that is not a classifier."""
-    names = model.metadata.get("classes")
-    if not model.net.config.n_classes or not isinstance(names, list):
+    if not class_names(model):
         raise UserError("this model generates text and is no classifier; use /api/generate")
-    if isinstance(model.tokenizer, VocabularyTokenizer):
-        model.tokenizer.unknown = unknown
-    text = text.strip()  # like the messages it was trained on
-    if not text:
-        raise UserError("text is empty; give a message to classify")
-    num_tokens = len(model.tokenizer.encode(text))
-    probabilities = class_probabilities(model.net, model.tokenizer, text, model.eot_first)
-    if not all(map(math.isfinite, probabilities)):
-        raise UserError("the model's outputs are not finite: its training diverged")
-    ranking = sorted(zip(probabilities, map(str, names), strict=True), reverse=True)
+    ranking = rank_classes(model, text, unknown)
+    num_tokens = len(model.tokenizer.encode(text.strip()))
     return {
         "classes": [{"name": name, "probability": round(p, 6)} for p, name in ranking],
         "tokens": num_tokens,

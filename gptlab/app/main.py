@@ -51,7 +51,7 @@ def open_registry(config: AppConfig) -> "ModelRegistry":
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
     checkpoint = run_dir.find_checkpoint(config.run, config.run_root)
     root = Path(config.run_root).expanduser()
-    return ModelRegistry(root, checkpoint, config.max_models, accelerator, config.weights)
+    return ModelRegistry(root, checkpoint, config.max_models, accelerator, config.weight_dtype)
 
 
 def open_socket(config: AppConfig) -> socket.socket:

@@ -28,7 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ordered_boards: None) -> Pa
         if not (shared / "done").exists():
             train(shared, "data=toy_spam", "name=spam")
             train(shared, "data=toy_instructions", "name=instruct")
-            keep = ["trainer.keep_steps=true", "trainer.checkpoint_every=2", "trainer.max_steps=6"]
+            keep = [
+                "trainer.keep_step_checkpoints=true",
+                "trainer.checkpoint_every=2",
+                "trainer.max_steps=6",
+            ]
             train(shared, "name=story", *keep)
             (shared / "done").touch()
     folder = tmp_path_factory.mktemp("app")
