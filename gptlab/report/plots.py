@@ -6,7 +6,7 @@ run out, lines differ in their dashes.
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,10 @@ class ThemedPlot:
 
 def plot_in_themes(make: Callable[[list[str]], "Figure"], image_format: str = "svg") -> ThemedPlot:
     """Call `make` with the colors of each theme and render its figures."""
-    light = make_with_theme(make, "#333333", "#ffffff", COLORS, [image_format, "png"])
+    formats = dict.fromkeys([image_format, "png"])
+    light = make_with_theme(make, "#333333", "#ffffff", COLORS, formats)
     dark = make_with_theme(make, "#c8ccd0", "#16191d", DARK_COLORS, [image_format])
-    return ThemedPlot(light[0], dark[0], light[1])
+    return ThemedPlot(light[0], dark[0], light[-1])
 
 
 def plot_on_axes(draw: DrawAxes, size: tuple[float, float] = (8, 4.2)) -> ThemedPlot:
@@ -68,7 +69,7 @@ def make_with_theme(
     foreground: str,
     background: str,
     colors: list[str],
-    image_formats: list[str],
+    image_formats: Iterable[str],
 ) -> list[bytes]:
     import matplotlib
 

@@ -45,6 +45,7 @@ def parameters_of(plan: RunPlan) -> int:
         return count_parameters(GPT(plan.model))
 
 
+@pytest.mark.fast
 def test_tinystories_postnorm_has_the_published_settings(tmp_path: Path) -> None:
     config, plan, corpus = open_experiment(tmp_path, "tinystories_postnorm")
     model, data, optim = plan.model, config.data, config.optim
@@ -122,6 +123,7 @@ def test_tiny_char_has_the_published_settings(tmp_path: Path, experiment: str) -
     assert (batch["input"][:, 1:] == batch["target"][:, :-1]).all()
 
 
+@pytest.mark.fast
 def test_fineweb_16m_has_the_published_settings(tmp_path: Path) -> None:
     config, plan, corpus = open_experiment(tmp_path, "fineweb_16m")
     model, data, optim = plan.model, config.data, config.optim

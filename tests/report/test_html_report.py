@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gptlab.report import html_report
-from gptlab.report.html_report import render_report, scaling_section
+from gptlab.report.html_report import render_report
 from gptlab.report.inspection import ModelInspection, ShadedToken
 from gptlab.report.load_runs import LoadedRun, MetricPoint, SampleFile, load_run
 from tests.report.conftest import SWEEP_NAME, run_in
@@ -134,6 +134,7 @@ def make_run(label: str = "a", **summary) -> LoadedRun:
     return LoadedRun(Path(label), config, {}, finished | summary, {}, label=label)
 
 
+@pytest.mark.fast
 def test_text_is_never_taken_for_html(monkeypatch) -> None:
     """Every text on the page, in elements and in attributes, is escaped."""
     text = """<b>&"'<script>alert(1)</script>"""
@@ -153,7 +154,6 @@ def test_text_is_never_taken_for_html(monkeypatch) -> None:
 
 
 def test_scaling_compares_runs_on_one_corpus_above_the_best_possible_loss() -> None:
-    pictures: dict[str, bytes] = {}
     runs = [
         make_run(
             name,
@@ -163,16 +163,13 @@ def test_scaling_compares_runs_on_one_corpus_above_the_best_possible_loss() -> N
         for name, size in (("a", 1000), ("b", 2000), ("c", 4000))
     ]
     other = make_run("d", parameters=3000, corpus={"name": "another"})
-    section = scaling_section([*runs, other], pictures)
+    page, pictures = render_report([*runs, other], "steps", None, inspect_models=False)
     assert set(pictures) == {"scaling_parameters", "scaling_compute"}
-    assert section["skipped"] == 1
-    law = section["fits"][0]["law"]
-    assert (law.scale, law.exponent) == (pytest.approx(100), pytest.approx(1))
-    page, _ = render_report([*runs, other], "steps", None, inspect_models=False)
     assert "Fit: 100 · parameters<sup>−1.000</sup>" in page
     assert "skipped: 1 on another corpus" in page
 
 
+@pytest.mark.fast
 def test_compute_counts_six_operations_per_multiplied_weight() -> None:
     assert make_run().compute == 6 * (1000 - 10 * 4 - 8 * 4) * 50
     tied = make_run()

@@ -18,6 +18,7 @@ from gptlab.utils.errors import UserError
 from tests.report.test_html_report import make_run
 
 
+@pytest.mark.fast
 def test_each_metric_has_its_position_on_every_axis(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(
@@ -69,6 +70,7 @@ def test_labels_show_swept_settings_and_are_drawn_literally() -> None:
     assert [text.strip("\u200b").replace("\\", "") for text in shown[:2]] == labels
 
 
+@pytest.mark.fast
 def test_runs_with_one_name_get_different_labels() -> None:
     runs = [make_run(folder) for folder in ("2026-01-01_120000_a", "2026-01-01_130000_a")]
     for seed, run in enumerate(runs):

@@ -23,6 +23,7 @@ def test_power_law_is_recovered_and_its_interval_covers_95_percent() -> None:
     assert fit_power_law([1, 2, 3], [3, 2, -1]) is None
 
 
+@pytest.mark.fast
 def test_student_t_quantiles_match_the_published_table() -> None:
     table = {1: 12.706, 2: 4.303, 5: 2.571, 10: 2.228, 30: 2.042}
     for freedom, quantile in table.items():

@@ -35,6 +35,7 @@ def comparison_rows(tmp_path: Path, *scored: tuple[str, DocumentScores]) -> list
     return compare_to_best(runs)
 
 
+@pytest.mark.fast
 def test_paired_difference_separates_better_models_from_equal_ones() -> None:
     better, same, worse = (
         document_scores(400),
