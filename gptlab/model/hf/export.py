@@ -99,7 +99,7 @@ def tokenizer_files(tokenizer: Tokenizer, window: int) -> Files:
         "clean_up_tokenization_spaces": False,
     }
     if isinstance(tokenizer, GPT2Tokenizer):
-        merges = read_bpe_merges(GPT2Tokenizer.VOCAB)
+        merges = read_bpe_merges(GPT2Tokenizer.VOCAB_SHA256)
         files = {"vocab.json": gpt2_vocabulary(tokenizer), "merges.txt": merges}
         return files | {"tokenizer_config.json": settings | {"tokenizer_class": "GPT2Tokenizer"}}
     if isinstance(tokenizer, CharTokenizer):
