@@ -216,6 +216,26 @@ def group_choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
 
 
+def describe_choice(group: str) -> str:
+    """A group's choice and the file that made it: `adamw_fast, set by model=toy`.
+
+    Only the choice if it was typed or is the default; empty without Hydra.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return ""
+    hydra = HydraConfig.get()
+    choice = str(hydra.runtime.choices[group])
+    if not any(argument.startswith(f"{group}=") for argument in hydra.overrides.task):
+        for other in ("experiment", "data", "model"):  # a later line of conf/train.yaml wins
+            file = CONF_DIR / other / f"{hydra.runtime.choices.get(other)}.yaml"
+            text = file.read_text(encoding="utf-8") if file.exists() else ""
+            if re.search(rf"override /{group}\S*: {choice}$", text, re.MULTILINE):
+                return f"{choice}, set by {other}={file.stem}"
+    return choice
+
+
 def help_text(name: str) -> str:
     """The command's usage, its groups with their choices, and all its keys."""
     usage = (CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from gptlab.config.cli import describe_choice
 from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.model.gpt import GPT, count_parameters
@@ -52,8 +53,7 @@ def opening_lines(
         "data": describe_corpus(corpus),
         **({"weights": f"from {plan.origin}"} if plan.origin else {}),
         "steps": describe_steps(config, plan, corpus, done_steps),
-        "optimizer": f"{config.optim.name}, {config.optim.schedule} schedule, learning rate "
-        f"{config.optim.lr:g}",
+        "optimizer": describe_optimizer(config),
         "device": describe_device(plan),
         "memory": f"about {gigabytes(report.memory)}" + describe_available_memory(plan.accelerator),
         "time": f"about {format_duration(report.seconds_per_step * remaining)}",
@@ -65,6 +65,15 @@ def opening_lines(
         text.append("  WARNING    attention sees the future: this model cheats, as a demonstration")
     text += [str(check) for check in report.checks if folder is None or not check.passed]
     return "\n".join(["training" if folder else "preflight", *text, ""])
+
+
+def describe_optimizer(config: TrainConfig) -> str:
+    """Optimizer, schedule and rate, and where they come from: a model may choose its own."""
+    origin = "" if config.resume else describe_choice("optim")
+    return (
+        f"{config.optim.name}, {config.optim.schedule} schedule, learning rate {config.optim.lr:g}"
+        f"{f' (optim={origin})' if origin else ''}"
+    )
 
 
 def describe_model(plan: RunPlan, net: GPT) -> str:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gptlab.config import cli
 from gptlab.config.cli import CONF_DIR, help_text, quote_free_text
 from gptlab.config.keys import KeyInfo, keys_of
 from gptlab.config.schema import SCHEMAS, TrainConfig
@@ -115,6 +116,22 @@ def test_contradictions_between_values() -> None:
     }.items():
         with pytest.raises(UserError, match=words):
             compose(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choice"),
+    [
+        ([], "adamw_fast, set by model=toy"),
+        (["optim=adamw_wsd"], "adamw_wsd"),
+        (["model=gpt2_4layer"], "adamw_cosine"),
+        (["experiment=tiny_char"], "adamw_torch, set by experiment=tiny_char"),
+    ],
+)
+def test_a_choice_made_by_another_file_is_named(monkeypatch, arguments, choice) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    cli.command("train")(lambda config: seen.append(cli.describe_choice("optim")))()
+    assert seen == [choice]
 
 
 @settings(max_examples=500, deadline=None)
