@@ -56,9 +56,7 @@ class ModelRegistry:
 
     def unique_name(self, path: Path) -> str:
         path = path.resolve()
-        name, parent = (
-            part.encode(errors="replace").decode() for part in (path.name, path.parent.name)
-        )
+        name, parent = replace_invalid(path.name), replace_invalid(path.parent.name)
         return f"{parent}/{name}" if name in self.runs() else name
 
     def runs(self) -> dict[str, Path]:
@@ -68,7 +66,7 @@ class ModelRegistry:
             with contextlib.suppress(OSError):  # deleted meanwhile
                 if folder.name[0] != "." and (folder / "checkpoints").is_dir():
                     name = folder.relative_to(self.root).as_posix()
-                    if is_utf8(name):
+                    if name == replace_invalid(name):
                         found.append(((folder / "config.yaml").stat().st_mtime, name, folder))
         below_root = {name: folder for _, name, folder in sorted(found, reverse=True)}
         return self.external_runs | below_root | self.external_runs
@@ -144,13 +142,9 @@ class ModelRegistry:
         return None
 
 
-def is_utf8(name: str) -> bool:
-    """Return whether a file name can be sent as text."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def replace_invalid(text: str) -> str:
+    """Replace what cannot be sent as UTF-8, such as the bytes of a strange file name."""
+    return text.encode(errors="replace").decode()
 
 
 def model_task(model: LoadedModel) -> str:

@@ -7,6 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Generator
+from statistics import fmean
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +20,9 @@ from gptlab.generation.engine import encode_prompt
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import UserError
 
+SAMPLING_FIELDS = {
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "no_repeat_ngram",
+}  # fmt: skip
 FINISH_REASONS = {"end_of_text": "stop", "stop": "stop", "length": "length", None: None}
 MAX_PROMPTS = MAX_STOPS = 8
 Ids = list[int]
@@ -95,14 +99,7 @@ class CompletionRequest(BaseModel):
             max_new_tokens=min(self.max_tokens, max_new_tokens),
             stop=self.stops(),
             seed=random.randrange(2**31) if self.seed is None else self.seed,
-            sampling=SamplingConfig(
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                min_p=self.min_p,
-                repetition_penalty=self.repetition_penalty,
-                no_repeat_ngram=self.no_repeat_ngram,
-            ),
+            sampling=SamplingConfig(**self.model_dump(include=SAMPLING_FIELDS)),
         )
 
 
@@ -182,7 +179,7 @@ class CompletionJob:
         for first in range(0, len(choices), num_samples):
             samples = [choices[first + i] for i in range(num_samples)]
             if num_samples > self.request.n:
-                samples.sort(key=lambda each: -mean(logprobs.get(each["index"], [])))
+                samples.sort(key=lambda each: -fmean(logprobs.get(each["index"], [0.0])))
             selected += samples[: self.request.n]
         numbered = [choice | {"index": index} for index, choice in enumerate(selected)]
         return self.header | {"choices": numbered, "usage": self.usage()}
@@ -241,11 +238,9 @@ def prompt_logprobs(model: LoadedModel, ids: Ids, num_alternatives: int) -> dict
     window, tokenizer = model.net.config.window, model.tokenizer
     if len(ids) > window + 1:
         raise UserError(f"prompt: echo with logprobs takes at most {window + 1:,} tokens")
-    expectations = (
-        token_expectations(model.net, ids, tokenizer.vocab_size, num_alternatives)
-        if len(ids) > 1
-        else []
-    )
+    expectations = []
+    if len(ids) > 1:
+        expectations = token_expectations(model.net, ids, tokenizer.vocab_size, num_alternatives)
     tops: list[dict[str, float] | None] = [None]
     for each in expectations:
         top = {token_text(tokenizer, id): math.log(max(p, 1e-30)) for id, p in each.likeliest}
@@ -269,10 +264,6 @@ def join_choices(first: Choice, second: Choice) -> Choice:
     if first["logprobs"] and second["logprobs"]:
         logprobs = {name: first["logprobs"][name] + second["logprobs"][name] for name in logprobs}
     return second | {"text": first["text"] + second["text"], "logprobs": logprobs}
-
-
-def mean(numbers: list[float]) -> float:
-    return sum(numbers) / max(1, len(numbers))
 
 
 def error_json(status: int, message: str) -> dict[str, Any]:

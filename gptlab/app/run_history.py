@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from gptlab.app.model_registry import ModelRegistry
+from gptlab.app.model_registry import ModelRegistry, replace_invalid
 from gptlab.utils import run_dir
 
 MAX_POINTS = 500  # of a curve; more are averaged in groups
@@ -68,22 +68,13 @@ def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
             checkpoints.append({"name": name, "step": step, "modified": modified})
     checkpoints.sort(key=lambda each: (each["step"] is None, each["step"] or 0, each["name"]))
     if run in registry.standalone:
-        return {
-            "name": run,
-            "task": registry.standalone_tasks.get(run),
-            "training": False,
-            "checkpoints": checkpoints,
-            "config": {},
-            "curves": {name: [] for name in CURVES},
-            "samples": [],
-        }
-    folder = registry.run_folder(run)
-    return summarize_run(run, folder) | {
-        "checkpoints": checkpoints,
-        "config": read_config(folder),
-        "curves": read_run_curves(folder),
-        "samples": read_samples(folder),
-    }
+        summary = {"name": run, "task": registry.standalone_tasks.get(run), "training": False}
+        files = {"config": {}, "curves": {name: [] for name in CURVES}, "samples": []}
+    else:
+        folder = registry.run_folder(run)
+        summary, curves = summarize_run(run, folder), read_run_curves(folder)
+        files = {"config": read_config(folder), "curves": curves, "samples": read_samples(folder)}
+    return summary | {"checkpoints": checkpoints} | files
 
 
 def config_group(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -195,4 +186,4 @@ def to_json_value(value: Any) -> Any:
             return value
         case float() if math.isfinite(value):
             return value
-    return str(value).encode(errors="replace").decode()
+    return replace_invalid(str(value))

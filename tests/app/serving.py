@@ -25,26 +25,12 @@ MANY = 1_000_000  # tokens: more than any test waits for
 ENDLESS = {"prompt": PROMPT, "sampling": {"temperature": 0}, "max_new_tokens": MANY}
 
 
-class Server:
-    """The web app on a free port, in a thread of this process."""
+class Client:
+    """Requests to a server on this machine."""
 
-    def __init__(self, folder: Path, **settings: Any):
-        sampling = SamplingConfig(top_p=0.9)
-        root = str(folder / "runs")
-        config = AppConfig(run_root=root, port=0, accelerator="cpu", sampling=sampling, **settings)
-        self.listener = main.open_socket(config)
-        self.port = self.listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.server = main.make_server(config, self.port, main.open_registry(config))
-        self.thread = threading.Thread(target=self.server.run, args=([self.listener],), daemon=True)
-        self.thread.start()
-
-    def stop(self) -> None:
-        """Do what Ctrl-C does, and check that the server ends."""
-        self.server.handle_exit(signal.SIGINT, None)
-        self.thread.join(20)
-        self.listener.close()
-        assert not self.thread.is_alive()
+    def __init__(self, port: int):
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
 
     def request(
         self, path: str, content: Any = None, headers: dict[str, str] | None = None
@@ -81,6 +67,27 @@ class Server:
         finally:
             response.close()
             connection.close()
+
+
+class Server(Client):
+    """The web app on a free port, in a thread of this process."""
+
+    def __init__(self, folder: Path, **settings: Any):
+        sampling = SamplingConfig(top_p=0.9)
+        root = str(folder / "runs")
+        config = AppConfig(run_root=root, port=0, accelerator="cpu", sampling=sampling, **settings)
+        self.listener = main.open_socket(config)
+        super().__init__(self.listener.getsockname()[1])
+        self.server = main.make_server(config, self.port, main.open_registry(config))
+        self.thread = threading.Thread(target=self.server.run, args=([self.listener],), daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Do what Ctrl-C does, and check that the server ends."""
+        self.server.handle_exit(signal.SIGINT, None)
+        self.thread.join(20)
+        self.listener.close()
+        assert not self.thread.is_alive()
 
 
 def train(folder: Path, *arguments: str) -> None:

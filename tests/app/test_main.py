@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gptlab.app import main
 from gptlab.config.schema import AppConfig
-from tests.app.serving import ENDLESS, MANY, Server
+from tests.app.serving import ENDLESS, MANY, Client
 from tests.conftest import ROOT
 from tests.test_readme_commands import COMMANDS
 
@@ -35,9 +35,7 @@ def test_readme_command_serves_the_page_until_ctrl_c(folder: Path) -> None:
         url = next(filter(None, (re.match(r"http://127.0.0.1:(\d+)/", line) for line in lines)))
         page = urllib.request.urlopen(url[0]).read().decode()
         assert "<title>gptlab</title>" in page
-        client = Server.__new__(Server)
-        client.port = int(url[1])
-        with client.streaming(**ENDLESS) as response:
+        with Client(int(url[1])).streaming(**ENDLESS) as response:
             response.readline()
             start = time.monotonic()
             os.killpg(process.pid, signal.SIGINT)
