@@ -23,8 +23,7 @@ from gptlab.utils.atomic_io import atomic_folder
 from gptlab.utils.console import print_status
 from gptlab.utils.errors import UserError
 
-CORPUS_FORMAT = 3  # raise when the content of a corpus folder changes
-RECORD_CORPUS_FORMAT = 3  # likewise, for corpora of records
+CORPUS_FORMAT = 4  # raise when the content of a corpus folder changes
 # Keys that change which documents a corpus has, and in which split.
 IDENTITY_KEYS = (
     *("text_column", "document_boundary", "repair_encoding", "max_samples", "max_tokens"),
@@ -86,8 +85,6 @@ def corpus_key(
     """Plain values that decide the content of a corpus."""
     names = IDENTITY_KEYS if data.task == "text" else (*IDENTITY_KEYS, *RECORD_IDENTITY_KEYS)
     settings = {name: getattr(data, name) for name in names}
-    if data.task != "text":
-        settings["record_format"] = RECORD_CORPUS_FORMAT
     encoding = fingerprint(tokenizer_override) if tokenizer_override else asdict(tokenizer)
     return [CORPUS_FORMAT, source.identity(), encoding, settings, seed]
 

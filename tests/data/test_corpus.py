@@ -18,10 +18,9 @@ import pytest
 
 from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data import corpus as corpus_module
-from gptlab.data import readers, sources, text_corpus
+from gptlab.data import readers, text_corpus
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
-from gptlab.data.readers import TextChunk
 from gptlab.data.tokenizer import decode
 from gptlab.data.toy import stories
 from gptlab.utils.errors import UserError
@@ -412,21 +411,3 @@ def test_best_possible_is_the_grammars_likelihood(toy_corpus: Corpus) -> None:
 
 def test_max_samples_sets_the_number_of_toy_stories(toy_corpus: Corpus) -> None:
     assert sum(split.documents for split in toy_corpus.splits.values()) == 300
-
-
-def test_a_new_source_is_one_class_and_one_table_entry(tmp_path: Path, monkeypatch) -> None:
-    class Countdown(sources.TextSource):
-        def identity(self) -> list[object]:
-            return ["countdown", self.config.max_samples]
-
-        def read_chunks(self, split: str):
-            for number in range(self.config.max_samples):
-                yield TextChunk(f"{number} bottles hang on the wall", True)
-
-    monkeypatch.setitem(sources.SOURCES, "countdown", Countdown)
-    data = DataConfig(source="countdown", max_samples=20)
-    corpus = open_corpus(data, CHAR, seed=1, corpus_root=str(tmp_path))
-    assert len(all_documents(corpus)) == 20
-    assert corpus.folder.name.startswith("countdown-char-")
-    with pytest.raises(UserError, match="countdown"):  # among the choices
-        open_corpus(DataConfig(source="nothing"), CHAR, seed=1, corpus_root=str(tmp_path))

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlab.config.schema import DataConfig, TokenizerConfig
+from gptlab.config.schema import TokenizerConfig
 from gptlab.data import tokenizer as tokenizer_module
-from gptlab.data.build import open_corpus
 from gptlab.data.tokenizer import (
     END_OF_TEXT,
     CharTokenizer,
@@ -180,37 +179,8 @@ def test_token_bytes_add_up_to_the_text(gpt2) -> None:
         assert np.array(lengths).min() >= 1
 
 
-def test_a_new_tokenizer_is_one_class_and_one_table_entry(tmp_path, monkeypatch) -> None:
-    class ByteTokenizer:
-        name, vocab_size, eot = "bytes", 257, 256
-
-        @classmethod
-        def train(cls, documents, config):
-            return cls()
-
-        @classmethod
-        def from_state(cls, state):
-            return cls()
-
-        def state(self):
-            return {"name": self.name}
-
-        def encode(self, text):
-            return list(text.encode())
-
-        def encode_documents(self, documents):
-            return np.array([i for d in documents for i in [*self.encode(d), self.eot]])
-
-        def token_bytes(self, token):
-            return bytes([token]) if token < self.eot else b""
-
-    monkeypatch.setitem(tokenizer_module.TOKENIZERS, "bytes", ByteTokenizer)
-    path = tmp_path / "a.txt"
-    path.write_text("Füchse 🦊\n" * 20)
-    data = DataConfig(path=str(path), document_boundary="line", split_by="tail")
-    corpus = open_corpus(data, TokenizerConfig(name="bytes"), 1, str(tmp_path / "corpora"))
-    assert isinstance(corpus.tokenizer, ByteTokenizer)
-    first = corpus.tokens("train")[: corpus.document_ends("train")[0]].tolist()
-    assert decode(corpus.tokenizer, first) == "Füchse 🦊" and first[-1] == 256
-    with pytest.raises(UserError, match=r"unknown tokenizer 'morse'; gptlab has .*, bytes"):
+def test_loading_an_unknown_or_damaged_tokenizer_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown tokenizer 'morse'; gptlab has gpt2, char, words"):
         load_tokenizer({"name": "morse"})
+    with pytest.raises(UserError, match="the char tokenizer has no list of pieces"):
+        load_tokenizer({"name": "char", "pieces": [1, 2]})
