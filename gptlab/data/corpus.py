@@ -6,6 +6,7 @@
 import json
 import zlib
 from array import array
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +81,13 @@ class Corpus:
         except (OSError, ValueError, EOFError):
             raise UserError(f"{path}: damaged (does not match the tokens)") from None
         return ends
+
+    def documents(self, split: str, count: int | None = None) -> Iterator[list[int]]:
+        """Yield the tokens of the first `count` documents, or of all, without end-of-text."""
+        tokens, start = self.tokens(split), 0
+        for end in self.document_ends(split)[:count].tolist():
+            yield tokens[start : end - 1].tolist()
+            start = end
 
     def negative_log_likelihoods(self, split: str) -> np.ndarray | None:
         """Each document's true negative log-likelihood in nats; None if the source has none."""

@@ -127,9 +127,7 @@ class EvalContext:
 
     def documents(self, split: str, count: int) -> list[list[int]]:
         """Read the first documents of a split, without their end-of-text."""
-        ends = self.corpus.document_ends(split)[:count].tolist()
-        stream = self.corpus.tokens(split)
-        return [stream[b : e - 1].tolist() for b, e in zip([0, *ends], ends, strict=False)]
+        return list(self.corpus.documents(split, count))
 
     def generate(
         self,

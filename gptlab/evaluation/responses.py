@@ -47,11 +47,9 @@ def check_responses(context: EvalContext) -> None:
 def test_prompts(context: EvalContext) -> list[list[int]]:
     """Read each test instruction up to its response."""
     corpus = context.corpus
-    stream, lengths = corpus.tokens("test"), corpus.prompt_lengths("test")
-    begins = [0, *corpus.document_ends("test")[:-1]]
     first = [context.tokenizer.eot] if context.eot_first else []
-    spans = zip(begins, lengths, strict=True)
-    return [first + stream[begin : begin + length].tolist() for begin, length in spans]
+    records = zip(corpus.documents("test"), corpus.prompt_lengths("test"), strict=True)
+    return [first + tokens[:length] for tokens, length in records]
 
 
 def generate_response(context: EvalContext, prompt: list[int]) -> str:

@@ -6,6 +6,7 @@ and far more repetition mean dull text; the opposite means incoherent text.
 """
 
 import argparse
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -84,10 +85,9 @@ def held_out_documents(model: LoadedModel, texts: int, tokens: int) -> list[list
     if "corpus" not in model.metadata:
         raise UserError(f"{model.path}: does not name the corpus it was trained on")
     corpus = Corpus(Path(model.config["corpus_root"]).expanduser() / model.metadata["corpus"])
-    ids, ends = corpus.tokens("valid"), corpus.document_ends("valid")
-    spans = zip([0, *ends[:-1]], ends, strict=True)
     length = PROMPT_TOKENS + tokens - model.eot_first
-    documents = [ids[a : a + length].tolist() for a, b in spans if b - a > length][:texts]
+    long_enough = (each[:length] for each in corpus.documents("valid") if len(each) >= length)
+    documents = list(islice(long_enough, texts))
     if not documents:
         raise UserError(f"no validation document has more than {length} tokens; lower --tokens")
     return [[model.tokenizer.eot, *text] if model.eot_first else text for text in documents]

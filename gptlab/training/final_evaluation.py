@@ -140,9 +140,8 @@ def shortest_message(corpus: Corpus) -> str:
     """A short held-out message of a labelled corpus, as an example to classify; otherwise empty."""
     if not corpus.classes:
         return ""
-    ends, stream = corpus.document_ends("valid")[:50].tolist(), corpus.tokens("valid")
-    spans = zip([0, *ends], ends, strict=False)
-    return min((decode(corpus.tokenizer, stream[b:e].tolist()) for b, e in spans), key=len)
+    messages = (decode(corpus.tokenizer, tokens) for tokens in corpus.documents("valid", 50))
+    return min(messages, key=len)
 
 
 def original_overrides(resumed: ResumedRun | None) -> list[str]:

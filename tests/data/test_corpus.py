@@ -35,11 +35,7 @@ def build(tmp_path: Path, path: object, tokenizer: TokenizerConfig = CHAR, **cha
 
 
 def documents(corpus: Corpus, split: str) -> list[str]:
-    tokens, begin, texts = corpus.tokens(split), 0, []
-    for end in corpus.document_ends(split):
-        texts.append(decode(corpus.tokenizer, tokens[begin:end].tolist()))
-        begin = end
-    return texts
+    return [decode(corpus.tokenizer, tokens) for tokens in corpus.documents(split)]
 
 
 def all_documents(corpus: Corpus) -> list[str]:

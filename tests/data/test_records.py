@@ -28,6 +28,12 @@ TASKS = DataConfig(
 )
 
 
+@pytest.fixture(scope="module")
+def corpus_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this module's tests share the corpora of SPAM and TASKS."""
+    return tmp_path_factory.mktemp("corpora")
+
+
 def open_records(data: DataConfig, root: Path, tokenizer: str = "words") -> Corpus:
     return open_corpus(data, TokenizerConfig(name=tokenizer), 1, str(root))
 
@@ -95,10 +101,10 @@ def test_toy_records_are_repeatable_and_not_trivial() -> None:
 
 
 @pytest.mark.fast
-def test_a_message_has_one_target_at_its_last_token(tmp_path: Path) -> None:
+def test_a_message_has_one_target_at_its_last_token(corpus_root: Path) -> None:
     for eot_first in (False, True):
         data = DataConfig(**{**vars(SPAM), "eot_first": eot_first})
-        corpus = open_records(data, tmp_path)
+        corpus = open_records(data, corpus_root)
         sequences = make_sequences(corpus, "train", 64, data, seed=5)
         indices = np.arange(7)
         source, target = sequences.read_batch(indices)
@@ -116,8 +122,8 @@ def test_a_message_has_one_target_at_its_last_token(tmp_path: Path) -> None:
         assert source.shape[1] == longest  # no column that is all padding
 
 
-def test_a_long_message_is_cut_but_keeps_its_target(tmp_path: Path) -> None:
-    sequences = make_sequences(open_records(SPAM, tmp_path), "train", 5, SPAM, seed=5)
+def test_a_long_message_is_cut_but_keeps_its_target(corpus_root: Path) -> None:
+    sequences = make_sequences(open_records(SPAM, corpus_root), "train", 5, SPAM, seed=5)
     source, target = sequences.read_batch(np.arange(4))
     assert source.shape == (4, 5)
     assert (target[:, -1] != IGNORE_INDEX).all() and (target[:, :-1] == IGNORE_INDEX).all()
@@ -125,9 +131,11 @@ def test_a_long_message_is_cut_but_keeps_its_target(tmp_path: Path) -> None:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("eot_first", [False, True])
-def test_only_the_response_and_its_end_of_text_are_targets(tmp_path: Path, eot_first: bool) -> None:
+def test_only_the_response_and_its_end_of_text_are_targets(
+    corpus_root: Path, eot_first: bool
+) -> None:
     data = DataConfig(**{**vars(TASKS), "eot_first": eot_first})
-    corpus = open_records(data, tmp_path)
+    corpus = open_records(data, corpus_root)
     eot = corpus.tokenizer.eot
     sequences = make_sequences(corpus, "train", 64, data, seed=5)
     source, target = sequences.read_batch(np.arange(6))
@@ -234,7 +242,7 @@ def test_a_large_group_of_equal_texts_is_in_training() -> None:
         assert labels["valid", "ham"] == 3 and labels["test", "ham"] == 6
 
 
-def test_instructions_that_differ_in_numbers_are_different(tmp_path: Path) -> None:
+def test_instructions_that_differ_in_numbers_are_different() -> None:
     sums = [Instruction("Add up.", f"{a} and {b}", str(a + b)) for a in range(9) for b in range(9)]
     splits, _ = split_records(
         sums, DataConfig(task="instructions", split=0.1, test_split=0.1), seed=1

@@ -124,11 +124,11 @@ class PredictionWriter(SampleWriter):
     def __init__(self, *arguments: Any, corpus: Corpus, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         assert corpus.classes
-        ends = corpus.document_ends("valid")[:MAX_MESSAGES].tolist()
-        stream, self.classes = corpus.tokens("valid"), corpus.classes
+        self.classes = corpus.classes
+        messages = corpus.documents("valid", MAX_MESSAGES)
         self.labelled_messages = [
-            (decode(self.tokenizer, stream[start:end].tolist()), self.classes[label])
-            for start, end, label in zip([0, *ends], ends, corpus.labels("valid"), strict=False)
+            (decode(self.tokenizer, tokens), self.classes[label])
+            for tokens, label in zip(messages, corpus.labels("valid"), strict=False)
         ]
         self.eot_first = bool(self.prompt) and self.prompt[0] == self.tokenizer.eot
 
