@@ -1,51 +1,50 @@
-"""Looking inside: what heads look at, what each layer expects, which tokens are alike."""
+"""Attention, expectations, the logit lens, similar tokens, and their plots."""
 
+import io
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gptlab.evaluation import interpretability, interpretability_plots
-from tests.conftest import TINY
-from tests.evaluation.test_evaluation import gpt2_net
+from tests.evaluation.conftest import gpt2_net
 
 IDS = [5, 9, 2, 7]
-WORDS = 60  # ids of a tokenizer that has fewer than the table
+VOCABULARY = 60  # ids of a tokenizer that has fewer than the model
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_attention_is_what_the_model_computes(norm: str) -> None:
+def test_attention_weights_are_those_the_model_computes_with(norm: str) -> None:
     net = gpt2_net(n_layer=2, norm=norm, position="rotary", attention="eager")
-    ids = [5, 9, 2, 7]
-    layers = interpretability.attention_maps(net, ids)
+    layers = interpretability.attention_maps(net, IDS)
     assert [tuple(weights.shape) for weights in layers] == [(2, 4, 4)] * 2
     for weights in layers:
         torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
         assert (weights.triu(1) == 0).all()
-    # With values replaced by the weights' own result, the first layer gives the same output.
+    # Mixing the values by these weights gives the output of the first layer.
     first = net.blocks[0].attention
-    x = net.embed(torch.tensor([ids]))
+    x = net.embed(torch.tensor([IDS]))
     x = net.blocks[0].attention_norm(x) if norm == "pre" else x
     _, _, values = first.queries_keys_values(x)
     mixed = (layers[0][None] @ values).transpose(1, 2).flatten(2)
     torch.testing.assert_close(first.out(mixed), first(x))
     figure = interpretability_plots.plot_attention(layers[0], ["a", "b", "c", "d"], "layer 0")
     shown = torch.from_numpy(figure.axes[0].images[0].get_array().filled(-1))
-    assert shown.shape == (4, 10) and (shown[:, 4:6] == -1).all()  # heads side by side, apart
+    assert shown.shape == (4, 10) and (shown[:, 4:6] == -1).all()  # heads side by side, with a gap
     torch.testing.assert_close(shown[:, :4] ** 2, layers[0][0])
     torch.testing.assert_close(shown[:, 6:] ** 2, layers[0][1])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_what_was_expected_is_the_models_softmax(norm: str) -> None:
+def test_expectations_are_the_softmax_of_the_model(norm: str) -> None:
     net = gpt2_net(n_layer=2, norm=norm, dropout=0.5).train()
-    found = interpretability.token_expectations(net, IDS, WORDS, most=3)
+    found = interpretability.token_expectations(net, IDS, VOCABULARY, most=3)
     assert net.training and [each.token for each in found] == IDS[1:]
     net.eval()
-    logits = net(torch.tensor([IDS]))[0, :-1, :WORDS].detach()
+    logits = net(torch.tensor([IDS]))[0, :-1, :VOCABULARY].detach()
     probabilities = logits.softmax(dim=-1)
     for each, row in zip(found, probabilities, strict=True):
         assert each.probability == pytest.approx(float(row[each.token]), rel=1e-4)
@@ -56,24 +55,25 @@ def test_what_was_expected_is_the_models_softmax(norm: str) -> None:
     assert sum(each.nats for each in found) / 3 == pytest.approx(float(nats), rel=1e-4)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_the_lens_ends_with_what_the_model_says(norm: str) -> None:
+def test_the_last_row_of_the_lens_is_the_prediction_of_the_model(norm: str) -> None:
     net = gpt2_net(n_layer=3, norm=norm)
-    lens = interpretability.logit_lens(net, IDS, WORDS)
+    lens = interpretability.logit_lens(net, IDS, VOCABULARY)
     assert len(lens.tokens) == len(lens.nats) == 4 and len(lens.tokens[0]) == len(IDS)
-    best = net(torch.tensor([IDS]))[0, :, :WORDS].softmax(dim=-1).max(dim=-1)
+    best = net(torch.tensor([IDS]))[0, :, :VOCABULARY].softmax(dim=-1).max(dim=-1)
     assert lens.tokens[-1] == best.indices.tolist()
     assert lens.probabilities[-1] == pytest.approx(best.values.tolist(), rel=1e-4)
-    told = [each.nats for each in interpretability.token_expectations(net, IDS, WORDS)]
-    assert lens.nats[-1] == pytest.approx(sum(told) / 3, rel=1e-4)
-    # With its later layers taken away, the model says what the lens shows in that row.
+    nats = [each.nats for each in interpretability.token_expectations(net, IDS, VOCABULARY)]
+    assert lens.nats[-1] == pytest.approx(sum(nats) / 3, rel=1e-4)
+    # Without its later layers, the model predicts what the lens shows in that row.
     net.blocks = net.blocks[:1]
-    best = net(torch.tensor([IDS]))[0, :, :WORDS].argmax(dim=-1)
+    best = net(torch.tensor([IDS]))[0, :, :VOCABULARY].argmax(dim=-1)
     assert lens.tokens[1] == best.tolist() and lens.tokens[1] != lens.tokens[-1]
-    assert interpretability.logit_lens(net, [5], WORDS).nats[-1] is None
+    assert interpretability.logit_lens(net, [5], VOCABULARY).nats[-1] is None
 
 
-def test_neighbours_point_the_same_way() -> None:
+def test_nearest_tokens_have_the_largest_cosine() -> None:
     net = gpt2_net(d_model=4, n_head=1)
     with torch.no_grad():
         net.embedding.weight[:5] = torch.tensor(
@@ -85,9 +85,9 @@ def test_neighbours_point_the_same_way() -> None:
     assert len(interpretability.nearest_tokens(net, 0, vocab_size=5, most=2)) == 2
 
 
-def test_pictures_show_what_was_found() -> None:
+def test_plots_show_the_numbers() -> None:
     net = gpt2_net(n_layer=2)
-    lens = interpretability.logit_lens(net, IDS, WORDS)
+    lens = interpretability.logit_lens(net, IDS, VOCABULARY)
     words = [[f"$t{token}" for token in row] for row in lens.tokens]
     figure = interpretability_plots.plot_logit_lens(lens, words, ["$$", "b", "c", "d"], "step 3")
     (axes,) = figure.axes
@@ -95,23 +95,14 @@ def test_pictures_show_what_was_found() -> None:
     shown = torch.from_numpy(axes.images[0].get_array().filled(-1))
     torch.testing.assert_close(shown, torch.tensor(lens.probabilities), check_dtype=False)
     figure.canvas.draw()  # a token may be $$
-    found = interpretability.token_expectations(net, IDS, WORDS)
+    found = interpretability.token_expectations(net, IDS, VOCABULARY)
     figure = interpretability_plots.plot_surprise(found, ["$b", "c", "d"], "step 3")
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == [each.nats for each in found]
 
 
-def test_a_run_shows_in_tensorboard_what_was_asked(command, tmp_path: Path) -> None:
-    looks = "log_interpretability=[attention,logit_lens,surprise,embedding]"
-    result = command("train", *TINY, "profile=smoke", "trainer.max_steps=2", "name=looks", looks)
-    assert result.code == 0, result.err
-    (run,) = (tmp_path / "runs").glob("*looks")
-    images = set(EventAccumulator(str(run)).Reload().Tags()["images"])
-    assert images == {"attention/layer_0", "inside/logit_lens", "inside/surprise"}
-    assert list(run.rglob("metadata.tsv"))
-    result = command("train", *TINY, "profile=smoke", "log_interpretability=[lens]")
-    assert (
-        result.code == 2
-        and "log_interpretability=lens" in result.err
-        and "logit_lens" in result.err
-    )
+@pytest.mark.fast
+def test_formulas_in_tokens_are_shown_as_typed() -> None:
+    figure = interpretability_plots.plot_attention(torch.eye(2)[None], ["$$", "$x_"], "layer 0")
+    figure.savefig(io.BytesIO())
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["$$", "$x_"]

@@ -1,8 +1,6 @@
 """Parts of a model trained, classes told apart, instructions followed."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ import yaml
 from gptlab.config.schema import FinetuneConfig, ModelConfig, OptimConfig
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation import responses
-from gptlab.evaluation.classification import make_metrics
 from gptlab.model.checkpoint import load_checkpoint, read_checkpoint
 from gptlab.model.gpt import GPT
 from gptlab.model.lora import LoraLinear, add_lora, freeze, lora_layers, merge_lora
@@ -215,14 +212,6 @@ def test_the_figures_of_a_classifier_are_those_of_its_messages(command, tmp_path
     assert "(right)" in samples[-1].read_text() or "(wrong" in samples[-1].read_text()
 
 
-def test_f1_of_more_than_two_classes_is_the_mean_over_classes() -> None:
-    metrics = make_metrics(3)
-    metrics.update(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 2, 1]))
-    found = metrics.compute()
-    assert float(found["accuracy"]) == 0.75
-    assert float(found["f1"]) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
-
-
 def test_a_model_of_another_kind_is_refused_in_one_line(command, trained: Path, tmp_path) -> None:
     result = command("gptlab.evaluate", f"run={trained}", "text=hello")
     assert result.code == 2 and "is not a classifier" in result.err
@@ -306,97 +295,11 @@ def test_responses_are_written_beside_those_expected_and_scored(command, tmp_pat
     assert "\n= " in sample
 
 
-def test_scores_of_responses() -> None:
-    expected = ["The cat sat on the mat today.", "blue", "Two words"]
-    perfect = responses.score_responses(expected, expected)
-    assert perfect.pop("rouge_l_shuffled") < 0.2
-    assert perfect == {"n": 3, "rouge_l": 1.0, "exact": 1.0, "exact_n": 2}
-    some = responses.score_responses(expected, ["the cat sat", "Blue.", "no"])
-    assert some["exact"] == 0.5
-    # Of 3 words said 3 are common; of 7 expected 3: F = 2 · 1 · 3/7 / (1 + 3/7).
-    assert some["rouge_l"] == pytest.approx((0.6 + 1 + 0) / 3, abs=1e-4)
-
-
 def test_no_template_no_input(command, trained: Path) -> None:
     result = command("generate", "prompt=a", "input=b")
     assert result.code == 2 and "template=alpaca" in result.err
     result = command("generate", "prompt=a", "template=alpca")
     assert result.code == 2 and "did you mean 'alpaca'" in result.err
-
-
-class Judge(BaseHTTPRequestHandler):
-    """Answers as a server of OpenAI's API does."""
-
-    replies: list[str]
-    asked: list[dict]
-
-    def do_POST(self) -> None:
-        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append({"path": self.path, "key": self.headers["Authorization"], **content})
-        reply = self.replies[min(len(self.asked), len(self.replies)) - 1]
-        body = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
-        self.send_response(200 if reply else 500)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def judged_by(replies: list[str]) -> tuple[HTTPServer, type[Judge]]:
-    here = type("Here", (Judge,), {"replies": replies, "asked": []})
-    server = HTTPServer(("127.0.0.1", 0), here)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server, here
-
-
-def test_a_judge_reads_every_response_and_goes_on_where_it_was_stopped(
-    command, trained: Path, monkeypatch
-) -> None:
-    monkeypatch.setenv("SECRET", "abc")
-    record = {"instruction": "Say hi.", "input": "{x}", "output": "hi", "response": "ho"}
-    path = trained / "responses.json"
-    path.write_text(json.dumps([record, record, record]))
-    server, judge = judged_by(["Score: 80", "", "60"])
-    arguments = [
-        *("gptlab.evaluate", f"run={trained}", "judge.model=some", "judge.api_key_env=SECRET"),
-        f"judge.url=http://127.0.0.1:{server.server_address[1]}/v1/",
-    ]
-    result = command(*arguments)
-    assert result.code == 2 and "answers 500" in result.err
-    assert [r.get("points") for r in json.loads(path.read_text())] == [80, None, None]
-    result = command(*arguments)
-    assert result.code == 0 and "66.7 of 100 points" in result.out, result.err
-    assert len(judge.asked) == 4
-    asked = judge.asked[0]
-    assert (asked["path"], asked["key"], asked["model"]) == (
-        "/v1/chat/completions",
-        "Bearer abc",
-        "some",
-    )
-    assert all(text in asked["messages"][0]["content"] for text in ("Say hi.", "{x}", "hi", "ho"))
-    server.shutdown()
-    server.server_close()
-    path.write_text(json.dumps([record]))
-    result = command(*arguments)
-    assert result.code == 2 and "no answer from" in result.err
-
-
-@pytest.mark.parametrize("said", ["none at all", "130 points"])
-def test_a_judge_that_says_nothing_of_use(command, trained: Path, said: str) -> None:
-    record = {"instruction": "a", "input": "", "output": "b", "response": "c"}
-    (trained / "responses.json").write_text(json.dumps([record]))
-    server, _ = judged_by([said])
-    url = f"judge.url=http://127.0.0.1:{server.server_address[1]}"
-    result = command("gptlab.evaluate", f"run={trained}", url)
-    server.shutdown()
-    assert result.code == 2 and "no points in" in result.err and result.err.count("\n") == 1
-
-
-def test_a_run_without_responses_is_told_how_to_get_some(command, trained: Path) -> None:
-    result = command("gptlab.evaluate", f"run={trained}", "judge.url=http://127.0.0.1:9")
-    assert result.code == 2 and "eval_after=[perplexity,responses]" in result.err
 
 
 def test_an_adapter_is_saved_alone(command, tmp_path: Path) -> None:
@@ -463,24 +366,6 @@ def test_records_that_are_too_long_are_told(command) -> None:
     assert result.code == 0 and "records are too long and are truncated" in result.out
     result = command("train", *typed, "model.context_length=16", "data.template=alpaca")
     assert result.code == 2 and "records is longer than a row of 16 tokens" in result.err
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["[]", "{}", "[[1]]", '[{"instruction": "a"}]', "[" * 100_000, "\xff", "null"],
-)
-def test_strange_responses_are_one_line(command, trained: Path, content: str) -> None:
-    (trained / "responses.json").write_text(content, encoding="latin-1")
-    result = command("gptlab.evaluate", f"run={trained}", "judge.url=http://127.0.0.1:9")
-    assert result.code == 2 and result.err.count("\n") == 1 and "has no responses" in result.err
-
-
-def test_a_key_is_never_shown(command, trained: Path, monkeypatch) -> None:
-    record = {"instruction": "a", "input": "", "output": "b", "response": "c"}
-    (trained / "responses.json").write_text(json.dumps([record]))
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-se\ncret")
-    result = command("gptlab.evaluate", f"run={trained}", "judge.url=http://127.0.0.1:9")
-    assert result.code == 2 and "cret" not in result.err
 
 
 def test_what_data_decides_cannot_be_typed(command) -> None:
