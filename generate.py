@@ -1,4 +1,4 @@
-"""Write with a model: `python generate.py prompt="Once upon a time"`."""
+"""Generate text with a trained model: `python generate.py prompt="Once upon a time"`."""
 
 from gptlab.config.cli import command
 from gptlab.config.schema import GenerateConfig
@@ -6,9 +6,7 @@ from gptlab.config.schema import GenerateConfig
 
 @command("generate")
 def main(config: GenerateConfig) -> None:
-    from gptlab.generation.cli import (
-        run_generate,  # heavy imports wait until the configuration is right
-    )
+    from gptlab.generation.cli import run_generate  # heavy imports: after validation
 
     run_generate(config)
 

@@ -6,7 +6,7 @@ from gptlab.config.schema import TrainConfig
 
 @command("train")
 def main(config: TrainConfig) -> None:
-    from gptlab.training.train import train  # heavy imports wait until the configuration is right
+    from gptlab.training.train import train  # heavy imports: after validation
 
     train(config)
 

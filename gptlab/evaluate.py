@@ -1,4 +1,4 @@
-"""Try a trained model: `python -m gptlab.evaluate run=latest text="You won a prize"`."""
+"""Evaluate a trained model: `python -m gptlab.evaluate run=latest 'suite=[perplexity]'`."""
 
 from gptlab.config.cli import command
 from gptlab.config.schema import EvaluateConfig
@@ -6,7 +6,7 @@ from gptlab.config.schema import EvaluateConfig
 
 @command("evaluate")
 def main(config: EvaluateConfig) -> None:
-    from gptlab.evaluation.cli import evaluate  # heavy imports wait
+    from gptlab.evaluation.cli import evaluate  # heavy imports: after validation
 
     evaluate(config)
 

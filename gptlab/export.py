@@ -1,6 +1,7 @@
-"""Take a model along: `python -m gptlab.export run=latest output_dir=exported`.
+"""Export a model for Hugging Face transformers.
 
-The folder is one that Hugging Face's transformers opens."""
+`python -m gptlab.export run=latest output_dir=exported`
+"""
 
 from gptlab.config.cli import command
 from gptlab.config.schema import ExportConfig
@@ -8,7 +9,7 @@ from gptlab.config.schema import ExportConfig
 
 @command("export")
 def main(config: ExportConfig) -> None:
-    from gptlab.model.hf.export import export_model  # heavy imports wait
+    from gptlab.model.hf.export import export_model  # heavy imports: after validation
 
     export_model(config)
 

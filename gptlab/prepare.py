@@ -6,7 +6,7 @@ from gptlab.config.schema import PrepareConfig
 
 @command("prepare")
 def main(config: PrepareConfig) -> None:
-    from gptlab.data.build import open_corpus  # a heavy import: not for --help
+    from gptlab.data.build import open_corpus  # heavy imports: after validation
 
     corpus = open_corpus(
         config.data, config.tokenizer, config.seed, config.corpus_root, verify_all=config.verify

@@ -1,7 +1,7 @@
-"""The jobs of a sweep: their folders, their clean beginnings, their failures.
+"""Run the jobs of a sweep: their folders, a clean start for each, and their failures.
 
-Nothing heavy is imported here: the launcher loads this file. The ranking at a sweep's end is in
-gptlab/report/sweep_ranking.py.
+Nothing heavy is imported here: the launcher loads this file. gptlab/report/sweep_ranking.py ranks
+the finished jobs.
 """
 
 import contextlib
@@ -18,70 +18,15 @@ from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 
 MULTIRUN_FLAGS = {"-m", "--multirun"}
-VARIED_ENV = "GPTLAB_VARIED"  # tells the jobs, in whatever process, which keys the sweep varies
-COMMAND_ENV = "GPTLAB_COMMAND"  # what was typed, before the launcher quotes it for Hydra
-
-
-SWEEP_FILE = "sweep.json"  # in a sweep's folder: what was typed
+VARIED_ENV = "GPTLAB_VARIED"  # the keys that a sweep varies, for jobs in any process
+COMMAND_ENV = "GPTLAB_COMMAND"  # the command as typed, before quoting for Hydra
+SWEEP_FILE = "sweep.json"  # in a sweep's folder: its arguments
 SWEEP_DIR_KEY = "hydra.sweep.dir"
-
-
-def write_sweep_file(folder: Path) -> None:
-    """Keeps what a sweep needs to go on when it is stopped; with that its folder appears."""
-    typed = [
-        a for a in sys.argv[1:] if override_key(a) != SWEEP_DIR_KEY
-    ]  # wherever it may lie later
-    content = {"arguments": typed, "command": os.environ.get(COMMAND_ENV)}
-    text = json.dumps(content, ensure_ascii=False)
-    if (new := run_dir.staging_dir(folder)).is_dir():
-        (new / SWEEP_FILE).write_text(text, encoding="utf-8")
-        run_dir.publish_run_dir(folder)
-    elif not (folder / SWEEP_FILE).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SWEEP_FILE).write_text(text, encoding="utf-8")
-
-
-def resume_sweep_arguments(arguments: list[str]) -> list[str]:
-    """The arguments, or where they resume a sweep, those of that sweep: its jobs look for
-    themselves what is done.
-
-    Raises UserError for what cannot be said when a sweep goes on.
-    """
-    resume = read_override(arguments, "resume")
-    if resume is None:
-        return arguments
-    if MULTIRUN_FLAGS & set(arguments):
-        raise UserError("-m: resume= knows by itself whether it was a sweep; leave -m out")
-    folder = run_dir.find_unfinished(resume, read_override(arguments, "run_root") or "runs")
-    sweep = next(
-        (f for f in (folder, folder and folder.parent) if f and (f / SWEEP_FILE).exists()), None
-    )
-    if sweep is None or run_dir.is_finished(sweep):
-        return arguments
-    try:
-        content = json.loads((sweep / SWEEP_FILE).read_text(encoding="utf-8"))
-        stored, typed = [str(a) for a in content["arguments"]], content["command"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{sweep / SWEEP_FILE}: is damaged; begin the sweep anew") from None
-    for argument in arguments:
-        if override_key(argument) not in ("resume", "run_root") and argument not in stored:
-            raise UserError(f"{argument}: a sweep that goes on keeps its settings: {sweep}")
-    for argument in stored:
-        if not SAFE_OVERRIDE.fullmatch(argument) and argument not in arguments:
-            raise UserError(
-                f"{argument}: {sweep / SWEEP_FILE} asks for it, and it could run foreign code; if "
-                "you trust it, type it again"
-            )
-    os.environ[COMMAND_ENV] = str(typed)
-    print(f"going on with the sweep in {sweep}", flush=True)
-    return [*stored, sweep_dir_argument(sweep.resolve())]
-
-
 CONFIG_GROUPS = (
     "callbacks|data|experiment|finetune|logger|model|optim|profile|sampling|tokenizer|trainer"
 )
-# What a sweep's file may ask for by itself: values of our keys, and of the groups choices by name
-# (Hydra would follow a path to any file).
+# Arguments that a stored sweep may repeat without being asked: values of known keys, and choices
+# by name (Hydra would follow a path to any file).
 SAFE_OVERRIDE = re.compile(
     rf"-m|--multirun|(({CONFIG_GROUPS})(@[\w.]+)?|hydra/launcher)=(\w+(,\w+)*)"
     r"|hydra\.launcher\.n_jobs=-?\d+"
@@ -90,14 +35,63 @@ SAFE_OVERRIDE = re.compile(
 )
 
 
+def write_sweep_file(folder: Path) -> None:
+    """Store the arguments for resuming; this makes the sweep's folder appear."""
+    # The folder may be moved before it is resumed, so its path is not stored.
+    arguments = [a for a in sys.argv[1:] if override_key(a) != SWEEP_DIR_KEY]
+    content = {"arguments": arguments, "command": os.environ.get(COMMAND_ENV)}
+    text = json.dumps(content, ensure_ascii=False)
+    if (staging := run_dir.staging_dir(folder)).is_dir():
+        (staging / SWEEP_FILE).write_text(text, encoding="utf-8")
+        run_dir.publish_run_dir(folder)
+    elif not (folder / SWEEP_FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SWEEP_FILE).write_text(text, encoding="utf-8")
+
+
+def resume_sweep_arguments(arguments: list[str]) -> list[str]:
+    """Replace `resume=SWEEP` by the stored arguments of that sweep; its jobs skip what is done.
+
+    Other arguments are returned unchanged. Raises UserError for settings that a resumed sweep
+    cannot change, and for stored arguments that could run foreign code.
+    """
+    resume = read_override(arguments, "resume")
+    if resume is None:
+        return arguments
+    if MULTIRUN_FLAGS & set(arguments):
+        raise UserError("-m: resume= detects a sweep by itself; remove -m")
+    folder = run_dir.find_unfinished(resume, read_override(arguments, "run_root") or "runs")
+    candidates = [folder, folder.parent] if folder else []
+    sweep = next((path for path in candidates if (path / SWEEP_FILE).exists()), None)
+    if sweep is None or run_dir.is_finished(sweep):
+        return arguments
+    try:
+        content = json.loads((sweep / SWEEP_FILE).read_text(encoding="utf-8"))
+        stored, typed = [str(a) for a in content["arguments"]], content["command"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{sweep / SWEEP_FILE}: damaged; start the sweep again") from None
+    for argument in arguments:
+        if override_key(argument) not in ("resume", "run_root") and argument not in stored:
+            raise UserError(f"{argument}: a resumed sweep keeps its settings: {sweep}")
+    for argument in stored:
+        if not SAFE_OVERRIDE.fullmatch(argument) and argument not in arguments:
+            raise UserError(
+                f"{argument}: stored in {sweep / SWEEP_FILE}, and could run foreign code; if you "
+                "trust it, type it again"
+            )
+    os.environ[COMMAND_ENV] = str(typed)
+    print(f"resuming the sweep in {sweep}", flush=True)
+    return [*stored, sweep_dir_argument(sweep.resolve())]
+
+
 def sweep_dir_argument(sweep: Path) -> str:
-    """The argument that gives Hydra a sweep's folder."""
+    """The argument that sets Hydra's sweep folder."""
     return f"{SWEEP_DIR_KEY}={quote_override(str(sweep))}"
 
 
 def quote_override(value: str) -> str:
-    """A text in Hydra's grammar, to the letter."""
-    # Within single quotes the grammar still reads \' and ${, and a backslash before either.
+    """Quote a text so that Hydra's grammar reads it exactly."""
+    # Within single quotes the grammar still interprets \' and ${, and a backslash before either.
     value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     value = re.sub(r"(\\*)'", r"\1\1\\'", value)
     value = re.sub(r"(\\+)\Z", r"\1\1", value)
@@ -106,43 +100,42 @@ def quote_override(value: str) -> str:
 
 @contextlib.contextmanager
 def sweep_folder(arguments: list[str]) -> Iterator[list[str]]:
-    """The arguments, of a sweep with a folder that is its own and that no other process enters.
+    """Add to a sweep's arguments a folder of its own, locked against other processes.
 
-    Raises UserError where that cannot be had.
+    Other arguments are yielded unchanged. Raises UserError if the folder cannot be created.
     """
     if not MULTIRUN_FLAGS & set(arguments):
         yield arguments
         return
     if any(override_key(a) == SWEEP_DIR_KEY and re.search(r"(?<!\\)\$\{", a) for a in arguments):
-        # An interpolation: Hydra's to resolve.
-        yield arguments
+        yield arguments  # only Hydra can resolve the interpolation
         return
-    if wanted := read_override(arguments, SWEEP_DIR_KEY):
-        place = folder = Path(wanted).expanduser().absolute()
+    if typed_folder := read_override(arguments, SWEEP_DIR_KEY):
+        locked = folder = Path(typed_folder).expanduser().absolute()
         run_dir.make_run_folder(folder, folder.parent)
     else:
         root = Path(read_override(arguments, "run_root") or "runs").expanduser()
         folder = run_dir.reserve_run_dir(root, f"{datetime.now():%Y-%m-%d_%H%M%S}_sweep")
-        place = run_dir.staging_dir(folder)
+        locked = run_dir.staging_dir(folder)
         arguments = [*arguments, sweep_dir_argument(folder)]
-    with run_dir.lock_run_dir(place):
+    with run_dir.lock_run_dir(locked):
         try:
             yield arguments
         finally:
             run_dir.discard_staging_dir(folder)
-            remove_empty(folder)
+            remove_empty_sweep(folder)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what Hydra leaves of a sweep: its own record, and empty folders."""
+    """Remove Hydra's own record of the sweep, and empty job folders."""
     (folder / "multirun.yaml").unlink(missing_ok=True)
     for job in folder.glob("[0-9]*/"):
-        with contextlib.suppress(OSError):  # not empty: of a job that ran
+        with contextlib.suppress(OSError):  # not empty: the job ran
             job.rmdir()
 
 
-def remove_empty(folder: Path) -> None:
-    """Removes the folder of a sweep of which nothing is to be kept."""
+def remove_empty_sweep(folder: Path) -> None:
+    """Remove a sweep's folder without results, and an empty run root."""
     remove_leftovers(folder)
     with contextlib.suppress(OSError):
         if [path.name for path in folder.iterdir()] == [run_dir.LOCK_FILE]:
@@ -152,29 +145,29 @@ def remove_empty(folder: Path) -> None:
 
 
 def read_override(arguments: list[str], name: str) -> str | None:
-    """The value that the last of the arguments of this name gives, as Hydra will read it."""
+    """The value of the last argument for this key, as Hydra will read it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    typed = [argument for argument in arguments if override_key(argument) == name]
-    if not typed:
+    matching = [argument for argument in arguments if override_key(argument) == name]
+    if not matching:
         return None
     try:
-        value = OverridesParser.create().parse_override(typed[-1]).value()
-    except HydraException:  # Hydra itself will tell
+        value = OverridesParser.create().parse_override(matching[-1]).value()
+    except HydraException:  # Hydra reports it later
         return None
-    return None if value is None else str(OmegaConf.create([value])[0])  # `\${` is to the letter
+    return None if value is None else str(OmegaConf.create([value])[0])  # resolves an escaped `\${`
 
 
 def remember_varied_keys(arguments: list[str]) -> None:
-    """Remembers the keys to which the command line gives several values."""
+    """Store the keys with several values in the environment, for all jobs of the sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     parser, keys = OverridesParser.create(), []
     for argument in arguments:
-        with contextlib.suppress(HydraException):  # Hydra itself will tell
+        with contextlib.suppress(HydraException):  # Hydra reports it later
             if "=" in argument and parser.parse_override(argument).is_sweep_override():
                 keys.append(override_key(argument))
     os.environ[VARIED_ENV] = " ".join(keys)
@@ -185,7 +178,6 @@ def override_key(argument: str) -> str:
 
 
 def is_sweep_job() -> bool:
-    """Whether this is a job of a sweep."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -193,7 +185,7 @@ def is_sweep_job() -> bool:
 
 
 def varied_overrides() -> list[str]:
-    """Of this job's overrides, those in which the jobs of its sweep differ."""
+    """The overrides of this job that differ between the jobs of its sweep."""
     from hydra.core.hydra_config import HydraConfig
 
     keys = os.environ.get(VARIED_ENV, "").split() if is_sweep_job() else []
@@ -201,7 +193,7 @@ def varied_overrides() -> list[str]:
 
 
 def job_dir() -> Path:
-    """The folder of this job within its sweep's; it may not be there yet."""
+    """This job's folder in the sweep's folder; it may not exist yet."""
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
@@ -210,11 +202,10 @@ def job_dir() -> Path:
 
 
 def reset_job_state() -> None:
-    """Leaves nothing of the job before: no compiled graph, no memory held; nor of a failure of
-    this one, before the sweep was stopped."""
+    """Free what the previous job left in this process; remove this job's earlier failure."""
     folder = job_dir()
     (folder / "failed.json").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # not empty
         folder.rmdir()
     if torch := sys.modules.get("torch"):
         gc.collect()
@@ -224,7 +215,7 @@ def reset_job_state() -> None:
 
 
 def record_failed_job(reason: str) -> None:
-    """Tells why this job failed, and leaves it in the job's folder for the ranking."""
+    """Print why this job failed, and store it in the job's folder for the ranking."""
     from hydra.core.hydra_config import HydraConfig
 
     number, folder = HydraConfig.get().job.num, job_dir()
