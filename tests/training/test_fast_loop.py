@@ -105,6 +105,13 @@ def test_lightnings_loop_runs_where_it_is_needed(train, argument: str) -> None:
     assert run.seen == ([True] * 24 if "listeners" in argument else [])
 
 
+def test_runs_are_the_same_without_the_fast_package(train, monkeypatch) -> None:
+    monkeypatch.setattr("gptlab.training.train.fast", None)
+    run = train(*SETTINGS, "name=without_fast")
+    assert_same(run.folder, train(*LISTENING, FAST).folder)
+    assert run.lightning_calls == 24
+
+
 @pytest.mark.fast
 def test_hooks_of_a_class_and_of_an_instance_are_found() -> None:
     callback = LambdaCallback(on_train_batch_end=print, on_before_backward=print)

@@ -31,43 +31,30 @@ from gptlab.training.run_plan import RunPlan
 from gptlab.training.run_summary import cpu_name
 from gptlab.utils.console import print_status
 from gptlab.utils.device import autocast
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError
 
 EAGER_ATTENTION_LIMIT = 128  # tokens; the fused kernel is faster on longer windows
 
-COMPILE_MODES = {
-    "auto": "step on a CPU, if the run is long enough to gain from it",
-    "false": "no compilation",
-    "model": "torch.compile of the model, on any device",
-    "step": "forward and backward pass as one graph, in one process on a CPU",
-}
 
+def resolve_compile_mode(trainer: TrainerConfig, plan: RunPlan, net: GPT) -> str:
+    """Return false, model or step; raises UserError if step is unavailable here.
 
-def check_compile_mode(trainer: TrainerConfig, accelerator: str, precision: str) -> str:
-    """Return trainer.compile as a mode; raises UserError if it is unknown or unavailable here."""
+    `auto` depends on the plan and not on a measurement, so that the same command always computes
+    the same bits.
+    """
     mode = str(trainer.compile).lower()
-    resolve_choice("trainer.compile", mode, COMPILE_MODES)
-    if mode == "step" and not can_compile_step(trainer, accelerator, precision):
+    single_process = trainer.devices * trainer.num_nodes == 1
+    possible = (
+        single_process and plan.accelerator == "cpu" and plan.precision in ("32-true", "bf16-mixed")
+    )
+    if mode == "step" and not possible:
         raise UserError(
             "trainer.compile=step needs one process on a CPU and trainer.precision=32-true or "
             "bf16-mixed (try trainer.compile=model)"
         )
-    return mode
-
-
-def can_compile_step(trainer: TrainerConfig, accelerator: str, precision: str) -> bool:
-    single_process = trainer.devices * trainer.num_nodes == 1
-    return accelerator == "cpu" and single_process and precision in ("32-true", "bf16-mixed")
-
-
-def resolve_compile_mode(trainer: TrainerConfig, plan: RunPlan, net: GPT) -> str:
-    """Resolve `auto`, from the plan alone and no measurement, so that the same command always
-    computes the same bits."""
-    mode = check_compile_mode(trainer, plan.accelerator, plan.precision)
     if mode != "auto":
         return mode
-    possible = can_compile_step(trainer, plan.accelerator, plan.precision) and not plan.varying
-    return "step" if possible and compiling_pays(plan, net) else "false"
+    return "step" if possible and not plan.varying and compiling_pays(plan, net) else "false"
 
 
 def compiling_pays(plan: RunPlan, net: GPT) -> bool:
