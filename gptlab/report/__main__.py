@@ -8,8 +8,6 @@ as PNG files.
 import argparse
 from pathlib import Path
 
-from gptlab.report.html_report import render_report
-from gptlab.report.load_runs import load_runs
 from gptlab.utils.atomic_io import write_files_atomically
 from gptlab.utils.errors import UserError, exit_on_error
 
@@ -31,6 +29,9 @@ def main() -> None:
     parser.add_argument("--no-inspection", action="store_true", help="do not load the models")
     arguments = parser.parse_args()
     with exit_on_error("report"):
+        from gptlab.report.html_report import render_report  # imports torch: too slow for --help
+        from gptlab.report.load_runs import load_runs
+
         try:
             folder = Path(arguments.output_dir).expanduser()
         except RuntimeError as error:

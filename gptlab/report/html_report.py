@@ -8,7 +8,7 @@ from typing import Any
 from gptlab.config import sweeps
 from gptlab.evaluation.results_store import format_value
 from gptlab.report.inspection import ModelInspection, inspect_run
-from gptlab.report.load_runs import LoadedRun, differing_settings
+from gptlab.report.load_runs import LoadedRun, differing_settings, format_setting
 from gptlab.report.plots import X_AXES, ThemedPlot, loss_curves, plot_on_axes, scaling_plot
 from gptlab.report.scaling_law import fit_power_law
 from gptlab.report.significance import compare_to_best
@@ -167,13 +167,6 @@ def settings_section(runs: list[LoadedRun]) -> dict[str, Any]:
         "common": [[key, format_setting(value)] for key, value in common.items()],
         "summary": "all settings" if len(runs) == 1 else "settings common to all runs",
     }
-
-
-def format_setting(value: Any) -> str:
-    """Write a value as on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
 
 
 def inspection_section(runs: list[LoadedRun], prompt: str | None) -> dict[str, Any] | None:

@@ -252,3 +252,10 @@ def differing_settings(runs: list[LoadedRun]) -> dict[str, list[Any]]:
     keys = list(dict.fromkeys(key for run in runs for key in run.config))
     values = {key: [run.config.get(key) for run in runs] for key in keys}
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
+
+
+def format_setting(value: Any) -> str:
+    """Write a value as on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

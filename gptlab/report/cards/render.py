@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from gptlab.config.cli import CONF_DIR
 from gptlab.report.cards.records import (
     RunRecord,
     SeedGroup,
@@ -19,6 +20,7 @@ from gptlab.report.cards.records import (
     make_record,
     save_record,
 )
+from gptlab.report.load_runs import format_setting
 from gptlab.report.plots import save_card_curves
 from gptlab.training.callbacks.progress_bar import format_duration
 from gptlab.utils.errors import exit_on_error
@@ -127,10 +129,12 @@ def format_result(group: SeedGroup, result: str) -> str:
 
 def render_card(name: str, texts: dict[str, Any], groups: list[SeedGroup]) -> str:
     not_measured = f"{NOT_MEASURED.capitalize()}."
+    experiment = (CONF_DIR / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    command = experiment.splitlines()[1].removeprefix("# ")  # a test checks that line
     parts = [
         f"# {name}",
         f"{texts['what'][0].upper()}{texts['what'][1:]}. Source: {texts['source']}.",
-        f"```bash\npython train.py experiment={name}\n```",
+        f"```bash\n{command}\n```",
         "## Published",
         markdown_table(["result", "value"], texts["published"]),
         "## Measured",
@@ -184,8 +188,10 @@ def measured_section(groups: list[SeedGroup]) -> list[str]:
 
 
 def describe_changes(record: RunRecord) -> str:
-    changes = record.changed_settings().items()
-    lines = [f"{key}={value} (not {original})" for key, (value, original) in changes]
+    lines = [
+        f"{key}={format_setting(value)} (not {format_setting(original)})"
+        for key, (value, original) in record.changed_settings().items()
+    ]
     return "<br>".join(lines) or "the experiment's own"
 
 
