@@ -1,9 +1,10 @@
 """Fixtures that tests share: commands run in this process, trained runs, small corpora."""
 
+import contextlib
 import importlib
+import io
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,18 +69,57 @@ def command(
     return run
 
 
+class SharedRun(NamedTuple):
+    """A run that several tests read, or copy before they change it."""
+
+    root: Path  # holds runs/ and corpora/
+    folder: Path  # the run
+    result: Result
+
+    def copy(self, destination: Path) -> Path:
+        """Copy runs/ and corpora/; return the copied run."""
+        shutil.copytree(self.root, destination, dirs_exist_ok=True)
+        return destination / "runs" / self.folder.name
+
+
 @pytest.fixture(scope="session")
-def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def train_once(
+    tmp_path_factory: pytest.TempPathFactory, ordered_boards: None
+) -> Callable[..., SharedRun]:
+    """Train with these arguments, once per process; a run may end with a simulated crash."""
+    shared: dict[tuple[str, ...], SharedRun] = {}
+
+    def train(*arguments: str) -> SharedRun:
+        from hydra.core.global_hydra import GlobalHydra
+
+        from tests.faults.callbacks import SimulatedCrash  # imports Lightning
+
+        if arguments in shared:
+            return shared[arguments]
+        root = tmp_path_factory.mktemp("shared")
+        out, err = io.StringIO(), io.StringIO()
+        GlobalHydra.instance().clear()
+        with (
+            contextlib.chdir(root),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.suppress(SimulatedCrash),
+        ):
+            patch.syspath_prepend(str(ROOT))
+            patch.setattr(sys, "argv", ["train.py", *arguments])
+            importlib.import_module("train").main()
+        (folder,) = (path for path in (root / "runs").iterdir() if path.name[0] != ".")
+        shared[arguments] = SharedRun(root, folder, Result(0, out.getvalue(), err.getvalue()))
+        return shared[arguments]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def trained_once(train_once: Callable[..., SharedRun]) -> Path:
     """A folder with runs/ and corpora/ of a run of two steps, trained once per process."""
-    folder = tmp_path_factory.mktemp("trained")
-    arguments = [*TINY, "profile=smoke", "trainer.max_steps=2"]
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    return folder
+    return train_once(*TINY, "profile=smoke", "trainer.max_steps=2").root
 
 
 @pytest.fixture

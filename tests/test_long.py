@@ -1,4 +1,4 @@
-"""Long runs and many of them: nothing grows, nothing leaks, nothing differs the second time."""
+"""Long and concurrent runs: memory stays flat, nothing leaks, the same command repeats its bits."""
 
 import multiprocessing
 import os
@@ -14,28 +14,28 @@ from gptlab.model import checkpoint
 from gptlab.utils import run_dir
 from gptlab.utils.device import resident_memory
 from tests.conftest import TINY, toy_data
-from tests.faults.callbacks import SEEN
-from tests.faults.compare import metrics, only
+from tests.faults.callbacks import MEMORY_SAMPLES
+from tests.faults.compare import only_run, read_metrics
 
 
 @pytest.mark.slow
 def test_memory_is_flat_over_20_000_batches(command) -> None:
-    SEEN.clear()
+    MEMORY_SAMPLES.clear()
     result = command(
         *("train", *TINY, "model.context_length=32", "data.batch_size=4", "data.batching=random"),
         *("trainer.max_steps=20000", "data.valid_tokens=2000", "data.final_tokens=2000"),
         *("trainer.eval_every=500", "trainer.sample_every=1000", "max_new_tokens=10"),
-        "+callbacks.watch._target_=tests.faults.callbacks.Watch",
+        "+callbacks.watch._target_=tests.faults.callbacks.MemoryWatcher",
     )
     assert result.code == 0, result.err
-    assert len(SEEN) == 40
-    settled = SEEN[3]  # from step 2,000 on
-    print(f"{settled / 1e6:.1f} MB after 2,000 steps, then at most {max(SEEN) / 1e6:.1f} MB")
-    assert max(SEEN[3:]) < 1.05 * settled
+    assert len(MEMORY_SAMPLES) == 40
+    settled, highest = MEMORY_SAMPLES[3], max(MEMORY_SAMPLES[3:])  # from step 2,000 on
+    print(f"{settled / 1e6:.1f} MB after 2,000 steps, then at most {highest / 1e6:.1f} MB")
+    assert highest < 1.05 * settled
 
 
 @pytest.mark.slow
-def test_no_leak_over_a_sweep_of_50_jobs(command, monkeypatch) -> None:
+def test_a_sweep_of_50_jobs_leaks_no_files_threads_or_memory(command, monkeypatch) -> None:
     held: list[tuple[int, int, int]] = []
     clean = sweeps.reset_job_state
 
@@ -44,7 +44,7 @@ def test_no_leak_over_a_sweep_of_50_jobs(command, monkeypatch) -> None:
         files, threads = (len(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task"))
         held.append((files, threads, resident_memory()))
 
-    monkeypatch.setattr(sweeps, "clean_state", count)
+    monkeypatch.setattr(sweeps, "reset_job_state", count)
     smoke = [*TINY, "profile=smoke", "data.max_samples=100", "data.final_tokens=1000"]
     result = command("train", "-m", *smoke, "seed=range(50)", "data.num_workers=1")
     assert result.code == 0, result.err
@@ -57,7 +57,7 @@ def test_no_leak_over_a_sweep_of_50_jobs(command, monkeypatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["false", "model", "step"])
-def test_the_same_bits_on_two_threads(command, tmp_path: Path, compiled: str) -> None:
+def test_two_threads_give_the_same_bits_twice(command, tmp_path: Path, compiled: str) -> None:
     threads, losses, weights = torch.get_num_threads(), [], []
     settings = [
         *(
@@ -74,8 +74,8 @@ def test_the_same_bits_on_two_threads(command, tmp_path: Path, compiled: str) ->
             torch.compiler.reset()
             result = command("train", *settings, f"run_root={root}")
             assert result.code == 0, result.err
-            run = only(tmp_path / root)
-            losses.append(metrics(run))
+            run = only_run(tmp_path / root)
+            losses.append(read_metrics(run))
             weights.append(
                 checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
             )
@@ -85,33 +85,33 @@ def test_the_same_bits_on_two_threads(command, tmp_path: Path, compiled: str) ->
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
-def build(root: Path, barrier, results) -> None:
+def build_corpus(root: Path, barrier, results) -> None:
     barrier.wait()
     corpus = open_corpus(toy_data(), TokenizerConfig(name="words"), 1, str(root))
     results.put((corpus.folder.name, corpus.splits["train"].checksums))
 
 
-def at_once(task, root: Path, count: int) -> list:
-    """What `task(root, barrier, results)` gives in so many processes that begin it together."""
+def run_at_once(task, root: Path, count: int) -> list:
+    """Run `task(root, barrier, results)` in `count` processes together; return their results."""
     fork = multiprocessing.get_context("fork")
     barrier, results = fork.Barrier(count), fork.Queue()
     processes = [fork.Process(target=task, args=(root, barrier, results)) for _ in range(count)]
     for process in processes:
         process.start()
-    found = [results.get(timeout=60) for _ in processes]
+    outcomes = [results.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    return found
+    return outcomes
 
 
-def test_processes_that_prepare_the_same_corpus_do_not_collide(tmp_path: Path) -> None:
-    found = at_once(build, tmp_path / "corpora", 4)
-    assert all(each == found[0] for each in found)
-    assert [path.name for path in (tmp_path / "corpora").iterdir()] == [found[0][0]]
+def test_processes_that_build_the_same_corpus_do_not_collide(tmp_path: Path) -> None:
+    results = run_at_once(build_corpus, tmp_path / "corpora", 4)
+    assert all(result == results[0] for result in results)
+    assert [path.name for path in (tmp_path / "corpora").iterdir()] == [results[0][0]]
 
 
-def begin(root: Path, barrier, results) -> None:
+def publish_run(root: Path, barrier, results) -> None:
     barrier.wait()
     folder = run_dir.reserve_run_dir(root, "2026-01-02_030405_a run")
     (run_dir.staging_dir(folder) / "config.yaml").touch()
@@ -119,8 +119,8 @@ def begin(root: Path, barrier, results) -> None:
     results.put(folder.name)
 
 
-def test_runs_begun_in_the_same_second_get_a_folder_each(tmp_path: Path) -> None:
-    names = at_once(begin, tmp_path / "runs", 8)
+def test_runs_started_in_the_same_second_get_separate_folders(tmp_path: Path) -> None:
+    names = run_at_once(publish_run, tmp_path / "runs", 8)
     first = "2026-01-02_030405_a-run"
     assert sorted(names) == sorted([first, *(f"{first}-{number}" for number in range(2, 9))])
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(names)

@@ -43,8 +43,9 @@ def test_training_command_trains(command, tmp_path: Path, hub: Path, line: str) 
 
 def test_resume_command_continues_a_stopped_run(command) -> None:
     (line,) = (c for c in COMMANDS if "resume=" in c)
-    stopped = ["+callbacks.stop._target_=tests.faults.callbacks.Stop", "+callbacks.stop.step=1"]
-    result = command("train", *TINY, "profile=smoke", *stopped, "+callbacks.stop.signal=2")
+    stop = {"_target_": "tests.faults.callbacks.StopAtStep", "step": 1, "signal": 2}
+    stop_arguments = [f"+callbacks.stop.{name}={value}" for name, value in stop.items()]
+    result = command("train", *TINY, "profile=smoke", *stop_arguments)
     assert result.code == 130 and line.split("=")[0] in result.err
     result = command("train", *shlex.split(line)[2:], "callbacks=none")
     assert result.code == 0 and "resuming after step" in result.out and "done in" in result.out

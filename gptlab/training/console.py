@@ -220,18 +220,14 @@ def describe_text_results(metrics: dict[str, float]) -> str:
 
 def describe_class_results(metrics: dict[str, float]) -> str:
     """Includes the three most frequent confusions: with two classes all of them."""
-    wrong = [
-        (count, *key.split("_as_", 1))
-        for key, count in metrics.items()
-        if "_as_" in key and not re.fullmatch(r"(.*)_as_\1", key)
-    ]
-    wrong = sorted(wrong, key=lambda item: -item[0])[:3]
-    confusions = ", ".join(
-        f"{count:.0f} '{label}' classified as '{predicted}'" for count, label, predicted in wrong
-    )
+    wrong = [key for key in metrics if "_as_" in key and not re.fullmatch(r"(.*)_as_\1", key)]
+    confusions = []
+    for key in sorted(wrong, key=lambda key: -metrics[key])[:3]:
+        label, _, predicted = key.partition("_as_")
+        confusions.append(f"{metrics[key]:.0f} '{label}' classified as '{predicted}'")
     return (
         f"accuracy {metrics['accuracy']:.2%}, F1 {metrics['f1']:.4f}, loss "
-        f"{metrics['loss']:.4f} nats/message ({metrics['tokens']:,} messages): {confusions}"
+        f"{metrics['loss']:.4f} nats/message ({metrics['tokens']:,} messages): {', '.join(confusions)}"
     )
 
 

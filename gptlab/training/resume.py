@@ -7,7 +7,7 @@ steps) come from its checkpoint.
 import contextlib
 import shlex
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def read_stopped_run(
     return resumed
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
+def newest_checkpoint(folder: Path) -> tuple[Path, Mapping[str, Any]]:
     """The newest undamaged checkpoint and its content; prints a warning for each damaged one."""
     checkpoints = folder / "checkpoints"
     others = sorted(checkpoints.glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)

@@ -1,8 +1,8 @@
-"""Accidents, one after another, and what was lost: `python -m tests.faults 100`.
+"""Inject faults into runs and count what is lost: `python -m tests.faults 100`.
 
-Each trains a small model in a process of its own, has an accident there at a random moment, goes
-on with `resume=latest` (which may have another), and compares what came of it, bit for bit, with a
-run that had none. Exits with 1 if anything was lost.
+Each round trains a small model in a process of its own, injects a fault at a random moment, resumes
+with `resume=latest` (perhaps with a second fault), and compares the result bit for bit with a run
+without faults. Exits with 1 if anything was lost.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
-from tests.faults import accidents
-from tests.faults.compare import assert_same, only
+from tests.faults import injection
+from tests.faults.compare import assert_identical_runs, only_run
 
 SETTINGS = [
     *("model.n_layer=1", "model.d_model=16", "model.n_head=2", "model.dropout=0.1"),
@@ -35,14 +35,14 @@ KINDS = {
     "workers": ["data.num_workers=1"],
     "sweep": ["-m", "model.n_head=2,4", "logger=none"],
 }
-ENDINGS = {0, 2, -9}  # finished, one plain line, killed
+EXPECTED_CODES = {0, 2, -9}  # finished, one-line error, killed
 
 
-def start(arguments: list[str], folder: Path, accident: accidents.Accident | None) -> int:
-    """Runs `train.py` with these arguments in a child of this process; its exit code."""
+def start(arguments: list[str], folder: Path, fault: injection.Fault | None) -> int:
+    """Run train.py with these arguments in a child process; return its exit code."""
     if child := os.fork():
-        if accident and accident.after is not None:
-            time.sleep(accident.after)
+        if fault and fault.after is not None:
+            time.sleep(fault.after)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, 9)
         _, status = os.waitpid(child, 0)
@@ -54,8 +54,8 @@ def start(arguments: list[str], folder: Path, accident: accidents.Accident | Non
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    if accident:
-        accident.arm()
+    if fault:
+        fault.arm()
     sys.argv = ["train.py", *arguments]
     code = 1
     try:
@@ -72,25 +72,29 @@ def start(arguments: list[str], folder: Path, accident: accidents.Accident | Non
         os._exit(code)
 
 
-def one(kind: str, name: str, draw: random.Random, whole: Path, seconds: float) -> Counter:
-    """One accident, and all that it takes to get over it."""
+def run_round(
+    kind: str, name: str, random_source: random.Random, reference: Path, seconds: float
+) -> Counter:
+    """Train with a fault, resume until the run is finished, compare with the reference."""
     counts: Counter = Counter()
     folder = Path(tempfile.mkdtemp(prefix="fault_"))
     try:
-        first = [*SETTINGS, *KINDS[kind]]
+        arguments = [*SETTINGS, *KINDS[kind]]
         for attempt in range(12):
-            accident = accidents.make(name, draw, seconds) if attempt < 2 else None
-            if begun := bool(found(folder)):
-                time.sleep(1.1)  # TensorBoard orders files by the second in their names
-            code = start(["resume=latest"] if begun else first, folder, accident)
-            counts["accidents"] += code != 0
-            if code not in ENDINGS:
+            fault = injection.make_fault(name, random_source, seconds) if attempt < 2 else None
+            started = bool(visible_runs(folder))
+            if started:
+                time.sleep(1.1)  # TensorBoard sorts files of different processes by the second
+            code = start(["resume=latest"] if started else arguments, folder, fault)
+            counts["faults"] += code != 0
+            if code not in EXPECTED_CODES:
                 raise AssertionError(f"{name} ended with {code}")
-            if code == 0 and all(run_dir.is_finished(run) for run in found(folder)):
+            if code == 0 and all(run_dir.is_finished(run) for run in visible_runs(folder)):
                 break
-            if accident and accident.name == "torn":
-                accidents.tear([run for run in found(folder) if not run_dir.is_finished(run)], draw)
-        assert_same(only(folder / "runs"), only(whole / "runs"))
+            if fault and fault.name == "torn":
+                unfinished = [run for run in visible_runs(folder) if not run_dir.is_finished(run)]
+                injection.tear_checkpoints(unfinished, random_source)
+        assert_identical_runs(only_run(folder / "runs"), only_run(reference / "runs"))
         counts["identical"] += 1
     except (AssertionError, UserError) as error:
         counts["lost"] += 1
@@ -101,8 +105,8 @@ def one(kind: str, name: str, draw: random.Random, whole: Path, seconds: float) 
     return counts
 
 
-def found(folder: Path) -> list[Path]:
-    """The runs and sweeps that have appeared."""
+def visible_runs(folder: Path) -> list[Path]:
+    """The runs and sweeps whose folders have been published."""
     root = folder / "runs"
     return [path for path in root.iterdir() if path.name[0] != "."] if root.is_dir() else []
 
@@ -111,27 +115,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("count", type=int, nargs="?", default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=sorted({*accidents.NAMES}), help="one kind of accident")
-    wanted = parser.parse_args()
+    parser.add_argument("--only", choices=sorted({*injection.NAMES}), help="one kind of fault")
+    arguments = parser.parse_args()
     import gptlab.training.train  # noqa: F401  once, before all children
 
-    draw = random.Random(wanted.seed)
+    random_source = random.Random(arguments.seed)
     total: Counter = Counter()
     with contextlib.ExitStack() as stack:
-        wholes = {}
-        for kind, extra in KINDS.items():
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="whole_")))
+        references = {}
+        for kind, settings in KINDS.items():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reference_")))
             began = time.perf_counter()
-            assert start([*SETTINGS, *extra], folder, None) == 0, (folder / "log.txt").read_text()
-            wholes[kind] = folder, time.perf_counter() - began
-        for number in range(wanted.count):
+            code = start([*SETTINGS, *settings], folder, None)
+            assert code == 0, (folder / "log.txt").read_text()
+            references[kind] = folder, time.perf_counter() - began
+        for number in range(arguments.count):
             kind = list(KINDS)[number % len(KINDS)]
-            name = wanted.only or accidents.NAMES[number % len(accidents.NAMES)]
-            total += one(kind, name, draw, *wholes[kind])
-            total["faults"] += 1
-            print(f"{total['faults']:4} {name:12} {kind:8} {dict(total)}", flush=True)
+            name = arguments.only or injection.NAMES[number % len(injection.NAMES)]
+            total += run_round(kind, name, random_source, *references[kind])
+            total["rounds"] += 1
+            print(f"{total['rounds']:4} {name:12} {kind:8} {dict(total)}", flush=True)
     print(
-        f"{total['accidents']} accidents in {total['faults']} runs, {total['lost']} lost, "
+        f"{total['faults']} faults in {total['rounds']} runs, {total['lost']} lost, "
         f"{total['identical']} ended bit-identical"
     )
     raise SystemExit(1 if total["lost"] else 0)

@@ -228,14 +228,11 @@ def test_a_graph_of_a_run_is_loaded_from_the_cache(train_once, monkeypatch) -> N
 
 
 @needs_compiler
-def test_a_compiled_run_resumes_bit_for_bit(train_once, command, run_cache, tmp_path: Path) -> None:
+def test_a_compiled_run_resumes_bit_for_bit(train_once, command, tmp_path: Path) -> None:
     arguments = [*RUN, "trainer.compile=step", "trainer.accumulate_grad_batches=2"]
     expected = last_checkpoint(train_once(*arguments).folder)["state_dict"]
-    first_half = train_once(*arguments, "trainer.max_steps=3").folder
-    run = tmp_path / "first_half"
-    shutil.copytree(first_half, run)
-    corpus_root = f"corpus_root={run_cache.root / 'corpora'}"
-    result = command("train", f"resume={run}", "trainer.max_steps=6", corpus_root)
+    run = train_once(*arguments, "trainer.max_steps=3").copy(tmp_path)
+    result = command("train", f"resume={run}", "trainer.max_steps=6")
     assert result.code == 0 and "compiled step" in result.out, result.err
     actual = last_checkpoint(run)["state_dict"]
     assert all(torch.equal(weight, actual[name]) for name, weight in expected.items())

@@ -12,8 +12,8 @@ from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimizatio
 from gptlab.model import checkpoint
 from gptlab.training.fast import fast_loop
 from tests.conftest import TINY
-from tests.faults.callbacks import Accident
-from tests.faults.compare import assert_same, only
+from tests.faults.callbacks import SimulatedCrash
+from tests.faults.compare import assert_identical_runs, only_run
 from tests.faults.listeners import SEEN
 
 pytestmark = pytest.mark.xdist_group("fast_loop")  # one worker: its tests share runs
@@ -79,7 +79,7 @@ def train(train_once, observations, monkeypatch) -> Callable[..., ObservedRun]:
 )
 def test_runs_and_counters_are_those_of_lightnings_loop(train, arguments: tuple[str, ...]) -> None:
     fast, lightning = train(*arguments, FAST), train(*arguments, LIGHTNING)
-    assert_same(fast.folder, lightning.folder)
+    assert_identical_runs(fast.folder, lightning.folder)
     fast_counters, counters = (
         checkpoint.read_checkpoint(run.folder / "checkpoints" / "last.ckpt")["loops"]
         for run in (fast, lightning)
@@ -100,7 +100,7 @@ def test_a_callback_sees_and_logs_the_same(train) -> None:
 def test_lightnings_loop_runs_where_it_is_needed(train, argument: str) -> None:
     """For a hook between the calls of the fast loop, and for a profiler."""
     run = train(*SETTINGS, argument, FAST)
-    assert_same(run.folder, train(*LISTENING, LIGHTNING).folder)
+    assert_identical_runs(run.folder, train(*LISTENING, LIGHTNING).folder)
     assert run.lightning_calls == 24
     assert run.seen == ([True] * 24 if "listeners" in argument else [])
 
@@ -129,11 +129,11 @@ def test_a_run_resumes_with_the_other_loop(
     command, train, run_cache, tmp_path: Path, first: str, second: str
 ) -> None:
     uninterrupted = train(*LISTENING, FAST).folder
-    stop = "+callbacks.stop={_target_: tests.faults.callbacks.Stop, step: 7, part: 1}"
+    stop = "+callbacks.stop={_target_: tests.faults.callbacks.StopAtStep, step: 7, part: 1}"
     corpus_root = f"corpus_root={run_cache.root / 'corpora'}"
-    with pytest.raises(Accident):
+    with pytest.raises(SimulatedCrash):
         command("train", *SETTINGS, stop, first, corpus_root)
-    run = only(tmp_path / "runs")
+    run = only_run(tmp_path / "runs")
     result = command("train", f"resume={run}", "callbacks=none", second, corpus_root)
     assert result.code == 0, result.err
-    assert_same(run, uninterrupted)
+    assert_identical_runs(run, uninterrupted)

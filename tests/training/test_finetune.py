@@ -1,4 +1,4 @@
-"""Parts of a model trained, classes told apart, instructions followed."""
+"""Finetuning: LoRA and frozen weights, classifiers, instructions."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,10 @@ import torch
 import yaml
 
 from gptlab.config.schema import FinetuneConfig, ModelConfig, OptimConfig
+from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation import responses
+from gptlab.evaluation.classification import class_probabilities
 from gptlab.model.checkpoint import load_checkpoint, read_checkpoint
 from gptlab.model.gpt import GPT
 from gptlab.model.lora import LoraLinear, add_lora, freeze, lora_layers, merge_lora
@@ -24,7 +26,7 @@ LORA = FinetuneConfig(trainable=["*.lora_*"], lora_rank=3)
 
 
 def runs(tmp_path: Path) -> list[Path]:
-    """In the order in which they began."""
+    """All runs, oldest first."""
     return sorted(
         (tmp_path / "runs").iterdir(), key=lambda run: (run / "config.yaml").stat().st_mtime
     )
@@ -35,21 +37,21 @@ def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
     return {key.removeprefix("net."): value for key, value in state.items() if key[:4] == "net."}
 
 
-def filled(net: GPT) -> GPT:
-    """With an addition that is not zero any more."""
+def with_random_lora(net: GPT) -> GPT:
+    """Fill the LoRA weights, which start at zero."""
     for _, layer in lora_layers(net):
         torch.nn.init.normal_(layer.lora_up, std=0.3)
     return net.eval()
 
 
-def test_lora_begins_as_the_model_was_and_merged_computes_the_same() -> None:
+def test_lora_starts_as_the_model_and_merging_keeps_its_output() -> None:
     torch.manual_seed(1)
     net, ids = GPT(SMALL).eval(), torch.randint(20, (2, 12))
     before = net(ids)
     add_lora(net, LORA)
     assert len(list(lora_layers(net))) == 4 * SMALL.n_layer
     assert net(ids).equal(before)
-    filled(net)
+    with_random_lora(net)
     with_addition = net(ids)
     assert (with_addition - before).abs().max() > 0.01
     merge_lora(net)
@@ -58,7 +60,7 @@ def test_lora_begins_as_the_model_was_and_merged_computes_the_same() -> None:
     assert set(net.state_dict()) == set(GPT(SMALL).state_dict())
 
 
-def test_lora_is_the_papers_equation() -> None:
+def test_lora_computes_the_equation_of_the_paper() -> None:
     plain = torch.nn.Linear(7, 5)
     layer = LoraLinear(plain, rank=2, alpha=6.0)
     torch.nn.init.normal_(layer.lora_up)
@@ -75,7 +77,7 @@ def test_lora_is_the_papers_equation() -> None:
         (["final_norm.*"], {"final_norm.weight", "final_norm.bias", "head.weight", "head.bias"}),
     ],
 )
-def test_only_what_is_named_is_trained(trainable: list[str], trained: set[str]) -> None:
+def test_only_named_weights_are_trained(trainable: list[str], trained: set[str]) -> None:
     config = ModelConfig(**vars(SMALL) | {"n_classes": 2, "tied_head": False, "head_bias": True})
     net = GPT(config)
     freeze(net, FinetuneConfig(trainable=trainable))
@@ -84,7 +86,7 @@ def test_only_what_is_named_is_trained(trainable: list[str], trained: set[str]) 
     assert learns == (everything if trained == {"all"} else trained)
 
 
-def test_the_last_block_is_found_from_the_end() -> None:
+def test_blocks_can_be_counted_from_the_last() -> None:
     net = GPT(SMALL)
     freeze(net, FinetuneConfig(trainable=["blocks.-1.*"]))
     learns = {name for name, p in net.named_parameters() if p.requires_grad}
@@ -101,7 +103,7 @@ def test_the_last_block_is_found_from_the_end() -> None:
         (FinetuneConfig(trainable=[]), "nothing would be trained"),
     ],
 )
-def test_a_name_that_is_none_is_told(finetune: FinetuneConfig, words: str) -> None:
+def test_a_name_that_matches_no_weight_is_refused(finetune: FinetuneConfig, words: str) -> None:
     with pytest.raises(UserError) as refused:
         net = GPT(SMALL)
         add_lora(net, finetune)
@@ -109,7 +111,7 @@ def test_a_name_that_is_none_is_told(finetune: FinetuneConfig, words: str) -> No
     assert words in str(refused.value)
 
 
-def test_rates_fall_from_the_head_down_and_every_weight_is_in_one_group() -> None:
+def test_learning_rates_fall_from_the_head_down_and_each_weight_is_in_one_group() -> None:
     net, optim = GPT(SMALL), OptimConfig(lr=1.0)
     groups = parameter_groups(net, optim, layer_decay=0.5)
     assert groups[0]["lr"] == 1.0
@@ -125,7 +127,7 @@ def test_rates_fall_from_the_head_down_and_every_weight_is_in_one_group() -> Non
 
 
 @pytest.mark.parametrize("finetune", ["head", "last_block", "lora"])
-def test_frozen_weights_do_not_move_by_a_bit(command, trained: Path, tmp_path, finetune) -> None:
+def test_frozen_weights_keep_their_bits(command, trained: Path, tmp_path, finetune) -> None:
     typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "baseline=false"]
     result = command("train", *typed)
     assert result.code == 2 and f"init_from={trained}: the text has what" in result.err
@@ -152,7 +154,7 @@ def test_frozen_weights_do_not_move_by_a_bit(command, trained: Path, tmp_path, f
     assert after["head.weight"].shape[0] == 2 and after["head.weight"].abs().sum() > 0
 
 
-def test_a_classifier_keeps_vocabulary_and_structure_of_the_model_it_begins_with(
+def test_a_classifier_keeps_vocabulary_and_structure_of_its_initial_model(
     command, trained: Path, tmp_path: Path
 ) -> None:
     typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "tokenizer.unknown=skip"]
@@ -167,35 +169,35 @@ def test_a_classifier_keeps_vocabulary_and_structure_of_the_model_it_begins_with
     assert ours.tokenizer.pieces == theirs.tokenizer.pieces == start.tokenizer.pieces
     assert ours.net.config.d_model == theirs.net.config.d_model == 16
     summary = json.loads((mine / "summary.json").read_text())
-    beside = json.loads((random / "summary.json").read_text())
+    baseline = json.loads((random / "summary.json").read_text())
     for name in ("accuracy", "f1", "loss"):
-        assert summary["after"][f"random/{name}"] == beside["after"][f"test/{name}"]
+        assert summary["after"][f"random/{name}"] == baseline["after"][f"test/{name}"]
     assert "random weights" in result.out
     stored = yaml.safe_load((random / "config.yaml").read_text())
     assert stored["from_scratch"] is True
     result = command("train", *typed, "data.row_length=130")
-    assert result.code == 2 and "model.context_length + 1 = 129" in result.err
+    assert result.code == 2 and "must be at most 129" in result.err
     result = command("train", *typed, "model.d_model=32")
     assert result.code == 2 and "its model has d_model=16" in result.err
 
 
-def test_the_figures_of_a_classifier_are_those_of_its_messages(command, tmp_path: Path) -> None:
-    result = command("train", *TINY, "data=toy_spam", *QUICK, "trainer.max_steps=40")
+def test_the_metrics_of_a_classifier_are_those_of_its_messages(command, tmp_path: Path) -> None:
+    result = command("train", *TINY, "data=toy_spam", *QUICK, "trainer.max_steps=20")
     assert result.code == 0, result.err
     (run,) = runs(tmp_path)
     after = json.loads((run / "summary.json").read_text())["after"]
     model = load_checkpoint(run / "checkpoints" / "best.ckpt")
     (corpus,) = (tmp_path / "corpora").iterdir()
-    from gptlab.data.corpus import Corpus
-
     opened, right, said_spam, was_spam, hit = Corpus(corpus), 0, 0, 0, 0
     ends = opened.document_ends("test").tolist()
     for begin, end, label in zip([0, *ends], ends, opened.labels("test"), strict=False):
         text = decode(model.tokenizer, opened.tokens("test")[begin:end].tolist())
-        result = command("gptlab.evaluate", f"text={text}")
-        said = ["ham", "spam"].index(result.out.split()[0])
+        probabilities = class_probabilities(model.net, model.tokenizer, text, model.eot_first)
+        said = probabilities.index(max(probabilities))
         right, hit = right + (said == label), hit + (said == label == 1)
         said_spam, was_spam = said_spam + (said == 1), was_spam + (label == 1)
+    result = command("gptlab.evaluate", f"text={text}")  # the last message
+    assert result.out.split()[0] == ["ham", "spam"][said]
     assert after["test/tokens"] == len(ends)
     assert after["test/accuracy"] == pytest.approx(right / len(ends))
     assert after["test/f1"] == pytest.approx(2 * hit / (said_spam + was_spam))
@@ -239,7 +241,9 @@ def test_a_model_of_another_kind_is_refused_in_one_line(command, trained: Path, 
         ["init_from=TRAINED", "data.row_length=20", "tokenizer.unknown=skip"],
     ],
 )
-def test_a_stopped_run_ends_with_the_same_bits(command, tmp_path: Path, typed, trained) -> None:
+def test_a_stopped_finetuning_run_resumes_to_the_same_bits(
+    command, tmp_path: Path, typed, trained
+) -> None:
     typed = [word.replace("TRAINED", str(trained)) for word in typed]
     more = [
         *typed,
@@ -264,16 +268,16 @@ def test_a_stopped_run_ends_with_the_same_bits(command, tmp_path: Path, typed, t
         assert weight.equal(whole[name]), name
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["config"]["model"] == model
 
-    def told(text: str) -> list[list[str]]:
+    def losses(text: str) -> list[list[str]]:
         return [line.split(",")[:5] for line in text.splitlines()]
 
-    assert told((run / "metrics.csv").read_text()) == told(lines)
+    assert losses((run / "metrics.csv").read_text()) == losses(lines)
 
 
 INSTRUCT = ["data=toy_instructions", "eval_after=[perplexity,responses]", "max_new_tokens=12"]
 
 
-def test_responses_are_written_beside_those_expected_and_scored(command, tmp_path: Path) -> None:
+def test_responses_are_stored_with_the_expected_ones_and_scored(command, tmp_path: Path) -> None:
     result = command("train", *TINY, *INSTRUCT, *QUICK, "data.max_samples=200")
     assert result.code == 0, result.err
     (run,) = runs(tmp_path)
@@ -295,16 +299,17 @@ def test_responses_are_written_beside_those_expected_and_scored(command, tmp_pat
     assert "\n= " in sample
 
 
-def test_no_template_no_input(command, trained: Path) -> None:
+def test_an_input_needs_a_known_template(command, trained: Path) -> None:
     result = command("generate", "prompt=a", "input=b")
     assert result.code == 2 and "template=alpaca" in result.err
     result = command("generate", "prompt=a", "template=alpca")
     assert result.code == 2 and "did you mean 'alpaca'" in result.err
 
 
-def test_an_adapter_is_saved_alone(command, tmp_path: Path) -> None:
+def test_an_adapter_is_exported_without_the_model(command, tmp_path: Path) -> None:
     gpt2 = ["tokenizer=gpt2", "model.position=learned", "model.feed_forward=gelu_tanh"]
-    typed = [*TINY, "data=toy_instructions", *QUICK, *gpt2, "name=lora"]
+    typed = [*TINY, "data=toy_instructions", *QUICK, *gpt2, "name=lora", "trainer.max_steps=1"]
+    typed += ["trainer.eval_every=0", "trainer.sample_every=0", "data.final_tokens=100"]
     assert command("train", *typed, "finetune=lora", "finetune.lora_rank=2").code == 0
     result = command("gptlab.export", "output_dir=adapter", "adapter=true")
     assert result.code == 0, result.err
@@ -322,7 +327,7 @@ def test_an_adapter_is_saved_alone(command, tmp_path: Path) -> None:
     assert result.code == 2 and "without LoRA" in result.err
 
 
-def test_rates_by_layer_reach_the_optimizer(command, trained: Path, tmp_path: Path) -> None:
+def test_layer_decay_reaches_the_optimizer(command, trained: Path, tmp_path: Path) -> None:
     typed = [*QUICK, f"init_from={trained}", "finetune.layer_decay=0.001", "optim.lr=1e-4"]
     typed += ["optim.warmup_steps=0", "optim.weight_decay=0", "tokenizer.unknown=skip"]
     assert command("train", *typed).code == 0
@@ -331,13 +336,13 @@ def test_rates_by_layer_reach_the_optimizer(command, trained: Path, tmp_path: Pa
     assert moved["final_norm.weight"] > 100 * moved["blocks.0.feed_forward.up.weight"] > 0
 
 
-def test_a_stopped_baseline_is_compared_when_it_has_ended(command, trained, tmp_path) -> None:
+def test_a_stopped_baseline_is_compared_after_it_is_resumed(command, trained, tmp_path) -> None:
     typed = ["data=toy_spam", *QUICK, f"init_from={trained}", "tokenizer.unknown=skip"]
     result = command("train", *typed, "from_scratch=true", "finetune=head", "name=none")
     assert result.code == 0 and "random weights are frozen" in result.out
     assert command("train", *typed, "baseline=false", "name=first").code == 0
     first = runs(tmp_path)[-1]
-    stop = ["+callbacks.stop._target_=tests.faults.callbacks.Stop", "+callbacks.stop.step=2"]
+    stop = ["+callbacks.stop._target_=tests.faults.callbacks.StopAtStep", "+callbacks.stop.step=2"]
     typed += ["from_scratch=true", f"baseline_of={first.name}", "name=first_random"]
     result = command("train", *typed, *stop, "+callbacks.stop.signal=2")
     assert result.code == 130, result.err
@@ -348,7 +353,7 @@ def test_a_stopped_baseline_is_compared_when_it_has_ended(command, trained, tmp_
     own = json.loads((runs(tmp_path)[-1] / "summary.json").read_text())
     assert summary["after"]["random/loss"] == own["after"]["test/loss"]
     assert f"run={tmp_path.name}" not in result.out and first.name in result.out
-    # What a person means by the latest run is the one that the baseline stands beside.
+    # run=latest is the run, not its baseline.
     result = command("gptlab.evaluate", "text=Once upon")
     assert f"{first.name}/" in result.err, result.err
 
@@ -360,7 +365,7 @@ def test_a_sweep_of_classifiers_is_ranked(command, tmp_path: Path) -> None:
     assert "accuracy" in table.read_text() and "bits_per_byte" not in table.read_text()
 
 
-def test_records_that_are_too_long_are_told(command) -> None:
+def test_truncated_records_are_reported(command) -> None:
     typed = [*TINY, "data=toy_instructions", *QUICK]
     result = command("train", *typed, "model.context_length=12")
     assert result.code == 0 and "records are too long and are truncated" in result.out
@@ -368,11 +373,11 @@ def test_records_that_are_too_long_are_told(command) -> None:
     assert result.code == 2 and "records is longer than a row of 16 tokens" in result.err
 
 
-def test_what_data_decides_cannot_be_typed(command) -> None:
+def test_settings_that_contradict_data_or_finetuning_are_refused(command) -> None:
     result = command("train", *TINY, "model.n_classes=3", "profile=smoke")
     assert result.code == 2 and "model.n_classes" in result.err
     result = command("train", *TINY, "finetune.lora_rank=2")
-    assert result.code == 2 and "take finetune=lora" in result.err
+    assert result.code == 2 and "use finetune=lora" in result.err
     result = command("train", *TINY, "finetune=head", "profile=smoke")
     assert result.code == 2 and "take finetune=last_block" in result.err
     result = command("train", *TINY, "finetune.trainable=head", "profile=smoke")

@@ -1,4 +1,4 @@
-"""What is looked at before the first step, and what is refused."""
+"""Checks before the first step."""
 
 import os
 import re
@@ -28,17 +28,17 @@ def net(**changes) -> GPT:
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("position", ["sinusoidal", "learned", "rotary", "none"])
-def test_a_model_that_looks_back_has_no_gradient_from_the_future(norm: str, position: str) -> None:
+def test_a_causal_model_has_no_gradient_from_the_future(norm: str, position: str) -> None:
     check = preflight.check_causality(net(norm=norm, position=position), torch.arange(20))
     assert check.passed and check.result == "none"
 
 
-def test_the_named_leak_is_told_and_any_other_is_refused(monkeypatch) -> None:
+def test_a_configured_leak_is_reported_and_any_other_is_refused(monkeypatch) -> None:
     check = preflight.check_causality(net(let_attention_see_the_future=True), torch.arange(20))
     assert not check.passed and "LEAKS" in check.result
 
     class Mixer(nn.Module):
-        """A mistake: it averages over all tokens, those to come too."""
+        """A mistake: averages over all tokens, including later ones."""
 
         def __init__(self, config: ModelConfig):
             super().__init__()
@@ -51,18 +51,18 @@ def test_the_named_leak_is_told_and_any_other_is_refused(monkeypatch) -> None:
         preflight.check_causality(net(feed_forward="mixer"), torch.arange(20))
 
 
-def test_a_first_loss_far_above_chance_asks_for_a_look() -> None:
+def test_a_first_loss_far_above_chance_fails_its_check() -> None:
     assert preflight.check_first_loss(4.0, vocabulary=50).passed
     check = preflight.check_first_loss(9.0, vocabulary=50)
     assert not check.passed and "ln(vocabulary) = 3.912" in str(check)
 
 
-def test_a_batch_is_overfitted_unless_no_gradient_arrives() -> None:
+def test_overfitting_fails_only_if_the_gradient_does_not_reach_the_weights() -> None:
     source, target = torch.randint(50, (2, 4, 16), generator=torch.Generator().manual_seed(0))
-    good = net()
-    before = {name: weight.clone() for name, weight in good.state_dict().items()}
-    assert preflight.check_overfitting(good, source, target).passed
-    assert all(torch.equal(before[name], w) for name, w in good.state_dict().items())
+    intact = net()
+    before = {name: weight.clone() for name, weight in intact.state_dict().items()}
+    assert preflight.check_overfitting(intact, source, target).passed
+    assert all(torch.equal(before[name], w) for name, w in intact.state_dict().items())
     frozen = net(tied_head=False)
     frozen.requires_grad_(False)
     frozen.head.weight.requires_grad_()
@@ -94,26 +94,28 @@ def test_a_device_that_computes_wrongly_is_refused(toy_corpus: Corpus, monkeypat
     assert preflight.check_device(model, *rows, Plan) is None
 
 
-def test_preflight_alone_tells_everything_and_leaves_no_run(command, tmp_path: Path) -> None:
+def test_preflight_only_prints_all_checks_and_creates_no_run(command, tmp_path: Path) -> None:
     result = command("train", *TINY, "preflight=only", "data.max_samples=60")
     assert result.code == 0, result.err
-    for words in (
+    for text in (
         *("preflight", "passes over the data", "memory ", " available", "time ", "first loss"),
         *("no gradient from the future: none", "splits do not overlap", "can be overfitted"),
     ):
-        assert words in result.out, words
+        assert text in result.out, text
     assert result.out.count("  ok  ") == 4
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_shows_only_what_asks_for_a_look(command) -> None:
-    quiet = command("train", *TINY, "profile=smoke")
+def test_a_run_prints_only_failed_checks(command, train_once) -> None:
+    quiet = train_once(*TINY, "profile=smoke", "trainer.max_steps=2").result
     assert "memory " in quiet.out and "  ok  " not in quiet.out and "WARN" not in quiet.out
     wide = command("train", *TINY, "profile=smoke", "model.init_std=3")
     assert "WARN  first loss" in wide.out
 
 
-def test_a_run_that_cannot_fit_is_refused(command, tmp_path: Path, monkeypatch) -> None:
+def test_a_run_that_does_not_fit_into_memory_is_refused(
+    command, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(memory_estimate, "available_memory", lambda _: 100_000_000)
     result = command("train", *TINY, "profile=smoke")
     assert result.code == 2 and result.err.count("\n") == 1
@@ -130,17 +132,19 @@ def test_a_run_that_cannot_fit_is_refused(command, tmp_path: Path, monkeypatch) 
         ["model=toy", "model.d_model=512", "model.n_layer=6", "data.batch_size=32"],
     ],
 )
-def test_the_estimate_is_near_the_measured_peak(tmp_path: Path, arguments: list[str]) -> None:
-    """Within a fifth, on a CPU, of the process's largest resident size."""
+def test_the_memory_estimate_is_near_the_measured_peak(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    """Within a fifth of the process's largest resident size, on a CPU."""
     script = (
         "import resource, sys\n"
         "from gptlab.training import preflight\n"
         "real = preflight.estimate_memory\n"
-        "def told(*a):\n"
+        "def estimate(*a):\n"
         "    size = real(*a)\n"
         "    print('ESTIMATE', size)\n"
         "    return size\n"
-        "preflight.estimate_memory = told\n"
+        "preflight.estimate_memory = estimate\n"
         f"sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = {str(ROOT / 'train.py')!r}\n"
         "import train; train.main()\n"
         "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
@@ -150,5 +154,5 @@ def test_the_estimate_is_near_the_measured_peak(tmp_path: Path, arguments: list[
     typed = [sys.executable, "-c", script, *arguments, *small]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    found = dict(re.findall(r"(ESTIMATE|PEAK) (\d+)", done.stdout))
-    assert int(found["ESTIMATE"]) == pytest.approx(int(found["PEAK"]), rel=0.2)
+    sizes = dict(re.findall(r"(ESTIMATE|PEAK) (\d+)", done.stdout))
+    assert int(sizes["ESTIMATE"]) == pytest.approx(int(sizes["PEAK"]), rel=0.2)

@@ -1,22 +1,26 @@
-"""A run that was stopped goes on as if it had not been."""
+"""A stopped run, resumed, ends exactly as a run that was never stopped."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from gptlab.model import checkpoint
+from gptlab.training.resumed_config import restore_group
 from gptlab.utils import run_dir
-from tests.conftest import ROOT, TINY
-from tests.faults.callbacks import Accident
-from tests.faults.compare import assert_same, metrics, only
+from gptlab.utils.errors import UserError
+from tests.conftest import ROOT, TINY, SharedRun
+from tests.faults.callbacks import SimulatedCrash, StopAtStep
+from tests.faults.compare import assert_identical_runs, only_run, read_metrics
 
 SMALL = [
     *TINY,
@@ -25,127 +29,117 @@ SMALL = [
     *("trainer.checkpoint_every=3", "trainer.sample_every=4", "max_new_tokens=5"),
     *("data.max_samples=60", "data.final_tokens=400"),
 ]
-STOP = "+callbacks.stop._target_=tests.faults.callbacks.Stop"
+RESUME = ["resume=latest", "callbacks=none"]
 
 
 def stop(step: int, **settings: object) -> list[str]:
-    chosen = {"step": step, **settings}
-    return [STOP, *(f"+callbacks.stop.{name}={value}" for name, value in chosen.items())]
+    """Arguments that stop a run during the step after `step`."""
+    chosen = {"_target_": "tests.faults.callbacks.StopAtStep", "step": step, **settings}
+    return [f"+callbacks.stop.{name}={value}" for name, value in chosen.items()]
 
 
-@pytest.fixture
-def go_on(command):
-    """Resumes as a person would: later than the second in which the run was stopped.
-
-    TensorBoard reads the files of a run in the order of the seconds in their names.
-    """
-
-    def resume(*arguments: str):
-        time.sleep(1.1)
-        return command("train", *(arguments or ("resume=latest", "callbacks=none")))
-
-    return resume
-
-
-@pytest.fixture
-def whole(command, tmp_path: Path):
-    """Trains without an accident; returns the run's folder."""
-
-    def train(*arguments: str) -> Path:
-        result = command("train", *SMALL, *arguments, "run_root=whole")
-        assert result.code == 0, result.err
-        return only(tmp_path / "whole")
-
-    return train
-
-
-def accident(command, *arguments: str) -> None:
-    with pytest.raises(Accident):
+def crash(command: Callable, *arguments: str) -> None:
+    with pytest.raises(SimulatedCrash):
         command("train", *SMALL, *arguments)
+
+
+@pytest.fixture
+def crashed(command, train_once: Callable[..., SharedRun], tmp_path: Path) -> Path:
+    """A run that crashed during step 6, with its last checkpoint from step 3."""
+    return train_once(*SMALL, *stop(5)).copy(tmp_path)
+
+
+@pytest.fixture
+def finished(command, train_once: Callable[..., SharedRun], tmp_path: Path) -> Path:
+    return train_once(*SMALL).copy(tmp_path)
+
+
+@pytest.mark.fast
+def test_a_crashed_run_resumes_to_the_same_bits(command, crashed: Path, train_once) -> None:
+    result = command("train", *RESUME)
+    assert result.code == 0 and "resuming after step 3" in result.out, result.err
+    assert_identical_runs(crashed, train_once(*SMALL).folder)
 
 
 @pytest.mark.parametrize(
     ("moment", "settings"),
     [
-        ({"step": 7, "part": 1}, []),
+        ({"step": 7, "part": 1}, ["trainer.max_steps=8"]),  # within a step
         ({"step": 0}, ["optim=sgd", "optim.schedule=wsd", "trainer.log_every=5"]),
-        ({"step": 2}, ["trainer.log_every=1", "eval_before=[perplexity]"]),  # from the start again
+        ({"step": 2}, ["trainer.log_every=1", "eval_before=[perplexity]"]),  # from step 0 again
         ({"step": 4, "when": "validation"}, ["optim=adam", "data.batching=random"]),
-        ({"step": 11, "part": 1}, ["data.num_workers=1", "trainer.checkpoint_every=5"]),
+        ({"step": 7, "part": 1}, ["data.num_workers=1", "trainer.checkpoint_every=5"]),
     ],
 )
-def test_the_rest_is_what_it_would_have_been(
-    command, go_on, tmp_path, whole, moment, settings
+def test_a_run_stopped_at_any_moment_resumes_to_the_same_bits(
+    command, train_once, tmp_path: Path, moment: dict, settings: list[str]
 ) -> None:
-    accident(command, *settings, *stop(**moment))
-    run = only(tmp_path / "runs")
-    result = go_on()
+    crash(command, *settings, *stop(**moment))
+    run = only_run(tmp_path / "runs")
+    result = command("train", *RESUME)
     assert result.code == 0, result.err
-    assert only(tmp_path / "runs") == run
-    assert_same(run, whole(*settings))
+    assert only_run(tmp_path / "runs") == run
+    assert_identical_runs(run, train_once(*SMALL, *settings).folder)
 
 
-@pytest.mark.parametrize("times", [3])
-def test_stopped_again_and_again(command, go_on, tmp_path: Path, whole, times: int) -> None:
-    accident(command, *stop(2))
-    for step in range(4, 4 + 3 * times, 3):
-        with pytest.raises(Accident):
-            go_on("resume=latest", *stop(step))
-    assert go_on().code == 0
-    assert_same(only(tmp_path / "runs"), whole())
+def test_a_run_stopped_three_times_resumes_to_the_same_bits(
+    command, crashed: Path, train_once
+) -> None:
+    for step in (7, 10):
+        with pytest.raises(SimulatedCrash):
+            command("train", "resume=latest", *stop(step))
+    assert command("train", *RESUME).code == 0
+    assert_identical_runs(crashed, train_once(*SMALL).folder)
 
 
 @pytest.mark.parametrize(
-    ("number", "moment", "kept"),
+    ("number", "moment", "last_step"),
     [
         (signal.SIGINT, {"step": 5}, 6),
         (signal.SIGTERM, {"step": 7, "part": 1}, 8),  # before the samples and validation of step 8
         (signal.SIGTERM, {"step": 8, "when": "validation"}, 8),
     ],
 )
-def test_a_signal_saves_and_says_how_to_go_on(
-    command, go_on, tmp_path: Path, whole, number: int, moment: dict, kept: int
+def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(
+    command, train_once, tmp_path: Path, number: int, moment: dict, last_step: int
 ) -> None:
-    # With a checkpoint at each step the one before is already there when the signal comes.
-    often = ["trainer.checkpoint_every=1"]
-    result = command("train", *SMALL, *often, *stop(**moment, signal=int(number)))
+    # Checkpoint at each step, so that one of the previous step exists when the signal arrives.
+    settings = ["trainer.checkpoint_every=1"]
+    result = command("train", *SMALL, *settings, *stop(**moment, signal=int(number)))
     assert result.code == 128 + number
-    run = only(tmp_path / "runs")
-    resume_command = f"python train.py resume={run.relative_to(tmp_path)}"
-    assert f"stopped after step {kept}; resume with  {resume_command}" in result.err
-    assert checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == kept
+    run = only_run(tmp_path / "runs")
+    resume = f"python train.py resume={run.relative_to(tmp_path)}"
+    assert f"stopped after step {last_step}; resume with  {resume}" in result.err
+    last = checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == last_step
     assert not (run / "summary.json").exists()
-    assert go_on(f"resume={run}", "callbacks=none").code == 0
-    assert_same(run, whole(*often))
+    assert command("train", f"resume={run}", "callbacks=none").code == 0
+    assert_identical_runs(run, train_once(*SMALL, *settings).folder)
 
 
-def test_a_finished_run_says_so(command, tmp_path: Path) -> None:
-    assert command("train", *SMALL).code == 0
-    run = only(tmp_path / "runs")
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    result = command("train", f"resume={run.name}")
+def test_a_finished_run_is_not_resumed(command, finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    result = command("train", f"resume={finished.name}")
     assert result.code == 0 and "is finished: there is nothing to resume" in result.out
     result = command("train", "resume=latest")
     assert result.code == 0 and "every run in runs is finished" in result.out
-    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
 
-def test_a_finished_run_can_be_made_longer(command, tmp_path: Path) -> None:
-    assert command("train", *SMALL, "optim.schedule=constant").code == 0
-    run = only(tmp_path / "runs")
-    result = command("train", f"resume={run}", "trainer.max_steps=16")
+def test_a_finished_run_can_be_extended(command, finished: Path) -> None:
+    result = command("train", f"resume={finished}", "trainer.max_steps=16")
     assert result.code == 0, result.err
     assert "resuming after step 12" in result.out
-    steps = [int(row["step"]) for row in metrics(run)]
+    steps = [int(row["step"]) for row in read_metrics(finished)]
     assert steps == sorted(steps) and steps[-1] == 16
-    assert json.loads((run / "summary.json").read_text())["steps"] == 16
-    result = command("train", f"resume={run}", "trainer.max_steps=16")
+    assert json.loads((finished / "summary.json").read_text())["steps"] == 16
+    result = command("train", f"resume={finished}", "trainer.max_steps=16")
     assert result.code == 0 and "has 16 steps already" in result.out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
+def test_a_wrong_resume_command_is_one_line_and_changes_nothing(command, crashed: Path) -> None:
+    content = (crashed / "checkpoints" / "last.ckpt").read_bytes()
+    for arguments, message in (
         (["resume=latest", "seed=3"], "seed=3: a resumed run keeps its settings"),
         (["resume=latest", "model.n_layer=2"], "init_from=runs/"),
         (["resume=latest", "experiment=toy_best"], "experiment=toy_best: a resumed run"),
@@ -153,103 +147,151 @@ def test_a_finished_run_can_be_made_longer(command, tmp_path: Path) -> None:
         (["resume=latest", "run_root=empty"], "no run in empty"),
         (["resume=latest"], "callbacks.stop: is not a choice that gptlab ships"),
         (["resume=corpora"], "has no readable checkpoint"),
-    ],
-)
-def test_mistakes_when_resuming(command, tmp_path: Path, arguments, words: str) -> None:
-    accident(command, *stop(5))
-    kept = (only(tmp_path / "runs") / "checkpoints" / "last.ckpt").read_bytes()
-    result = command("train", *arguments)
-    assert result.code == 2
-    assert words in result.err and result.err.count("\n") == 1
-    assert (only(tmp_path / "runs") / "checkpoints" / "last.ckpt").read_bytes() == kept
+    ):
+        result = command("train", *arguments)
+        assert result.code == 2, arguments
+        assert message in result.err and result.err.count("\n") == 1, result.err
+    assert (crashed / "checkpoints" / "last.ckpt").read_bytes() == content
+
+
+def test_shipped_callbacks_and_loggers_are_resumed_without_typing_them(
+    command, tmp_path: Path
+) -> None:
+    """With a number that was typed for one of them."""
+    typed = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]
+    settings = [
+        "optim.lr=0",
+        "optim.min_lr=0",
+        "trainer.eval_every=2",
+        "trainer.checkpoint_every=2",
+    ]
+    result = command("train", *SMALL, *typed, *settings, *stop(3, signal=2))
+    assert result.code == 130, result.err
+    run = only_run(tmp_path / "runs")
+    for path in (run / "checkpoints").glob("*.ckpt"):  # as if only early_stopping had been chosen
+        content = torch.load(path, weights_only=True)
+        content["config"]["callbacks"].pop("stop", None)  # two names may be one file
+        torch.save(content, path)
+    result = command("train", "resume=latest")
+    assert result.code == 0, result.err
+    # Validation at step 4 is no better than at step 2.
+    assert int(read_metrics(run)[-1]["step"]) == 4
+    assert list(run.glob("events*"))
+
+
+def test_only_shipped_choices_and_numbers_are_restored(tmp_path: Path) -> None:
+    shipped = yaml.safe_load((ROOT / "conf" / "callbacks" / "early_stopping.yaml").read_text())
+    assert restore_group("callbacks", shipped, tmp_path) == shipped
+    settings = shipped["early_stopping"]
+    changed = {"early_stopping": settings | {"patience": 9}}
+    assert restore_group("callbacks", changed, tmp_path) == changed
+    for part in (
+        settings | {"_target_": "os.system"},
+        settings | {"monitor": "${oc.env:HOME}"},
+        settings | {"monitor": 5},
+        settings | {"_args_": [1]},
+        {key: value for key, value in settings.items() if key != "monitor"},
+    ):
+        with pytest.raises(UserError, match="early_stopping: is not a choice that gptlab ships"):
+            restore_group("callbacks", {"early_stopping": part}, tmp_path)
+    with pytest.raises(UserError, match="mine: is not a choice"):
+        restore_group("callbacks", {"mine": settings}, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "missing"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
-    command, go_on, tmp_path: Path, whole, damage: str
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_used(
+    command, train_once, tmp_path: Path, damage: str
 ) -> None:
-    accident(command, *stop(10))
-    run = only(tmp_path / "runs")
+    run = train_once(*SMALL, *stop(7)).copy(tmp_path)  # with checkpoints of steps 3 and 6
     last = run / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
-    last.unlink()  # its other names must stay whole
+    last.unlink()  # not through it: best.ckpt may be a link to the same file
     if damage != "missing":
-        cut = {"flipped": len(content), "cut": len(content) // 3, "empty": 0}[damage]
-        last.write_bytes(content[:cut])
-    result = go_on()
-    assert result.code == 0, result.err
+        size = {"flipped": len(content), "cut": len(content) // 3, "empty": 0}[damage]
+        last.write_bytes(content[:size])
+    result = command("train", *RESUME)
+    assert result.code == 0 and "resuming after step" in result.out, result.err
     assert ("last.ckpt" in result.err) == (damage != "missing")
-    assert_same(run, whole())
+    assert_identical_runs(run, train_once(*SMALL).folder)
 
 
-def test_damaged_twice_while_its_end_was_measured(command, go_on, tmp_path: Path, whole) -> None:
-    """Only best.ckpt is left, of the last step: there is nothing to train, and much to tell."""
-    assert command("train", *SMALL).code == 0
-    run = only(tmp_path / "runs")
-    (run / "summary.json").unlink()
-    assert checkpoint.load_checkpoint(run / "checkpoints" / "best.ckpt").step == 12
+def test_a_run_with_only_its_best_checkpoint_left_is_evaluated_again(
+    command, finished: Path, train_once
+) -> None:
+    """best.ckpt is of the last step: there is nothing to train."""
+    (finished / "summary.json").unlink()
+    assert checkpoint.load_checkpoint(finished / "checkpoints" / "best.ckpt").step == 12
     for name in ("last", "previous"):
-        path = run / "checkpoints" / f"{name}.ckpt"
+        path = finished / "checkpoints" / f"{name}.ckpt"
         content = path.read_bytes()
         path.unlink()
         path.write_bytes(content[:100])
-    result = go_on()
+    result = command("train", *RESUME)
     assert result.code == 0, result.err
-    assert_same(run, whole())
+    assert_identical_runs(finished, train_once(*SMALL).folder)
 
 
-def test_a_text_that_has_changed_is_refused(command, tmp_path: Path) -> None:
+def test_a_changed_text_is_refused_but_its_stored_tokens_can_be_used(
+    command, tmp_path: Path
+) -> None:
     (tmp_path / "own.txt").write_text("Once upon a time, a cat. " * 200)
     own = ["data=text", "data.path=own.txt", "model.context_length=16", "prompt=Once"]
-    accident(command, *own, *stop(5))
+    crash(command, *own, *stop(5))
     (tmp_path / "own.txt").write_text("Once upon a time, a dog. " * 200)
     corpora = (tmp_path / "corpora").rename(tmp_path / "elsewhere")
-    result = command("train", "resume=latest", "callbacks=none")
+    result = command("train", *RESUME)
     assert result.code == 2 and "its text has changed" in result.err
-    again = command("train", "resume=latest", "callbacks=none", f"corpus_root={corpora}")
-    assert again.code == 0, again.err  # on the tokens that it began with
-
-
-def test_a_run_in_training_is_not_resumed_beside_itself(command, tmp_path: Path) -> None:
-    accident(command, *stop(5))
-    run = only(tmp_path / "runs")
-    with run_dir.lock_run_dir(run):
-        result = command("train", "resume=latest", "callbacks=none")
-    assert result.code == 2 and "another process is training this run" in result.err
-    assert command("train", "resume=latest", "callbacks=none").code == 0
-
-
-def test_weights_of_another_run_begin_a_new_one(command, tmp_path: Path) -> None:
-    assert command("train", *SMALL).code == 0
-    first = only(tmp_path / "runs")
-    result = command(
-        "train", *SMALL, f"init_from={first}", "run_root=second", "optim.lr=0", "optim.min_lr=0"
-    )
+    result = command("train", *RESUME, f"corpus_root={corpora}")
     assert result.code == 0, result.err
-    ours, theirs = (
-        checkpoint.load_checkpoint(path / "checkpoints" / "best.ckpt").net.state_dict()
-        for path in (first, only(tmp_path / "second"))
+
+
+def test_a_run_that_another_process_is_training_is_not_resumed(command, crashed: Path) -> None:
+    with run_dir.lock_run_dir(crashed):
+        result = command("train", *RESUME)
+    assert result.code == 2 and "another process is training this run" in result.err
+
+
+def test_latest_skips_runs_that_are_being_trained(command, crashed: Path) -> None:
+    other = crashed.with_name("other")
+    shutil.copytree(crashed, other)
+    os.utime(other / "config.yaml")  # started later
+    staging = run_dir.staging_dir(other.with_name("staged"))  # not visible yet
+    shutil.copytree(other, staging)
+    with run_dir.lock_run_dir(other):
+        assert command("train", *RESUME).code == 0
+    assert run_dir.is_finished(crashed) and not run_dir.is_finished(other)
+
+
+def test_a_new_run_can_start_from_the_weights_of_another(
+    command, finished: Path, tmp_path: Path
+) -> None:
+    init = [*SMALL, f"init_from={finished}"]
+    frozen = ["run_root=second", "optim.lr=0", "optim.min_lr=0", "trainer.eval_every=12"]
+    result = command("train", *init, *frozen)
+    assert result.code == 0, result.err
+    first, second = (
+        checkpoint.load_checkpoint(run / "checkpoints" / "best.ckpt").net.state_dict()
+        for run in (finished, only_run(tmp_path / "second"))
     )
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    result = command("train", *SMALL, f"init_from={first}", "model.n_layer=2", "run_root=third")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    result = command("train", *init, "model.n_layer=2", "run_root=third")
     assert result.code == 2 and "its model has n_layer=1" in result.err
-    result = command("train", *SMALL, f"init_from={first}", "tokenizer=char", "run_root=third")
+    result = command("train", *init, "tokenizer=char", "run_root=third")
     assert result.code == 2 and "keeps its vocabulary, words" in result.err
     assert not (tmp_path / "third").exists()
 
 
-def test_a_run_appears_with_its_first_checkpoint_in_it(command, tmp_path: Path) -> None:
-    accident(command, *stop(0))
-    run = only(tmp_path / "runs")
+def test_a_run_folder_appears_together_with_its_first_checkpoint(train_once) -> None:
+    run = train_once(*SMALL, *stop(0)).folder
     assert checkpoint.load_checkpoint(run / "checkpoints" / "last.ckpt").step == 0
     assert (run / "config.yaml").exists() and (run / "metrics.csv").exists()
-    assert not [path for path in (tmp_path / "runs").iterdir() if path.name.startswith(".")]
+    assert [path.name for path in run.parent.iterdir()] == [run.name]  # no hidden folder either
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_together(tmp_path: Path) -> None:
-    """Distributed data parallel, killed and resumed."""
+def test_two_killed_processes_resume_together_to_the_same_bits(tmp_path: Path) -> None:
+    """Distributed data parallel."""
     devices = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
 
     def train(*arguments: str) -> int:
@@ -259,57 +301,43 @@ def test_two_processes_go_on_together(tmp_path: Path) -> None:
 
     assert train(*SMALL, *devices, "run_root=whole") == 0
     assert train(*SMALL, *devices, *stop(7, part=1, signal=9)) != 0
-    assert train("resume=latest", "callbacks=none") == 0
-    assert_same(only(tmp_path / "runs"), only(tmp_path / "whole"))
+    assert train(*RESUME) == 0
+    assert_identical_runs(only_run(tmp_path / "runs"), only_run(tmp_path / "whole"))
 
 
-def test_a_sweep_goes_on_where_it_was_stopped(command, go_on, tmp_path: Path) -> None:
-    swept = ["-m", "model.n_head=2,3,4", "logger=none"]
+def test_a_killed_sweep_resumes_with_its_unfinished_job(command, tmp_path: Path) -> None:
+    swept = ["-m", "model.n_head=2,3,4", "logger=none", "trainer.max_steps=6"]
     result = command("train", *SMALL, *swept, "run_root=whole")
     assert result.code == 2  # three heads do not divide the width
-    # An accident in the last job. The first is done, the second has failed.
-    script = (
-        "import os, sys; from lightning.pytorch import Trainer\n"
-        "real = Trainer.fit\n"
-        "def fit(self, module, **rest):\n"
-        "    if module.net.config.n_head == 4:\n"
-        "        self.callbacks += [__import__('tests.faults.callbacks').faults.callbacks.Stop("
-        "step=7, signal=9)]\n"
-        "    return real(self, module, **rest)\n"
-        "Trainer.fit = fit\n"
-        f"sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = {str(ROOT / 'train.py')!r}\n"
-        "import train; train.main()\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    typed = [sys.executable, "-c", script, *SMALL, *swept]
-    killed = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, timeout=200)
-    assert killed.returncode == -9, killed.stderr
-    sweep = only(tmp_path / "runs")
-    first = next(sweep.glob("0,*")) / "summary.json"
-    untouched = first.stat().st_mtime_ns
-    result = go_on("resume=latest")
+    child = os.fork()
+    if not child:
+        kill_training_with_four_heads()
+        with contextlib.suppress(BaseException):
+            command("train", *SMALL, *swept)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    sweep = only_run(tmp_path / "runs")
+    first_summary = next(sweep.glob("0,*")) / "summary.json"
+    modified = first_summary.stat().st_mtime_ns
+    result = command("train", "resume=latest")
     assert result.code == 2 and "ranking, by validation loss" in result.out, result.err
-    assert first.stat().st_mtime_ns == untouched
-    names = [path.name for path in sorted(sweep.iterdir())]
-    assert names == [path.name for path in sorted(only(tmp_path / "whole").iterdir())]
+    assert first_summary.stat().st_mtime_ns == modified
+    whole = only_run(tmp_path / "whole")
+    assert [p.name for p in sorted(sweep.iterdir())] == [p.name for p in sorted(whole.iterdir())]
     for job in ("0,model.n_head=2", "2,model.n_head=4"):
-        ours, theirs = sweep / job, only(tmp_path / "whole") / job
-        assert metrics(ours) == metrics(theirs)
-        a, b = (
-            checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (ours, theirs)
-        )
-        assert all(torch.equal(a["state_dict"][k], b["state_dict"][k]) for k in b["state_dict"])
-    assert go_on("resume=latest").out.startswith("every run in runs is finished")
+        assert_identical_runs(sweep / job, whole / job)
+    assert command("train", "resume=latest").out.startswith("every run in runs is finished")
 
 
-def test_latest_passes_by_what_is_in_training(command, tmp_path: Path) -> None:
-    accident(command, *stop(5))
-    stopped = only(tmp_path / "runs")
-    time.sleep(1.1)
-    accident(command, *stop(5))
-    (other,) = set((tmp_path / "runs").iterdir()) - {stopped}
-    newborn = run_dir.staging_dir(other.with_name("newborn"))  # not yet a run
-    shutil.copytree(other, newborn)
-    with run_dir.lock_run_dir(other):
-        assert command("train", "resume=latest", "callbacks=none").code == 0
-    assert run_dir.is_finished(stopped) and not run_dir.is_finished(other)
+def kill_training_with_four_heads() -> None:
+    """Make this process kill itself during step 5 of such a model."""
+    from lightning.pytorch import Trainer
+
+    fit = Trainer.fit
+
+    def fit_until_killed(self, module, **arguments):
+        if module.net.config.n_head == 4:
+            self.callbacks += [StopAtStep(step=4, signal=signal.SIGKILL)]
+        return fit(self, module, **arguments)
+
+    Trainer.fit = fit_until_killed

@@ -1,4 +1,4 @@
-"""Files from strangers: refused with one line, and nothing in them executed or made."""
+"""Files from strangers are refused in one line; nothing in them is imported or executed."""
 
 import copy
 import io
@@ -20,7 +20,6 @@ from gptlab.utils import run_dir
 from gptlab.utils.device import resident_memory
 from gptlab.utils.errors import UserError
 from tests.conftest import TINY
-from tests.faults.compare import only
 
 SMALL = [*TINY, "profile=smoke", "data.max_samples=60", "data.final_tokens=400"]
 TOUCH = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": ["ran"]}}
@@ -33,14 +32,14 @@ class Malicious:
 
 
 class Huge:
-    """Asks the reader itself for more memory than there is."""
+    """Makes the unpickler itself allocate more memory than exists."""
 
     def __reduce__(self):
         return (bytearray, (1 << 62,))
 
 
-def bomb(compressed: bool) -> bytes:
-    """A small archive that says it holds a lot."""
+def zip_bomb(compressed: bool) -> bytes:
+    """A small archive that claims large contents."""
     file = io.BytesIO()
     kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
     with zipfile.ZipFile(file, "w", kind) as archive:
@@ -55,11 +54,11 @@ def bomb(compressed: bool) -> bytes:
     return file.getvalue()
 
 
-def absurd(**sizes: Any) -> Callable[[dict], None]:
+def model_sizes(**sizes: Any) -> Callable[[dict], None]:
     return lambda content: content["config"]["model"].update(sizes)
 
 
-def put(*path: str, value: Any) -> Callable[[dict], None]:
+def set_value(*path: str, value: Any) -> Callable[[dict], None]:
     def change(content: dict) -> None:
         for key in path[:-1]:
             content = content[key]
@@ -68,35 +67,35 @@ def put(*path: str, value: Any) -> Callable[[dict], None]:
     return change
 
 
-STRETCHED = torch.zeros(1).expand(1 << 50)  # four bytes that say they are petabytes
+STRETCHED = torch.zeros(1).expand(1 << 50)  # four bytes that claim to be petabytes
 CHANGES: dict[str, Callable[[dict], None]] = {
-    "many layers": absurd(n_layer=10**12),
-    "wide": absurd(d_model=2**40, n_head=1),
-    "wider than can be counted": absurd(d_model=2**62, n_head=1),
-    "beyond numbers": absurd(d_ff=10**25),
-    "wide and odd": absurd(d_model=10**15 + 1),
-    "long": absurd(context_length=2**45, position="sinusoidal"),
-    "large vocabulary": absurd(vocab_size=2**45),
-    "no heads": absurd(n_head=0),
-    "negative": absurd(d_model=-16),
-    "words for numbers": absurd(n_layer="many"),
-    "unknown part": absurd(position="../../x"),
-    "unknown key": absurd(hook="os.system"),
-    "stretched": put("state_dict", "net.embedding.weight", value=STRETCHED),
-    "foreign weight": put("state_dict", "net.extra", value=torch.zeros(2)),
-    "no tensor": put("state_dict", "net.embedding.weight", value="weights"),
-    "vocabulary": put("tokenizer", "pieces", value=["a"] * 10**6),
-    "half a character": put("tokenizer", "pieces", value=["\ud800"]),
-    "tokenizer": put("tokenizer", "name", value="os.system"),
-    "step": put("global_step", value="last"),
-    "model": put("config", "model", value=None),
+    "many layers": model_sizes(n_layer=10**12),
+    "wide": model_sizes(d_model=2**40, n_head=1),
+    "wider than can be counted": model_sizes(d_model=2**62, n_head=1),
+    "beyond numbers": model_sizes(d_ff=10**25),
+    "wide and odd": model_sizes(d_model=10**15 + 1),
+    "long": model_sizes(context_length=2**45, position="sinusoidal"),
+    "large vocabulary": model_sizes(vocab_size=2**45),
+    "no heads": model_sizes(n_head=0),
+    "negative": model_sizes(d_model=-16),
+    "words for numbers": model_sizes(n_layer="many"),
+    "unknown part": model_sizes(position="../../x"),
+    "unknown key": model_sizes(hook="os.system"),
+    "stretched": set_value("state_dict", "net.embedding.weight", value=STRETCHED),
+    "foreign weight": set_value("state_dict", "net.extra", value=torch.zeros(2)),
+    "no tensor": set_value("state_dict", "net.embedding.weight", value="weights"),
+    "vocabulary": set_value("tokenizer", "pieces", value=["a"] * 10**6),
+    "half a character": set_value("tokenizer", "pieces", value=["\ud800"]),
+    "tokenizer": set_value("tokenizer", "name", value="os.system"),
+    "step": set_value("global_step", value="last"),
+    "model": set_value("config", "model", value=None),
 }
 ON_DISK = {
     "reduce": lambda content: torch_bytes({**content, "x": Malicious()}),
     "huge": lambda content: torch_bytes({**content, "x": Huge()}),
     "pickle": lambda content: pickle.dumps(Malicious()),
-    "compressed": lambda content: bomb(compressed=True),
-    "overlapping": lambda content: bomb(compressed=False),
+    "compressed": lambda content: zip_bomb(compressed=True),
+    "overlapping": lambda content: zip_bomb(compressed=False),
     "bare": lambda content: torch_bytes(Malicious()),
 }
 
@@ -108,8 +107,8 @@ def torch_bytes(content: Any) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory, request) -> dict:
-    """The content of a sound checkpoint, made by hand."""
+def valid_content() -> dict:
+    """The content of a valid checkpoint."""
     config = ModelConfig(n_layer=1, n_head=2, d_model=16, context_length=8, vocab_size=4)
     weights = {f"net.{name}": weight for name, weight in GPT(config).state_dict().items()}
     return {
@@ -120,34 +119,33 @@ def good(tmp_path_factory, request) -> dict:
     }
 
 
-def test_the_sound_one_loads(good: dict, tmp_path: Path) -> None:
-    (tmp_path / "good.ckpt").write_bytes(torch_bytes(good))
-    assert checkpoint.load_checkpoint(tmp_path / "good.ckpt").step == 3
+def test_the_valid_checkpoint_loads(valid_content: dict, tmp_path: Path) -> None:
+    (tmp_path / "valid.ckpt").write_bytes(torch_bytes(valid_content))
+    assert checkpoint.load_checkpoint(tmp_path / "valid.ckpt").step == 3
 
 
 @pytest.mark.parametrize("name", [*CHANGES, *ON_DISK])
 def test_a_malicious_checkpoint_is_refused(
-    good: dict, tmp_path: Path, monkeypatch, name: str
+    valid_content: dict, tmp_path: Path, monkeypatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    content = copy.deepcopy(good)
+    content = copy.deepcopy(valid_content)
     if name in CHANGES:
         CHANGES[name](content)
-    path = tmp_path / "given.ckpt"
+    path = tmp_path / "strange.ckpt"
     path.write_bytes(ON_DISK[name](content) if name in ON_DISK else torch_bytes(content))
     before = resident_memory()
     with pytest.raises(UserError) as refused:
         checkpoint.load_checkpoint(path)
     assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value)
-    assert [p.name for p in tmp_path.iterdir()] == ["given.ckpt"]  # nothing was executed
+    assert [p.name for p in tmp_path.iterdir()] == ["strange.ckpt"]  # nothing was executed
     assert resident_memory() - before < 100e6
 
 
 @pytest.fixture
-def stopped(command, tmp_path: Path) -> tuple[Path, dict]:
-    """A run that can go on, and the content of its checkpoint."""
-    assert command("train", *SMALL).code == 0
-    run = only(tmp_path / "runs")
+def unfinished(command, train_once, tmp_path: Path) -> tuple[Path, dict]:
+    """A run that can be resumed, and the content of its checkpoint."""
+    run = train_once(*SMALL).copy(tmp_path)
     (run / "summary.json").unlink()  # as if it had been stopped just before its end
     content = checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt")
     shutil.rmtree(run / "checkpoints")
@@ -155,13 +153,13 @@ def stopped(command, tmp_path: Path) -> tuple[Path, dict]:
     return run, content
 
 
-ASKED = {
-    "a class": put("config", "logger", value={"board": TOUCH}),
-    "a class in a setting": put(
+RUN_CHANGES = {
+    "a class": set_value("config", "logger", value={"board": TOUCH}),
+    "a class in a setting": set_value(
         "config", "logger", value={"tensorboard": {"_target_": BOARD, "name": TOUCH}}
     ),
-    "a class in a list": put("config", "callbacks", value={"mine": {"x": [[TOUCH]]}}),
-    "an interpolation": put(
+    "a class in a list": set_value("config", "callbacks", value={"mine": {"x": [[TOUCH]]}}),
+    "an interpolation": set_value(
         "config",
         "callbacks",
         value={
@@ -172,41 +170,41 @@ ASKED = {
             }
         },
     ),
-    "arguments": put(
+    "arguments": set_value(
         "config", "logger", value={"board": {"_target_": BOARD, "_args_": ["elsewhere"]}}
     ),
-    "strange decisions": put("gptlab", "resolved", value={"foo.bar": 1}),
-    "no decisions": put("gptlab", "resolved", value=5),
-    "threads": put("gptlab", "resolved", value={"trainer.num_threads": "a"}),
-    "a command without an end": put("gptlab", "command", value="python 'train.py"),
-    "no state": put("callbacks", value=None),
-    "no configuration": put("config", value=5),
-    "a path": put(
+    "strange decisions": set_value("gptlab", "resolved", value={"foo.bar": 1}),
+    "no decisions": set_value("gptlab", "resolved", value=5),
+    "threads": set_value("gptlab", "resolved", value={"trainer.num_threads": "a"}),
+    "a command without an end": set_value("gptlab", "command", value="python 'train.py"),
+    "no state": set_value("callbacks", value=None),
+    "no configuration": set_value("config", value=5),
+    "a path": set_value(
         "config", "logger", value={"board": {"_target_": BOARD, "save_dir": "../elsewhere"}}
     ),
-    "a path from the root": put(
+    "a path from the root": set_value(
         "config", "logger", value={"board": {"_target_": BOARD, "name": "/tmp/elsewhere"}}
     ),
-    "a corpus elsewhere": put("gptlab", "corpus", value="../../corpus"),
-    "an instantiator": put(
+    "a corpus elsewhere": set_value("gptlab", "corpus", value="../../corpus"),
+    "an instantiator": set_value(
         "hyper_parameters", value={"_instantiator": "os.system", "_class_path": "os.system"}
     ),
-    "strange loops": put("loops", value={"fit_loop": {"state_dict": "x"}}),
-    "no optimizer": put("optimizer_states", value=[]),
-    "a strange optimizer": put("optimizer_states", value=[{"state": {}, "param_groups": 7}]),
-    "strange callbacks": put("callbacks", value={"MetricsLogger": 3}),
+    "strange loops": set_value("loops", value={"fit_loop": {"state_dict": "x"}}),
+    "no optimizer": set_value("optimizer_states", value=[]),
+    "a strange optimizer": set_value("optimizer_states", value=[{"state": {}, "param_groups": 7}]),
+    "strange callbacks": set_value("callbacks", value={"MetricsLogger": 3}),
 }
 
 
-@pytest.mark.parametrize("name", list(ASKED))
-def test_a_malicious_run_is_not_gone_on_with(command, tmp_path, stopped, name: str) -> None:
-    run, content = stopped
-    ASKED[name](content)
+@pytest.mark.parametrize("name", list(RUN_CHANGES))
+def test_a_malicious_run_is_not_resumed(command, tmp_path, unfinished, name: str) -> None:
+    run, content = unfinished
+    RUN_CHANGES[name](content)
     torch.save(content, run / "checkpoints" / "last.ckpt")
     result = command("train", f"resume={run}")
-    left = [path.name for path in tmp_path.iterdir()]
-    assert sorted(left) == ["corpora", "runs"]  # nothing was executed
-    if name == "an instantiator":  # which nobody reads
+    names = [path.name for path in tmp_path.iterdir()]
+    assert sorted(names) == ["corpora", "runs"]  # nothing was executed
+    if name == "an instantiator":  # gptlab never reads it
         assert result.code == 0, result.err
     else:
         assert (result.code, result.err.count("\n")) == (2, 1), result.err
@@ -214,7 +212,9 @@ def test_a_malicious_run_is_not_gone_on_with(command, tmp_path, stopped, name: s
 
 
 @pytest.mark.parametrize("key", ["model.n_layer", "model.d_model", "model.context_length"])
-def test_a_model_larger_than_the_memory_is_refused_unbuilt(command, tmp_path, key: str) -> None:
+def test_a_model_larger_than_memory_is_refused_before_it_is_built(
+    command, tmp_path, key: str
+) -> None:
     result = command("train", *SMALL, f"{key}={2**40}")
     assert result.code == 2 and result.err.count("\n") == 1
     assert "its weights need" in result.err or "larger than any memory" in result.err
@@ -223,15 +223,15 @@ def test_a_model_larger_than_the_memory_is_refused_unbuilt(command, tmp_path, ke
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
-def test_the_size_is_that_of_the_built_model(tied: bool, position: str) -> None:
+def test_the_predicted_size_is_that_of_the_built_model(tied: bool, position: str) -> None:
     config = ModelConfig(n_layer=3, d_model=16, vocab_size=7, tied_head=tied, position=position)
     net = GPT(config)
-    held = {id(t): t.numel() * 4 for t in (*net.parameters(), *net.buffers())}
-    assert size.weight_bytes(config) == sum(held.values())
+    sizes = {id(t): t.numel() * 4 for t in (*net.parameters(), *net.buffers())}
+    assert size.weight_bytes(config) == sum(sizes.values())
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "override",
     [
         "+callbacks.x={_target_: os.system, command: id}",
         "logger.tensorboard.save_dir=/tmp",
@@ -241,10 +241,10 @@ def test_the_size_is_that_of_the_built_model(tied: bool, position: str) -> None:
         "+data@data=/tmp/elsewhere",
     ],
 )
-def test_a_malicious_sweep_is_not_gone_on_with(command, tmp_path: Path, asked: str) -> None:
-    sweep = tmp_path / "runs" / "given_sweep"
+def test_a_malicious_sweep_is_not_resumed(command, tmp_path: Path, override: str) -> None:
+    sweep = tmp_path / "runs" / "strange_sweep"
     sweep.mkdir(parents=True)
-    content = {"arguments": ["-m", *SMALL, "seed=1,2", asked], "command": "python train.py"}
+    content = {"arguments": ["-m", *SMALL, "seed=1,2", override], "command": "python train.py"}
     (sweep / "sweep.json").write_text(json.dumps(content))
     result = command("train", f"resume={sweep}")
     assert (result.code, result.err.count("\n")) == (2, 1), result.err

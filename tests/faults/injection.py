@@ -1,4 +1,4 @@
-"""What can happen to a process, and how it is made to happen."""
+"""Faults that can happen to a training process, and how to inject them."""
 
 import errno
 import os
@@ -10,8 +10,8 @@ from typing import Any
 
 
 @dataclass
-class Accident:
-    """Happens in a child process: `arm` prepares it there; or from outside, after some seconds."""
+class Fault:
+    """A fault that `arm` prepares within the child process, or a kill `after` some seconds."""
 
     name: str
     arm: Callable[[], None] = lambda: None
@@ -22,8 +22,8 @@ def kill() -> None:
     os.kill(os.getpid(), 9)
 
 
-def replace(owner: Any, name: str, nth: int, act: Callable[..., Any]) -> None:
-    """At its nth call a function is replaced by `act(real, *arguments)`."""
+def replace_call(owner: Any, name: str, nth: int, act: Callable[..., Any]) -> None:
+    """Replace the nth call of a function by `act(real, *arguments)`."""
     real, calls = getattr(owner, name), [0]
 
     def wrapped(*arguments: Any, **named: Any) -> Any:
@@ -36,7 +36,7 @@ def replace(owner: Any, name: str, nth: int, act: Callable[..., Any]) -> None:
 
 
 def in_checkpoint(nth: int) -> None:
-    """Dies with part of a checkpoint written."""
+    """Die while a checkpoint is being written."""
     import torch
 
     def half(real: Callable, content: Any, file: Any) -> None:
@@ -44,30 +44,30 @@ def in_checkpoint(nth: int) -> None:
         file.truncate(file.tell() // 2)
         kill()
 
-    replace(torch, "save", nth, half)
+    replace_call(torch, "save", nth, half)
 
 
 def in_rename(nth: int) -> None:
-    """Dies between a finished file and its name."""
-    replace(Path, "replace", nth, lambda *_: kill())
+    """Die between writing a file and renaming it."""
+    replace_call(Path, "replace", nth, lambda *_: kill())
 
 
 def in_metrics(nth: int) -> None:
-    """Dies with part of a line of metrics.csv written."""
+    """Die within a line of metrics.csv."""
     import csv
 
     def part(real: Callable, writer: csv.DictWriter, row: dict) -> None:
         writer.writer.writerow(list(row.values())[:2])
         kill()
 
-    replace(csv.DictWriter, "writerow", nth, part)
+    replace_call(csv.DictWriter, "writerow", nth, part)
 
 
 def in_corpus(nth: int) -> None:
-    """Dies while a corpus is built."""
+    """Die while a corpus is being built."""
     from gptlab.data import corpus
 
-    replace(corpus.SplitWriter, "add", 1 + nth % 2, lambda *_: kill())
+    replace_call(corpus.SplitWriter, "add", 1 + nth % 2, lambda *_: kill())
 
 
 def disk_full(nth: int) -> None:
@@ -76,49 +76,49 @@ def disk_full(nth: int) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    replace(torch, "save", nth, full)
+    replace_call(torch, "save", nth, full)
 
 
 def metrics_full(nth: int) -> None:
-    """The disk is full when a line of metrics.csv is written."""
+    """Fill the disk at a line of metrics.csv."""
     import csv
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    replace(csv.DictWriter, "writerow", nth, full)
+    replace_call(csv.DictWriter, "writerow", nth, full)
 
 
 def read_error(nth: int) -> None:
-    """The disk cannot be read where the tokens are."""
+    """Fail to read the tokens from the disk."""
     from gptlab.data.dataloader import TrainingBatches
 
     def unreadable(*_: Any) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    replace(TrainingBatches, "__getitem__", 2 * nth, unreadable)
+    replace_call(TrainingBatches, "__getitem__", 2 * nth, unreadable)
 
 
 def not_finite(nth: int) -> None:
-    """A loss that is not a number, once."""
-    from gptlab.training import module
+    """Make one loss NaN."""
+    from gptlab.model.gpt import GPT
 
     def bad(real: Callable, *arguments: Any) -> Any:
         return real(*arguments) * float("nan")
 
-    replace(module, "summed_cross_entropy", 2 * nth, bad)
+    replace_call(GPT, "forward", 2 * nth, bad)
 
 
 def out_of_memory(nth: int) -> None:
-    from gptlab.training import module
+    from gptlab.model.gpt import GPT
 
-    def none_left(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise MemoryError
 
-    replace(module, "summed_cross_entropy", 2 * nth, none_left)
+    replace_call(GPT, "forward", 2 * nth, fail)
 
 
-INSIDE: dict[str, Callable[[int], None]] = {
+INJECTORS: dict[str, Callable[[int], None]] = {
     "checkpoint": in_checkpoint,
     "rename": in_rename,
     "metrics": in_metrics,
@@ -129,21 +129,21 @@ INSIDE: dict[str, Callable[[int], None]] = {
     "not finite": not_finite,
     "memory": out_of_memory,
 }
-# Half of all are plain kills at any moment.
-NAMES = [name for pair in zip(INSIDE, ["kill"] * len(INSIDE), strict=True) for name in pair]
+# Every second fault is a plain kill at any moment.
+NAMES = [name for pair in zip(INJECTORS, ["kill"] * len(INJECTORS), strict=True) for name in pair]
 NAMES += ["torn", "kill"]
 
 
-def make(name: str, draw: random.Random, seconds: float) -> Accident:
-    if name in INSIDE:
-        nth = draw.randint(1, 9)
-        return Accident(name, arm=lambda: INSIDE[name](nth))
-    return Accident(name, after=draw.uniform(0, seconds))
+def make_fault(name: str, random_source: random.Random, seconds: float) -> Fault:
+    if name in INJECTORS:
+        nth = random_source.randint(1, 9)
+        return Fault(name, arm=lambda: INJECTORS[name](nth))
+    return Fault(name, after=random_source.uniform(0, seconds))
 
 
-def tear(unfinished: list[Path], draw: random.Random) -> None:
-    """The end of the newest checkpoint is not on the disk, as after a power cut."""
+def tear_checkpoints(unfinished: list[Path], random_source: random.Random) -> None:
+    """Cut the end off the newest checkpoint, as a power cut may."""
     for path in (path for run in unfinished for path in run.rglob("last.ckpt")):
         content = path.read_bytes()
-        path.unlink()  # its other names stay whole
-        path.write_bytes(content[: draw.randrange(len(content))])
+        path.unlink()  # its other names stay intact
+        path.write_bytes(content[: random_source.randrange(len(content))])
