@@ -227,7 +227,8 @@ def describe_class_results(metrics: dict[str, float]) -> str:
         confusions.append(f"{metrics[key]:.0f} '{label}' classified as '{predicted}'")
     return (
         f"accuracy {metrics['accuracy']:.2%}, F1 {metrics['f1']:.4f}, loss "
-        f"{metrics['loss']:.4f} nats/message ({metrics['tokens']:,} messages): {', '.join(confusions)}"
+        f"{metrics['loss']:.4f} nats/message ({metrics['tokens']:,} messages): "
+        f"{', '.join(confusions)}"
     )
 
 
