@@ -108,7 +108,7 @@ def test_lightnings_loop_runs_where_it_is_needed(train, argument: str) -> None:
 def test_runs_are_the_same_without_the_fast_package(train, monkeypatch) -> None:
     monkeypatch.setattr("gptlab.training.train.fast", None)
     run = train(*SETTINGS, "name=without_fast")
-    assert_same(run.folder, train(*LISTENING, FAST).folder)
+    assert_identical_runs(run.folder, train(*LISTENING, FAST).folder)
     assert run.lightning_calls == 24
 
 
