@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from gptlab.data.toy.grammar_parser import (
     PLOT,
@@ -37,6 +38,16 @@ class Story:
     """One story: its text, the name of its plot, and its natural-log probability (nats)."""
 
     text: str
+    plot: str
+    log_probability: float
+
+
+class SearchState(NamedTuple):
+    """A partial derivation: the text so far, and the pieces that follow."""
+
+    text: str
+    rest: tuple | None  # pieces, index of the next one, and the rest of the enclosing rule
+    bound: dict[str, Alternative]
     plot: str
     log_probability: float
 
@@ -103,18 +114,19 @@ class Grammar:
         The search stops only where the text differs, so it would find a second derivation. To list
         all stories, make the grammar smaller with `restrict` first.
         """
-        agenda: list[tuple] = [("", ((self._start,), 0, None), {}, "", 0.0)]
-        while agenda:
-            done, rest, bound, plot, total = agenda.pop()
+        states = [SearchState("", ((self._start,), 0, None), {}, "", 0.0)]
+        while states:
+            done, rest, bound, plot, total = states.pop()
             while rest is not None:
-                pieces, i, after = rest
+                pieces, i, enclosing = rest
                 if i == len(pieces):
-                    rest = after
+                    rest = enclosing
                     continue
                 piece = pieces[i]
-                rest = (pieces, i + 1, after)
+                rest = (pieces, i + 1, enclosing)
                 if isinstance(piece, Choice):
-                    agenda += expand_choice(piece, (done, rest, bound, plot, total), text)
+                    state = SearchState(done, rest, bound, plot, total)
+                    states += expand_choice(piece, state, text)
                     break
                 word = piece if isinstance(piece, str) else bound[piece.name].forms[piece.form]
                 if text is not None and not text.startswith(word, len(done)):
@@ -186,7 +198,7 @@ def choose(
     return rule.alternatives[i], rule.logs[i]
 
 
-def expand_choice(choice: Choice, state: tuple, text: str | None) -> Iterator[tuple]:
+def expand_choice(choice: Choice, state: SearchState, text: str | None) -> Iterator[SearchState]:
     """Yield the search states after a choice, without those that differ from the text."""
     done, rest, bound, plot, total = state
     rule = choice.rule
@@ -201,4 +213,4 @@ def expand_choice(choice: Choice, state: tuple, text: str | None) -> Iterator[tu
             log = -math.log(len(rule.alternatives) - 1)
         known = bound | {choice.bind: alternative} if choice.bind else bound
         name = plot_name(alternative) if rule.name == PLOT else plot
-        yield done, (alternative.pieces, 0, rest), known, name, total + log
+        yield SearchState(done, (alternative.pieces, 0, rest), known, name, total + log)

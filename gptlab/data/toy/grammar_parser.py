@@ -177,17 +177,17 @@ class AmbiguityChecker:
         """Check that no alternative generates a prefix of what another can generate."""
         clash = ""
         for limit in LOOKAHEAD:
-            heads = sorted(
-                (head, i)
+            prefixes = sorted(
+                (prefix, i)
                 for i, alternative in enumerate(rule.alternatives)
-                for head in self.prefixes(alternative.pieces, limit, cache)
+                for prefix in self.prefixes(alternative.pieces, limit, cache)
             )
-            clash, (last, owner) = "", heads[0]
-            for head, i in heads:
-                if not head.startswith(last):
-                    last, owner = head, i
+            clash, (last, owner) = "", prefixes[0]
+            for prefix, i in prefixes:
+                if not prefix.startswith(last):
+                    last, owner = prefix, i
                 elif i != owner:
-                    clash = head
+                    clash = prefix
             if not clash:
                 return
         raise GrammarError(f"alternatives of {rule.name!r} are ambiguous: {clash!r}")
@@ -196,14 +196,14 @@ class AmbiguityChecker:
         self, pieces: Sequence, limit: int, cache: dict[tuple[str, int], set[str]]
     ) -> set[str]:
         """All texts that the pieces can start with, cut to `limit` characters."""
-        heads = {""}
+        prefixes = {""}
         for piece in pieces:
-            if all(len(head) >= limit for head in heads):
+            if all(len(prefix) >= limit for prefix in prefixes):
                 break
             if isinstance(piece, str):
-                nexts = {piece}
+                texts = {piece}
             elif isinstance(piece, Copy):
-                nexts = {a.forms[piece.form] for a in self.bindings[piece.name].values()}
+                texts = {a.forms[piece.form] for a in self.bindings[piece.name].values()}
             else:
                 key = (piece.rule.name, limit)
                 if key not in cache:
@@ -211,6 +211,6 @@ class AmbiguityChecker:
                     cache[key] = set().union(
                         *(self.prefixes(a.pieces, limit, cache) for a in alternatives)
                     )
-                nexts = cache[key]
-            heads = {(head + n)[:limit] for head in heads for n in nexts}
-        return heads
+                texts = cache[key]
+            prefixes = {(prefix + text)[:limit] for prefix in prefixes for text in texts}
+        return prefixes
