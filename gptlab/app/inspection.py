@@ -1,4 +1,4 @@
-"""Inspect a model as it reads a text: attention, logit lens, surprise, neighbours, classes.
+"""Inspect a model as it reads a text: attention, logit lens, surprise, nearest tokens, classes.
 
 Each function returns plain values for the page to draw. They read the first tokens of the text, at
 most MAX_TOKENS and the model's window.
@@ -22,7 +22,7 @@ from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import UserError
 
 MAX_TOKENS = 96  # more do not fit the page
-MAX_NEIGHBOUR_TOKENS = 8  # tokens whose neighbours are listed
+MAX_NEAREST_TOKENS = 8  # tokens whose nearest tokens are listed
 
 
 def encode_text(model: LoadedModel, text: str, unknown: str) -> list[int]:
@@ -86,15 +86,15 @@ def inspect_surprise(model: LoadedModel, text: str, unknown: str) -> dict[str, A
     return {"first": token_text(tokenizer, ids[0]), "tokens": tokens}
 
 
-def inspect_neighbours(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
+def inspect_nearest_tokens(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
     """Return for the longest tokens of the text the tokens with the most similar embeddings, each
     with its cosine similarity."""
     tokenizer, tokens = model.tokenizer, []
     ids = encode_text(model, text, unknown)
-    for id in longest_tokens(tokenizer, ids, MAX_NEIGHBOUR_TOKENS):
+    for id in longest_tokens(tokenizer, ids, MAX_NEAREST_TOKENS):
         nearest = nearest_tokens(model.net, id, tokenizer.vocab_size, most=8)
-        neighbours = [[token_text(tokenizer, other), round(cos, 4)] for other, cos in nearest]
-        tokens.append({"token": token_text(tokenizer, id), "neighbours": neighbours})
+        words = [[token_text(tokenizer, other), round(cosine, 4)] for other, cosine in nearest]
+        tokens.append({"token": token_text(tokenizer, id), "nearest": words})
     return {"tokens": tokens}
 
 

@@ -133,10 +133,10 @@ def add_inspection_routes(app: FastAPI, registry: ModelRegistry, queue: JobQueue
         """The next token that each layer would predict."""
         return inspect(request, inspection.inspect_logit_lens, request.text, request.unknown)
 
-    @app.post("/api/neighbours")
-    async def neighbours(request: TextRequest) -> Response:
+    @app.post("/api/nearest_tokens")
+    async def nearest_tokens(request: TextRequest) -> Response:
         """The tokens with the most similar embeddings, for the longest tokens of the text."""
-        return inspect(request, inspection.inspect_neighbours, request.text, request.unknown)
+        return inspect(request, inspection.inspect_nearest_tokens, request.text, request.unknown)
 
     @app.post("/api/surprise")
     async def surprise(request: TextRequest) -> Response:

@@ -69,7 +69,11 @@ def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
     checkpoints.sort(key=lambda each: (each["step"] is None, each["step"] or 0, each["name"]))
     if run in registry.standalone:
         summary = {"name": run, "task": registry.standalone_tasks.get(run), "training": False}
-        files = {"config": {}, "curves": {name: [] for name in CURVES}, "samples": []}
+        files: dict[str, Any] = {
+            "config": {},
+            "curves": {name: [] for name in CURVES},
+            "samples": [],
+        }
     else:
         folder = registry.run_folder(run)
         summary, curves = summarize_run(run, folder), read_run_curves(folder)

@@ -8,11 +8,11 @@ from tests.app.browser_actions import generate, open_view
 pytestmark = pytest.mark.browser
 
 
-def test_inspecting_draws_heads_layers_and_neighbours(page: Page) -> None:
+def test_inspecting_draws_heads_layers_and_nearest_tokens(page: Page) -> None:
     open_view(page, "inspect")
     page.wait_for_selector("#inspect-results:visible")
     assert page.locator("#heads canvas").count() == 2
-    assert page.locator("#neighbours tr").count() >= 3
+    assert page.locator("#nearest-tokens tr").count() >= 3
     assert page.locator("#logit-lens tr").count() == 4  # two layers, the embedding, the text
     heads = page.locator("#heads canvas >> nth=0").element_handle()
     with page.expect_response("**/api/attention"):

@@ -46,14 +46,14 @@ def test_logit_lens_and_surprise_are_those_of_the_model(model, ids, server: Serv
     assert [token["rank"] for token in surprise["tokens"]] == [each.rank for each in expectations]
 
 
-def test_neighbours_are_listed_for_the_longest_tokens(model, ids, server: Server) -> None:
-    _, body = server.request("/api/neighbours", {"text": TEXT})
+def test_nearest_tokens_are_listed_for_the_longest_tokens(model, ids, server: Server) -> None:
+    _, body = server.request("/api/nearest_tokens", {"text": TEXT})
     id_of = {decode(model.tokenizer, [id]): id for id in ids}
     for each in body["tokens"]:
         nearest = nearest_tokens(
             model.net, id_of[each["token"]], model.tokenizer.vocab_size, most=8
         )
-        assert [word for word, _ in each["neighbours"]] == [
+        assert [word for word, _ in each["nearest"]] == [
             decode(model.tokenizer, [id]) or "<|endoftext|>" for id, _ in nearest
         ]
     lengths = [len(each["token"]) for each in body["tokens"]]

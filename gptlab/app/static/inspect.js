@@ -1,4 +1,4 @@
-// The view that inspects a model on a text: surprise, attention, logit lens, neighbours.
+// The view that inspects a model on a text: surprise, attention, logit lens, nearest tokens.
 import { post } from "./api.js";
 import { $, createElement, formatPercent, hideError, showError, showWhitespace, submitOnEnter } from "./dom.js";
 import { latestText } from "./generate.js";
@@ -37,12 +37,12 @@ async function inspect() {
   $("inspect-status").textContent = "Inspecting …";
   hideError();
   try {
-    const [surprise, lens, neighbours] = await Promise.all(
-      ["surprise", "logit_lens", "neighbours"].map((name) => post(`/api/${name}`, requestBody())));
+    const [surprise, lens, nearest] = await Promise.all(
+      ["surprise", "logit_lens", "nearest_tokens"].map((name) => post(`/api/${name}`, requestBody())));
     if (request !== latestRequest) return; // replaced by a newer request
     showSurprise(surprise);
     showLogitLens(lens);
-    showNeighbours(neighbours);
+    showNearestTokens(nearest);
     setOptions($("layer"), lens.layers.slice(1).map((_, i) => String(i)), undefined);
     await loadAttention();
     $("inspect-results").hidden = false;
@@ -78,11 +78,11 @@ function showLogitLens({ tokens, layers }) {
   $("logit-lens").replaceChildren(createElement("table", {}, createElement("tbody", {}, ...rows.reverse(), textRow)));
 }
 
-function showNeighbours({ tokens }) {
-  const rows = tokens.map(({ token, neighbours }) => createElement("tr", {},
+function showNearestTokens({ tokens }) {
+  const rows = tokens.map(({ token, nearest }) => createElement("tr", {},
     createElement("th", { scope: "row" }, showWhitespace(token)),
-    createElement("td", {}, neighbours.map(([word, cosine]) => `${showWhitespace(word)} ${cosine.toFixed(2)}`).join(", "))));
-  $("neighbours").replaceChildren(createElement("table", {}, createElement("tbody", {}, ...rows)));
+    createElement("td", {}, nearest.map(([word, cosine]) => `${showWhitespace(word)} ${cosine.toFixed(2)}`).join(", "))));
+  $("nearest-tokens").replaceChildren(createElement("table", {}, createElement("tbody", {}, ...rows)));
 }
 
 async function loadAttention() {
