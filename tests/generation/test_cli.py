@@ -21,7 +21,7 @@ from gptlab.generation import cli
 from gptlab.generation.sample import GenerationRequest, Sample
 from tests.conftest import ROOT
 
-GUIDE = (ROOT / "docs" / "writing.md").read_text()
+GUIDE = (ROOT / "docs" / "generation.md").read_text()
 
 
 def after_step(
