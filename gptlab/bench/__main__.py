@@ -29,7 +29,7 @@ from gptlab.bench.baselines import (
 )
 from gptlab.bench.generation import generation
 from gptlab.bench.isolated import NANOGPT, time_in_processes
-from gptlab.bench.timing import time_in_turns, timed
+from gptlab.bench.timing import compare, timed
 from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.tokenizer import GPT2Tokenizer
@@ -73,8 +73,7 @@ def step(rounds: int) -> None:
             time_gptlab_step, arguments, STEPS
         )
     cost = roofline.step_cost(TINY_CHAR)
-    for timing in time_in_turns(contenders, rounds):
-        print(timing.describe(), f" {cost.describe(timing.median)}")
+    compare(contenders, rounds, details=lambda timing: cost.describe(timing.median))
 
 
 def medium(rounds: int) -> None:
@@ -93,19 +92,14 @@ def overhead(rounds: int) -> None:
     """The framework's cost per step, with a model that has almost nothing to compute."""
     loop = make_loops(ALMOST_NO_MODEL)[BARE]
     arguments = [*ALMOST_NO_MODEL, *NO_EXTRAS]
-    bare, gptlab = time_in_turns(
-        {
-            BARE: lambda: loop.run(5 * STEPS),
-            "gptlab": lambda: time_gptlab_step(arguments, 5 * STEPS),
-        },
-        rounds,
-    )
-    print(bare.describe(), gptlab.describe(), sep="\n")
+    contenders = {
+        BARE: lambda: loop.run(5 * STEPS),
+        "gptlab": lambda: time_gptlab_step(arguments, 5 * STEPS),
+    }
+    bare, gptlab = compare(contenders, rounds)
     costs = [1e3 * (b - a) for a, b in zip(bare.seconds, gptlab.seconds, strict=True)]
-    print(
-        f"  a step costs {statistics.median(costs):.2f} ms more "
-        f"({min(costs):.2f} to {max(costs):.2f})"
-    )
+    spread = f"{min(costs):.2f} to {max(costs):.2f}"
+    print(f"  a step costs {statistics.median(costs):.2f} ms more ({spread})")
 
 
 def make_loops(arguments: list[str]) -> dict[str, BareLoop]:
@@ -119,15 +113,11 @@ def dashboards(rounds: int) -> None:
     both = ["trainer.compile=step", "data.final_tokens=2000", "trainer.eval_every=1000"]
     often = ["trainer.sample_every=1000", "trainer.checkpoint_every=1000"]
     off, on = [*TINY_CHAR, *NO_EXTRAS, *both], [*TINY_CHAR, *both, *often]
-    timings = time_in_turns(
-        {
-            "all off": lambda: time_gptlab_step(off, 10 * STEPS),
-            "all on": lambda: time_gptlab_step(on, 10 * STEPS),
-        },
-        rounds,
-    )
-    for timing in timings:
-        print(timing.describe())
+    contenders = {
+        "all off": lambda: time_gptlab_step(off, 10 * STEPS),
+        "all on": lambda: time_gptlab_step(on, 10 * STEPS),
+    }
+    compare(contenders, rounds)
 
 
 def full_run(rounds: int) -> None:
@@ -159,8 +149,7 @@ def full_run(rounds: int) -> None:
         "python train.py, never compiled": lambda: command(f"cache_{next(number)}"),
         "python train.py, compiled before": lambda: command("cache_0"),
     }
-    for timing in time_in_turns(contenders, rounds, warm_up=False):
-        print(timing.describe("s"))
+    compare(contenders, rounds, "s", warm_up=False)
 
 
 STARTUP_SCRIPT = """
@@ -196,12 +185,9 @@ def startup(rounds: int) -> None:
         "to the first step, not compiled": lambda: train("false"),
         "to the first step, compiled before": lambda: train("step"),
     }
-    timings = time_in_turns(contenders, rounds)
-    for timing in timings:
-        print(timing.describe("s"))
-    for timing in timings[1:]:
-        more = timing.median - timings[0].median
-        print(f"  {timing.name}: {more:.2f} s more than the import")
+    imported, *started = compare(contenders, rounds, "s")
+    for timing in started:
+        print(f"  {timing.name}: {timing.median - imported.median:.2f} s more than the import")
 
 
 def tokenization(rounds: int) -> None:
@@ -218,30 +204,23 @@ def tokenization(rounds: int) -> None:
         data = DataConfig(source="text", path=str(path))
         open_corpus(data, TokenizerConfig(name="gpt2"), 1, f"corpora_{next(number)}")
 
-    timings = time_in_turns(
-        {
-            "tiktoken, one thread, nothing written": timed(
-                lambda: [encoding.encode_ordinary(text) for text in texts]
-            ),
-            "gptlab's finished, checksummed corpus": timed(build_corpus),
-        },
-        rounds,
-    )
-    for timing in timings:
-        print(timing.describe("s"), f" {megabytes / timing.median:.1f} MB/s")
+    def encode() -> None:
+        for text in texts:
+            encoding.encode_ordinary(text)
+
+    contenders = {
+        "tiktoken, one thread, nothing written": timed(encode),
+        "gptlab's finished, checksummed corpus": timed(build_corpus),
+    }
+    compare(contenders, rounds, "s", lambda timing: f"{megabytes / timing.median:.1f} MB/s")
 
 
 PARTS: dict[str, Callable[[int], None]] = {
-    "machine": machine,
-    "step": step,
-    "medium": medium,
-    "large": large,
-    "overhead": overhead,
-    "dashboards": dashboards,
-    "full_run": full_run,
-    "startup": startup,
-    "tokenization": tokenization,
-    "generation": generation,
+    part.__name__: part
+    for part in (
+        *(machine, step, medium, large, overhead, dashboards),
+        *(full_run, startup, tokenization, generation),
+    )
 }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptlab.bench.baselines import litgpt_model, transformers_model
 from gptlab.bench.roofline import memory_bandwidth
-from gptlab.bench.timing import time_in_turns, timed
+from gptlab.bench.timing import Timing, compare, timed
 from gptlab.config.schema import ModelConfig, SamplingConfig
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.generation.engine import generate_samples
@@ -116,9 +116,10 @@ def generation(rounds: int) -> None:
     for num_prompts in (1, 8):
         print(f"  {num_prompts} × {NEW_TOKENS} tokens")
         contenders = make_contenders(num_prompts)
-        with torch.inference_mode():
-            timings = time_in_turns({name: timed(f) for name, f in contenders.items()}, rounds)
-        for timing in timings:
+
+        def rate(timing: Timing, num_prompts: int = num_prompts) -> str:
             steps = NEW_TOKENS / timing.median
-            rate = f"{num_prompts * steps:.0f} tokens/s, {steps / limit:.0%} of the limit"
-            print(timing.describe("s"), f" {rate}")
+            return f"{num_prompts * steps:.0f} tokens/s, {steps / limit:.0%} of the limit"
+
+        with torch.inference_mode():
+            compare({name: timed(run) for name, run in contenders.items()}, rounds, "s", rate)

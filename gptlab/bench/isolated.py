@@ -18,7 +18,7 @@ from gptlab.bench.baselines import (
     time_gptlab_step,
 )
 from gptlab.bench.roofline import step_cost
-from gptlab.bench.timing import time_in_turns
+from gptlab.bench.timing import Timing, compare
 from gptlab.data.dataloader import TextDataModule
 from gptlab.model.gpt import GPT
 
@@ -67,9 +67,12 @@ def time_in_processes(arguments: list[str], rounds: int) -> None:
         return run
 
     cost = step_cost(arguments)
-    for timing in time_in_turns({name: contender(name) for name in names}, rounds, warm_up=False):
-        memory = f"{gigabytes[timing.name]:.2f} GB"
-        print(timing.describe(), f" {memory}  {cost.describe(timing.median)}")
+
+    def memory_and_rate(timing: Timing) -> str:
+        return f"{gigabytes[timing.name]:.2f} GB  {cost.describe(timing.median)}"
+
+    contenders = {name: contender(name) for name in names}
+    compare(contenders, rounds, details=memory_and_rate, warm_up=False)
 
 
 def time_plain_script(arguments: list[str]) -> float:

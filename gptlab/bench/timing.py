@@ -55,6 +55,20 @@ def time_in_turns(
     ]
 
 
+def compare(
+    contenders: Mapping[str, Contender],
+    rounds: int,
+    unit: str = "ms",
+    details: Callable[[Timing], str] = lambda timing: "",
+    warm_up: bool = True,
+) -> list[Timing]:
+    """Time the contenders in turns and print a line for each."""
+    timings = time_in_turns(contenders, rounds, warm_up)
+    for timing in timings:
+        print(f"{timing.describe(unit)}  {details(timing)}".rstrip())
+    return timings
+
+
 def timed(work: Callable[[], object]) -> Contender:
     """Make a contender that times all of `work`."""
 

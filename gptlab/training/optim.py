@@ -19,16 +19,15 @@ ParameterGroups = list[dict[str, Any]]
 
 
 def adamw(groups: ParameterGroups, config: OptimConfig, fused: bool) -> Optimizer:
-    return AdamW(groups, lr=config.lr, betas=adam_betas(config), eps=config.eps, fused=fused)
+    return AdamW(groups, **adam_settings(config), fused=fused)
 
 
 def adam(groups: ParameterGroups, config: OptimConfig, fused: bool) -> Optimizer:
-    return Adam(groups, lr=config.lr, betas=adam_betas(config), eps=config.eps, fused=fused)
+    return Adam(groups, **adam_settings(config), fused=fused)
 
 
-def adam_betas(config: OptimConfig) -> tuple[float, float]:
-    beta1, beta2 = config.betas
-    return beta1, beta2
+def adam_settings(config: OptimConfig) -> dict[str, Any]:
+    return {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps}
 
 
 def sgd(groups: ParameterGroups, config: OptimConfig, fused: bool) -> Optimizer:

@@ -12,8 +12,7 @@ from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimizatio
 from gptlab.model import checkpoint
 from gptlab.training.fast import fast_loop
 from tests.conftest import TINY
-from tests.faults.callbacks import SimulatedCrash
-from tests.faults.compare import assert_identical_runs, only_run
+from tests.faults.compare import assert_identical_runs
 from tests.faults.listeners import SEEN
 
 pytestmark = pytest.mark.xdist_group("fast_loop")  # one worker: its tests share runs
@@ -126,14 +125,11 @@ def test_hooks_of_a_class_and_of_an_instance_are_found() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [(FAST, LIGHTNING), (LIGHTNING, FAST)])
 def test_a_run_resumes_with_the_other_loop(
-    command, train, run_cache, tmp_path: Path, first: str, second: str
+    command, train, train_once, tmp_path: Path, first: str, second: str
 ) -> None:
-    uninterrupted = train(*LISTENING, FAST).folder
     stop = "+callbacks.stop={_target_: tests.faults.callbacks.StopAtStep, step: 7, part: 1}"
-    corpus_root = f"corpus_root={run_cache.root / 'corpora'}"
-    with pytest.raises(SimulatedCrash):
-        command("train", *SETTINGS, stop, first, corpus_root)
-    run = only_run(tmp_path / "runs")
-    result = command("train", f"resume={run}", "callbacks=none", second, corpus_root)
+    run = train_once(*SETTINGS, stop, first).copy(tmp_path)
+    assert not (run / "summary.json").exists()
+    result = command("train", f"resume={run}", "callbacks=none", second)
     assert result.code == 0, result.err
-    assert_identical_runs(run, uninterrupted)
+    assert_identical_runs(run, train(*LISTENING, FAST).folder)

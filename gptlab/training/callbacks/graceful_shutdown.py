@@ -3,13 +3,13 @@
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
 from gptlab.training.callbacks.step_callback import StepCallback
+from gptlab.utils.console import print_status
 
 
 class ShutdownRequested(Exception):
@@ -37,11 +37,7 @@ class GracefulShutdown(StepCallback):
         if self.received_signal is not None:
             os._exit(128 + number)
         self.received_signal = number
-        print(
-            "\nstopping after this step; press Ctrl-C again to stop at once",
-            file=sys.stderr,
-            flush=True,
-        )
+        print_status("\nstopping after this step; press Ctrl-C again to stop at once")
         if self.may_raise:
             self.may_raise = False
             raise ShutdownRequested

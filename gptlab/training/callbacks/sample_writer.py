@@ -94,9 +94,8 @@ class SampleWriter(StepCallback):
                 if hasattr(experiment, "add_text"):
                     experiment.add_text("samples", "\n\n".join(texts), self.step)
             line = " ".join(preview.split())
-            if len(line) > MAX_TERMINAL_LENGTH:
-                line = line[:MAX_TERMINAL_LENGTH] + " …"
-            tqdm.write(f"  step {self.step:,}: {line}\n")
+            rest = " …" if len(line) > MAX_TERMINAL_LENGTH else ""
+            tqdm.write(f"  step {self.step:,}: {line[:MAX_TERMINAL_LENGTH]}{rest}\n")
 
     def generate_texts(self, net: GPT, kinds: SampleKinds) -> tuple[list[str], str]:
         """Return the texts for the file, and the one to show on the terminal."""
@@ -104,13 +103,8 @@ class SampleWriter(StepCallback):
         texts, preview = [], ""
         for kind, (sampling, num_samples) in kinds.items():
             request = GenerationRequest(
-                net,
-                self.tokenizer,
-                self.prompt,
-                sampling,
-                num_samples=num_samples,
-                max_new_tokens=self.max_new_tokens,
-                seed=self.seed,
+                *(net, self.tokenizer, self.prompt, sampling),
+                *(num_samples, self.max_new_tokens, self.seed),
             )
             samples = generate_samples(request)
             texts += [f"[{kind}]\n{prompt_text}{sample.text}\n" for sample in samples]
