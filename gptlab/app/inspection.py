@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from gptlab.app.streaming import require_generator, round_probability, token_text
-from gptlab.evaluation.classification import class_names, rank_classes
 from gptlab.evaluation.interpretability import (
     attention_maps,
     logit_lens,
@@ -101,6 +100,8 @@ def inspect_nearest_tokens(model: LoadedModel, text: str, unknown: str) -> dict[
 def classify(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
     """Return the probability of each class, the most likely first; raises UserError for a model
     that is not a classifier."""
+    from gptlab.evaluation.classification import class_names, rank_classes  # imports Lightning
+
     if not class_names(model):
         raise UserError("this model generates text and is no classifier; use /api/generate")
     ranking = rank_classes(model, text, unknown)

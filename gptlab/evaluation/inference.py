@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gptlab.data.dataloader import Batch, ValidationBatches
 from gptlab.model.gpt import GPT
 from gptlab.utils.device import autocast
+
+if TYPE_CHECKING:  # imports Lightning, which the web page does without
+    from gptlab.data.dataloader import Batch, ValidationBatches
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def eval_mode(net: GPT) -> Iterator[torch.device]:
         net.train(was_training)
 
 
-def in_order(batches: ValidationBatches, progress: str | None = None) -> Iterator[Batch]:
+def in_order(batches: "ValidationBatches", progress: str | None = None) -> Iterator["Batch"]:
     """Read all batches; `progress` names a progress bar, shown only on a terminal."""
     disable = None if progress else True
     bar = tqdm(range(len(batches)), desc=progress, unit=" batches", disable=disable, leave=False)
@@ -32,7 +35,7 @@ def in_order(batches: ValidationBatches, progress: str | None = None) -> Iterato
 
 @torch.inference_mode()
 def predict(
-    net: GPT, batches: Iterable[Batch], precision: str
+    net: GPT, batches: Iterable["Batch"], precision: str
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the logits (B, T, V) and targets (B, T) of each batch on the network's device, and
     the targets on the CPU."""

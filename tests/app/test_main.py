@@ -72,3 +72,14 @@ def test_address_shown_can_be_opened_elsewhere(monkeypatch) -> None:
     assert main.page_url(AppConfig(host="0.0.0.0", token="x" * 16), 7) == (
         f"http://studio:7/?token={'x' * 16}"
     )
+
+
+def test_the_server_starts_without_lightning_and_matplotlib() -> None:
+    code = (
+        "import sys, gptlab.app.main, gptlab.app.routes; "
+        "print(*{'lightning', 'matplotlib', 'datasets', 'transformers'} & set(sys.modules))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
