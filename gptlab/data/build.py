@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.corpus import Corpus
@@ -26,10 +25,9 @@ from gptlab.utils.errors import UserError
 CORPUS_FORMAT = 4  # raise when the content of a corpus folder changes
 # Keys that change which documents a corpus has, and in which split.
 IDENTITY_KEYS = (
-    *("text_column", "document_boundary", "repair_encoding", "max_samples", "max_tokens"),
-    *("subset", "split", "split_by"),
-)
-RECORD_IDENTITY_KEYS = ("task", "test_split", "balance_classes", "template")
+    "text_column document_boundary repair_encoding max_samples max_tokens subset split split_by"
+).split()
+RECORD_IDENTITY_KEYS = [*IDENTITY_KEYS, "task", "test_split", "balance_classes", "template"]
 
 
 def open_corpus(
@@ -48,12 +46,14 @@ def open_corpus(
     root = Path(corpus_root).expanduser()
     source: TextSource | RecordSource
     if data.task == "text":
-        source = make_text_source(data, seed, root)
+        source, names = make_text_source(data, seed, root), IDENTITY_KEYS
     else:
-        source = make_record_source(data, root)
-    key = corpus_key(source, data, tokenizer, seed, tokenizer_override)
+        source, names = make_record_source(data, root), RECORD_IDENTITY_KEYS
+    settings = {name: getattr(data, name) for name in names}
+    encoding = fingerprint(tokenizer_override) if tokenizer_override else asdict(tokenizer)
+    key = [CORPUS_FORMAT, source.identity(), encoding, settings, seed]
     digest = sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
-    tokenizer_name = tokenizer_override.state()["name"] if tokenizer_override else tokenizer.name
+    tokenizer_name = tokenizer_override.name if tokenizer_override else tokenizer.name
     folder = root / f"{source_name(data)}-{tokenizer_name}-{digest[:12]}"
     if folder.exists():
         try:
@@ -73,20 +73,6 @@ def open_corpus(
         else:
             build_text_corpus(temporary, source, data, train_tokenizer, seed, {"key": key})
     return Corpus(folder, verify_all)
-
-
-def corpus_key(
-    source: TextSource | RecordSource,
-    data: DataConfig,
-    tokenizer: TokenizerConfig,
-    seed: int,
-    tokenizer_override: Tokenizer | None,
-) -> list[Any]:
-    """Plain values that decide the content of a corpus."""
-    names = IDENTITY_KEYS if data.task == "text" else (*IDENTITY_KEYS, *RECORD_IDENTITY_KEYS)
-    settings = {name: getattr(data, name) for name in names}
-    encoding = fingerprint(tokenizer_override) if tokenizer_override else asdict(tokenizer)
-    return [CORPUS_FORMAT, source.identity(), encoding, settings, seed]
 
 
 def source_name(data: DataConfig) -> str:

@@ -7,7 +7,7 @@ To add a set of records, write a class with `identity` and `read` and enter it i
 import json
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -48,10 +48,8 @@ class Instruction:
 
 
 Record = Message | Instruction
-RECORD_TYPES: dict[str, type[Record]] = {  # by data.task
-    "classification": Message,
-    "instructions": Instruction,
-}
+# By data.task.
+RECORD_TYPES: dict[str, type[Record]] = {"classification": Message, "instructions": Instruction}
 
 
 class RecordSource(ABC):
@@ -61,6 +59,7 @@ class RecordSource(ABC):
 
     def __init__(self, config: DataConfig, corpus_root: Path):
         self.config = config
+        self.record_type = RECORD_TYPES[config.task]
         self.download_folder = corpus_root / "raw"
 
     @abstractmethod
@@ -87,19 +86,17 @@ class RecordFiles(RecordSource):
         return file_stats(self.paths)
 
     def read(self) -> list[Record]:
-        record_type = RECORD_TYPES[self.config.task]
-        return [record for path in self.paths for record in read_records(path, record_type)]
+        return [record for path in self.paths for record in read_records(path, self.record_type)]
 
 
 class GeneratedRecords(RecordSource):
     """The first `data.max_samples` records of a generator in toy/."""
 
-    @staticmethod
-    @abstractmethod
-    def generate(index: int) -> Record: ...
+    generate: Callable[[int], tuple[str, ...]]
 
     def read(self) -> list[Record]:
-        return [self.generate(index) for index in range(self.config.max_samples or 2000)]
+        count = self.config.max_samples or 2000
+        return [self.record_type(*self.generate(index)) for index in range(count)]
 
     def identity(self) -> Any:
         content = json.dumps([list(vars(record).values()) for record in self.read()])
@@ -108,18 +105,12 @@ class GeneratedRecords(RecordSource):
 
 class ToySpam(GeneratedRecords):
     tasks = ("classification",)
-
-    @staticmethod
-    def generate(index: int) -> Record:
-        return Message(*spam.generate_message(index))
+    generate = staticmethod(spam.generate_message)
 
 
 class ToyInstructions(GeneratedRecords):
     tasks = ("instructions",)
-
-    @staticmethod
-    def generate(index: int) -> Record:
-        return Instruction(*instructions.generate_instruction(index))
+    generate = staticmethod(instructions.generate_instruction)
 
 
 OFFLINE_HINT = "use a file: data.path=FILE, or work offline: data="
@@ -179,10 +170,7 @@ RECORD_SOURCES: dict[str, type[RecordSource]] = {
     "text": RecordFiles,
 }
 # Keys that only text sources read.
-TEXT_ONLY_KEYS = (
-    *("valid_path", "hub", "text_column", "document_boundary", "max_tokens"),
-    *("subset", "split_by"),
-)
+TEXT_ONLY_KEYS = "valid_path hub text_column document_boundary max_tokens subset split_by".split()
 
 
 def make_record_source(config: DataConfig, corpus_root: Path) -> RecordSource:

@@ -26,9 +26,7 @@ class Sequences(Protocol):
 
     length: int  # T, input tokens of a sequence
 
-    def __init__(
-        self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int
-    ) -> None: ...
+    def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int): ...
 
     def __len__(self) -> int: ...
 
@@ -66,9 +64,7 @@ def feistel_permute(indices: np.ndarray, size: int, seed: int) -> np.ndarray:
 class SlidingSequences:
     """Windows that start at every `stride` tokens of the stream, as far as they fit."""
 
-    def __init__(
-        self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int
-    ) -> None:
+    def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):
         self.tokens = corpus.tokens(split)
         self.length = min((config.row_length or context + 1) - 1, len(self.tokens) - 1)
         self.stride = config.stride or self.length
@@ -116,9 +112,7 @@ class DocumentSequences:
     document's first token is predicted too.
     """
 
-    def __init__(
-        self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int
-    ) -> None:
+    def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):
         self.tokens = corpus.tokens(split)
         self.document_ends = corpus.document_ends(split)
         self.document_starts = np.concatenate(([0], self.document_ends[:-1]))
@@ -193,14 +187,11 @@ class InstructionSequences(RecordSequences):
     With `loss_on=all` it counts the prompt too.
     """
 
-    def __init__(
-        self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int
-    ) -> None:
+    def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):
         super().__init__(corpus, split, context, config, seed)
-        prompt_lengths = corpus.prompt_lengths(split)
-        self.prompt_targets = self.eot_prefix + prompt_lengths - 1
+        self.prompt_targets = self.eot_prefix + corpus.prompt_lengths(split) - 1
         if config.loss_on == "all":
-            self.prompt_targets = np.zeros_like(prompt_lengths)
+            self.prompt_targets[:] = 0
 
     def target_counts(self, documents_B: np.ndarray) -> np.ndarray:
         return np.clip(
@@ -219,9 +210,7 @@ class InstructionSequences(RecordSequences):
 class ClassificationSequences(RecordSequences):
     """A message whose only target, at its last token, is the index of its class."""
 
-    def __init__(
-        self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int
-    ) -> None:
+    def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):
         super().__init__(corpus, split, context, config, seed)
         self.labels = corpus.labels(split)
 
