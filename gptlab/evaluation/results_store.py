@@ -87,7 +87,8 @@ def read_results(
 
 def scoring_settings(context: EvalContext) -> str:
     """Describe what must be equal for the document scores of two models to be comparable."""
-    compared = {"stride": context.stride, "max_tokens": context.max_tokens}
+    settings = context.settings
+    compared = {"stride": settings.stride, "max_tokens": settings.max_tokens}
     return json.dumps({"corpus": context.corpus.folder.name} | compared)
 
 
