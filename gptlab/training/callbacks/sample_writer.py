@@ -84,7 +84,7 @@ class SampleWriter(StepCallback):
         with self.metrics_logger.timer_paused():
             try:
                 texts, preview = self.generate_texts(module.net, kinds)
-            except UserError as error:  # a diverged model cannot sample, but the run may go on
+            except UserError as error:  # a diverged model cannot sample, but the run may continue
                 tqdm.write(f"  step {self.step:,}: no sample: {error}\n")
                 return
             self.folder.mkdir(exist_ok=True)
