@@ -62,7 +62,7 @@ def start_server(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Server]
         server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop blocks asyncio.run in this thread
 def browser() -> Iterator["Browser"]:  # noqa: F821
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")

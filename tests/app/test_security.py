@@ -1,4 +1,4 @@
-"""Which requests are refused, and that a slow client holds nothing up."""
+"""Which requests are refused, and that a slow client cannot block the server."""
 
 import asyncio
 import socket
