@@ -1,6 +1,6 @@
-"""Whatever is typed, read or found on disk: an answer, or one line that says what is wrong.
+"""Fuzz arguments, fuzz_prompts, texts and damaged files: a result, or an error of one line.
 
-A few cases of each kind with every `pytest`; `pytest -m slow tests/test_fuzz.py` tries 12,000.
+Every `pytest` tries a few cases of each kind; `pytest -m slow tests/test_fuzz.py` tries 12,000.
 """
 
 import contextlib
@@ -58,8 +58,8 @@ ODD = st.sampled_from(
 
 
 @contextlib.contextmanager
-def captured() -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
-    """Output as a terminal takes it: in UTF-8, strictly."""
+def captured_output() -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
+    """Capture output as strict UTF-8, as a terminal requires."""
     out, err = io.BytesIO(), io.BytesIO()
     streams = [io.TextIOWrapper(stream, "utf-8", write_through=True) for stream in (out, err)]
     streams[1].reconfigure(errors="backslashreplace")
@@ -70,27 +70,27 @@ def captured() -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
 
 
 def run(main: Callable[[], None], *arguments: str) -> None:
-    """Runs a command; whatever is wrong with it must end in one line and exit code 2."""
+    """Run a command; any failure must be one line and exit code 2."""
     sys.argv[1:] = arguments
     code = 0
-    with captured() as (_, err):
+    with captured_output() as (_, err):
         try:
             main()
         except SystemExit as end:
             code = end.code
-    said = err.getvalue().decode()
-    assert code in (0, 2), (code, said)
-    assert "Traceback" not in said
+    printed = err.getvalue().decode()
+    assert code in (0, 2), (code, printed)
+    assert "Traceback" not in printed
     if code == 2:
-        assert said.rstrip("\n").splitlines()[-1].startswith("error: "), said
+        assert printed.rstrip("\n").splitlines()[-1].startswith("error: "), printed
 
 
-# --- what is typed -------------------------------------------------------------------------------
+# --- command-line arguments ---
 
 KEYS = sorted(
     key
     for key in flatten(TrainConfig())
-    if key not in ("resume", "init_from", "callbacks", "logger", "before", "after")
+    if key not in ("resume", "init_from", "callbacks", "logger", "eval_before", "eval_after")
 )
 TYPED = st.one_of(
     st.tuples(st.sampled_from(["", "", "+", "++", "~"]), st.sampled_from(KEYS), ODD | ANY),
@@ -105,37 +105,37 @@ TYPED = st.one_of(
 CHOSEN = st.sampled_from(config_groups("train")).flatmap(
     lambda group: st.sampled_from([f"{group}={name}" for name in group_choices(group)])
 )
-NOT_TYPED = {"\0"}  # no system passes it on
+IMPOSSIBLE = {"\0"}  # no system accepts it in an argument
 
 
 @given(arguments=st.lists(TYPED | CHOSEN, min_size=1, max_size=4))
-def overrides(arguments: list[str]) -> None:
-    def look(config: TrainConfig) -> None:
+def fuzz_arguments(arguments: list[str]) -> None:
+    def check(config: TrainConfig) -> None:
         check_settings(config)
-        make_run_plan(config, toys())
+        make_run_plan(config, toy_stories())
 
-    arguments = [a for a in arguments if not NOT_TYPED & set(a)]
-    run(command("train")(look), *arguments)
+    arguments = [a for a in arguments if not IMPOSSIBLE & set(a)]
+    run(command("train")(check), *arguments)
 
 
 @cache
-def toys() -> Corpus:
+def toy_stories() -> Corpus:
     root = TemporaryDirectory()
     corpus = open_corpus(toy_data(), TokenizerConfig(name="words"), 1, root.name)
     corpus.kept = root
     return corpus
 
 
-# --- what is asked of a model --------------------------------------------------------------------
+# --- prompts and sampling ---
 
 TEXT = st.text(max_size=20) | st.text("abc ,.!", max_size=60) | ANY
 NUMBER = st.sampled_from([None, None, None, 1, 2, 5, 50257, 10**9, 0, -1])
-HEAT = st.sampled_from([1.0, 0.0, 1e-12, 1e-6, 0.5, 1.5, 1e30, 1e300, -1.0, float("nan")])
+TEMPERATURE = st.sampled_from([1.0, 0.0, 1e-12, 1e-6, 0.5, 1.5, 1e30, 1e300, -1.0, float("nan")])
 SHARE = st.sampled_from([None, None, 1e-6, 0.5, 1.0, 1e-12, 1.5, float("inf")])
 
 
 @cache
-def model(name: str) -> Path:
+def make_checkpoint(name: str) -> Path:
     tokenizer = {
         "gpt2": lambda: GPT2Tokenizer(),
         "char": lambda: CharTokenizer(list(" !,.abcé🙂")),
@@ -149,11 +149,11 @@ def model(name: str) -> Path:
     content = {"state_dict": weights, "tokenizer": tokenizer.state(), "global_step": 1}
     stored = {"model": vars(config), "data": {"eot_first": name == "words"}}
     torch.save(content | {"config": stored}, path)
-    KEPT.append(root)
+    TEMPORARY_FOLDERS.append(root)
     return path
 
 
-KEPT: list[TemporaryDirectory] = []
+TEMPORARY_FOLDERS: list[TemporaryDirectory] = []
 
 
 @given(
@@ -162,25 +162,25 @@ KEPT: list[TemporaryDirectory] = []
     | st.tuples(st.none(), st.binary(max_size=30) | TEXT.map(lambda t: t.encode(errors="replace")))
     | st.tuples(TEXT, st.just(b"both")),
     counts=st.tuples(st.sampled_from([1, 2, 3]), st.sampled_from([1, 7, 9, 12, -3])),
-    sampling=st.builds(SamplingConfig, HEAT, NUMBER, SHARE),
+    sampling=st.builds(SamplingConfig, TEMPERATURE, NUMBER, SHARE),
     unknown=st.sampled_from(["skip", "error", "x"]),
 )
-def prompts(name, given, counts, sampling, unknown) -> None:
+def fuzz_prompts(name, given, counts, sampling, unknown) -> None:
     prompt, file = given
     config = GenerateConfig(
-        run=str(model(name)), prompt=prompt, num_samples=counts[0],
+        run=str(make_checkpoint(name)), prompt=prompt, num_samples=counts[0],
         max_new_tokens=counts[1], unknown=unknown, sampling=sampling,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
         if file is not None:
             (Path(folder) / "prompt").write_bytes(file)
             config.prompt_file = f"{folder}/prompt"
-        with captured(), contextlib.suppress(UserError):
+        with captured_output(), contextlib.suppress(UserError):
             validate_config(config)
             run_generate(config)
 
 
-# --- texts of one's own --------------------------------------------------------------------------
+# --- text files ---
 
 PIECES = st.sampled_from(
     [
@@ -216,7 +216,7 @@ SUFFIX = st.sampled_from(
     ),
     held_out=st.booleans(),
 )
-def texts(files, tokenizer: str, read: dict, held_out: bool) -> None:
+def fuzz_texts(files, tokenizer: str, read: dict, held_out: bool) -> None:
     with TemporaryDirectory() as folder:
         paths = []
         for number, (content, suffix) in enumerate(files):
@@ -226,11 +226,11 @@ def texts(files, tokenizer: str, read: dict, held_out: bool) -> None:
         data = DataConfig(**({"path": paths} | where | read))
         root = Path(folder) / "corpora"
         try:
-            with captured():
+            with captured_output():
                 corpus = open_corpus(data, TokenizerConfig(name=tokenizer), 1, str(root))
         except UserError as error:
             assert "\n" not in str(error)
-            assert not list(root.glob("*")), "something half-made is left"
+            assert not list(root.glob("*")), "an unfinished corpus is left"
             return
         read_all(corpus, data)
 
@@ -242,7 +242,7 @@ def read_all(corpus: Corpus, data: DataConfig) -> None:
             windows.read_batch(torch.arange(min(4, len(windows))).numpy())
 
 
-# --- files that were damaged ---------------------------------------------------------------------
+# --- damaged files ---
 
 
 @st.composite
@@ -265,10 +265,10 @@ def damage(draw) -> Callable[[bytes], bytes]:
 
 
 @given(file=st.integers(0, 100), change=damage(), every=st.booleans(), forged=st.booleans())
-def token_files(file: int, change: Callable, every: bool, forged: bool) -> None:
-    """A corpus with a damaged file, its checksum forged or not: named, or read without harm."""
+def fuzz_token_files(file: int, change: Callable, every: bool, forged: bool) -> None:
+    """A damaged corpus, with a forged checksum or not, is refused or read without a crash."""
     with TemporaryDirectory() as root:
-        folder = shutil.copytree(toys().folder, Path(root) / "corpus")
+        folder = shutil.copytree(toy_stories().folder, Path(root) / "corpus")
         paths = sorted(folder.iterdir())
         path = paths[file % len(paths)]
         path.write_bytes(change(path.read_bytes()))
@@ -284,9 +284,9 @@ def token_files(file: int, change: Callable, every: bool, forged: bool) -> None:
 
 
 @given(name=st.sampled_from(["char", "words"]), change=damage())
-def checkpoints(name: str, change: Callable) -> None:
-    """A damaged checkpoint is refused, unless the damage is none."""
-    content = model(name).read_bytes()
+def fuzz_checkpoints(name: str, change: Callable) -> None:
+    """A damaged checkpoint is refused, unless all weights are intact."""
+    content = make_checkpoint(name).read_bytes()
     with TemporaryDirectory() as root:
         path = Path(root) / "x.ckpt"
         path.write_bytes(change(content))
@@ -295,12 +295,18 @@ def checkpoints(name: str, change: Callable) -> None:
         except UserError as error:
             assert str(error).startswith(str(path))
             return
-        whole = checkpoint.load_checkpoint(model(name)).net.state_dict()
+        whole = checkpoint.load_checkpoint(make_checkpoint(name)).net.state_dict()
         assert all(torch.equal(whole[key], w) for key, w in loaded.net.state_dict().items())
 
 
-PARTS = [overrides, prompts, texts, token_files, checkpoints]
-CASES = {overrides: 3000, prompts: 3000, texts: 3000, token_files: 1500, checkpoints: 1500}
+PARTS = [fuzz_arguments, fuzz_prompts, fuzz_texts, fuzz_token_files, fuzz_checkpoints]
+CASES = {
+    fuzz_arguments: 3000,
+    fuzz_prompts: 3000,
+    fuzz_texts: 3000,
+    fuzz_token_files: 1500,
+    fuzz_checkpoints: 1500,
+}
 
 
 def fuzz(part: Callable[[], None], cases: int, folder: Path, monkeypatch) -> None:
@@ -313,15 +319,15 @@ def fuzz(part: Callable[[], None], cases: int, folder: Path, monkeypatch) -> Non
         max_examples=cases, deadline=None, derandomize=True, suppress_health_check=checks,
         phases=phases, database=None,
     )(part)()  # fmt: skip
-    assert not list(folder.iterdir()), "something is left in the folder"
+    assert not list(folder.iterdir()), "files are left in the folder"
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_few_cases(part, tmp_path: Path, monkeypatch) -> None:
+def test_a_few_random_cases(part, tmp_path: Path, monkeypatch) -> None:
     fuzz(part, 15, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
-def test_many_cases(part, tmp_path: Path, monkeypatch) -> None:
+def test_many_random_cases(part, tmp_path: Path, monkeypatch) -> None:
     fuzz(part, CASES[part], tmp_path, monkeypatch)

@@ -1,6 +1,6 @@
 """Declare configuration keys: default, help, bounds and choices in one place.
 
-`gptlab/config/schema.py` declares the keys; `--help`, the validation and the page's form read them
+groups.py and schema.py declare the keys; `--help`, the validation and the page's form read them
 with `keys_of` and `field_info`. Nothing heavy is imported here.
 """
 

@@ -15,14 +15,13 @@ from gptlab.config.schema import (
     EvaluateConfig,
     HellaswagConfig,
     SamplingConfig,
-    TrainConfig,
 )
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TrainingBatches, ValidationBatches
 from gptlab.data.sequences import DocumentSequences, Sequences, make_sequences
 from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer
-from gptlab.generation.engine import generate_samples, training_prompt
+from gptlab.generation.engine import generate_samples
 from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.model.checkpoint import LoadedModel, config_from_stored
 from gptlab.model.gpt import GPT
@@ -47,36 +46,29 @@ def bytes_of_tokens(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
     return torch.tensor(lengths + [0] * (vocab_size - len(lengths)))
 
 
-@dataclass
-class EvalSettings:
-    """How to evaluate; the defaults are those of a run in training."""
-
-    sampling: SamplingConfig
-    hellaswag: HellaswagConfig
-    seed: int
-    batch_size: int  # sequences in a batch
-    max_new_tokens: int  # of each generated text
-    max_tokens: int | None  # scored tokens of each held-out split; None: all
-    stride: int | None = None  # score the last `stride` tokens of each window; None: all
-    num_samples: int = TRAINING_SAMPLES  # generated texts
-    prompt: str = ""  # of texts generated from their first word on
-    # Prompt of the memorisation suite; None: the first halves of held-out documents.
-    memorisation_prompt: list[int] | None = None
-    by_document: bool = False  # score perplexity document by document, with a standard error
-
-
-@dataclass
+@dataclass(kw_only=True)
 class EvalContext:
-    """A model and a corpus, with what the suites need to evaluate one on the other."""
+    """A model, a corpus, and how to evaluate one on the other."""
 
     net: GPT
     tokenizer: Tokenizer
-    settings: EvalSettings
+    dataset: tuple[DataConfig, Corpus] | None  # None: only for suites that need no corpus
     precision: str  # Lightning's name: 32-true, bf16-mixed, …
     context_length: int  # input tokens of the longest sequence
+    batch_size: int  # sequences in a batch
+    max_tokens: int | None  # scored tokens of each held-out split; None: all
+    stride: int | None = None  # score the last `stride` tokens of each window; None: all
+    by_document: bool = False  # score perplexity document by document, with a standard error
     eot_first: bool  # whether prompts begin with end-of-text
-    raw_dir: Path  # where downloads are kept
-    dataset: tuple[DataConfig, Corpus] | None = None  # None: only for suites without a corpus
+    sampling: SamplingConfig
+    num_samples: int = TRAINING_SAMPLES  # generated texts
+    max_new_tokens: int  # of each generated text
+    prompt: str  # of texts generated from their first word on
+    # Prompt of the memorisation suite; None: the first halves of held-out documents.
+    memorisation_prompt: list[int] | None = None
+    seed: int
+    hellaswag: HellaswagConfig
+    raw_dir: Path  # where downloads are stored
     output_dir: Path | None = None  # where suites write files, if they may
     document_scores: "dict[str, DocumentScores]" = field(default_factory=dict)  # by split
 
@@ -107,23 +99,21 @@ class EvalContext:
         return bytes_of_tokens(self.tokenizer, self.net.embedding.num_embeddings)
 
     def sequences(self, split: str) -> Sequences:
-        seed = self.settings.seed
-        return make_sequences(self.corpus, split, self.context_length, self.data, seed)
+        return make_sequences(self.corpus, split, self.context_length, self.data, self.seed)
 
     def batches(self, split: str) -> ValidationBatches:
         """Read a split in order, each target once, up to `settings.max_tokens`."""
-        settings, sequences = self.settings, self.sequences(split)
-        if settings.stride and isinstance(sequences, DocumentSequences):
+        sequences = self.sequences(split)
+        if self.stride and isinstance(sequences, DocumentSequences):
             raise UserError(
-                f"stride={settings.stride}: works on windows of a stream of tokens, but in this "
+                f"stride={self.stride}: works on windows of a stream of tokens, but in this "
                 "corpus each document is a sequence (data.batching=rows); leave stride out"
             )
-        size = settings.batch_size
-        return ValidationBatches(sequences, size, settings.max_tokens, settings.stride)
+        return ValidationBatches(sequences, self.batch_size, self.max_tokens, self.stride)
 
     def random_batches(self, split: str) -> TrainingBatches:
         """Draw batches of a split in the order of training."""
-        return TrainingBatches(self.sequences(split), BatchShape(self.settings.batch_size, 1))
+        return TrainingBatches(self.sequences(split), BatchShape(self.batch_size, 1))
 
     def documents(self, split: str, count: int) -> list[list[int]]:
         """Read the first documents of a split, without their end-of-text."""
@@ -138,48 +128,11 @@ class EvalContext:
         progress: str | None = None,
     ) -> list[Sample]:
         """Continue a prompt; `progress` names a progress bar of the tokens."""
+        sampling, length = sampling or self.sampling, self.max_new_tokens
         request = GenerationRequest(
-            self.net,
-            self.tokenizer,
-            prompt,
-            sampling or self.settings.sampling,
-            num_samples,
-            self.settings.max_new_tokens,
-            seed,
+            self.net, self.tokenizer, prompt, sampling, num_samples, length, seed
         )
         return generate_samples(request, progress)
-
-
-def training_context(
-    config: TrainConfig,
-    net: GPT,
-    corpus: Corpus,
-    *,
-    batch_size: int,
-    context_length: int,
-    precision: str,
-) -> EvalContext:
-    """Evaluate `net` as its own run does, before and after training."""
-    settings = EvalSettings(
-        config.sampling,
-        config.hellaswag,
-        config.seed,
-        batch_size,
-        config.max_new_tokens,
-        config.data.final_tokens,
-        prompt=config.prompt or "",
-        memorisation_prompt=training_prompt(config, corpus),
-    )
-    return EvalContext(
-        net,
-        corpus.tokenizer,
-        settings,
-        precision,
-        context_length,
-        config.data.eot_first,
-        Path(config.corpus_root).expanduser() / "raw",
-        (config.data, corpus),
-    )
 
 
 def checkpoint_context(
@@ -190,68 +143,70 @@ def checkpoint_context(
     Raises UserError where a corpus is needed and there is none, or it does not fit the model.
     """
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
-    precision = resolve_precision(config.precision, accelerator)
     model.net.to(accelerator)
-    if isinstance(model.tokenizer, VocabularyTokenizer) and config.unknown == "skip":
+    names_data = any(name.split("=")[0].split(".")[0] == "data" for name in overrides)
+    skip = config.unknown == "skip" or (
+        needs_corpus and names_data and config.tokenizer.unknown == "skip"
+    )
+    if skip and isinstance(model.tokenizer, VocabularyTokenizer):
         model.tokenizer.unknown = "skip"
     root = Path(str(config.corpus_root or model.config.get("corpus_root") or "corpora"))
     root = root.expanduser()
-    settings = EvalSettings(
-        config.sampling,
-        config.hellaswag,
-        config.seed,
-        config.batch_size,
-        config.max_new_tokens,
-        config.max_tokens,
-        config.stride,
-        config.num_samples,
-        config.prompt or "",
+    dataset = open_dataset(config, model, root, names_data) if needs_corpus else None
+    return EvalContext(
+        net=model.net,
+        tokenizer=model.tokenizer,
+        dataset=dataset,
+        precision=resolve_precision(config.precision, accelerator),
+        context_length=model.net.config.window,
+        batch_size=config.batch_size,
+        max_tokens=config.max_tokens,
+        stride=config.stride,
         by_document=True,
+        eot_first=model.eot_first,
+        sampling=config.sampling,
+        num_samples=config.num_samples,
+        max_new_tokens=config.max_new_tokens,
+        prompt=config.prompt or "",
+        seed=config.seed,
+        hellaswag=config.hellaswag,
+        raw_dir=root / "raw",
     )
-    window = model.net.config.window
-    context = EvalContext(
-        *(model.net, model.tokenizer, settings, precision, window, model.eot_first, root / "raw")
+
+
+def open_dataset(
+    config: EvaluateConfig, model: LoadedModel, root: Path, named: bool
+) -> tuple[DataConfig, Corpus]:
+    """Open the corpus that the command line names, or that of the model's run, and check it."""
+    if named:
+        data, seed, stored = config.data, config.seed, None
+    else:
+        data, seed, stored = run_dataset(model, root)
+    corpus = stored or open_corpus(
+        data, config.tokenizer, seed, str(root), tokenizer_override=model.tokenizer
     )
-    if needs_corpus:
-        names_data = any(name.split("=")[0].split(".")[0] == "data" for name in overrides)
-        open_dataset = open_named_dataset if names_data else open_run_dataset
-        context.dataset = data, corpus = open_dataset(config, model, root)
-        if vocabulary(corpus.tokenizer) != vocabulary(model.tokenizer):
-            raise UserError(f"{corpus.folder}: has another vocabulary than the model {model.path}")
-        if bool(corpus.classes) != bool(model.net.config.n_classes):
-            raise UserError(
-                f"data: {corpus.folder.name} has {'' if corpus.classes else 'no '}classes, but the "
-                f"model {model.path} is {'no' if corpus.classes else 'a'} classifier"
-            )
-        if data.row_length and data.row_length > window + 1:
-            raise UserError(
-                f"data.row_length={data.row_length}: must be at most {window + 1}, one more than "
-                "the model's context"
-            )
-    return context
+    window, classes = model.net.config.window, corpus.classes
+    if vocabulary(corpus.tokenizer) != vocabulary(model.tokenizer):
+        raise UserError(f"{corpus.folder}: has another vocabulary than the model {model.path}")
+    if bool(classes) != bool(model.net.config.n_classes):
+        raise UserError(
+            f"data: {corpus.folder.name} has {'' if classes else 'no '}classes, but the model "
+            f"{model.path} is {'no' if classes else 'a'} classifier"
+        )
+    if data.row_length and data.row_length > window + 1:
+        raise UserError(
+            f"data.row_length={data.row_length}: must be at most {window + 1}, one more than the "
+            "model's context"
+        )
+    return data, corpus
 
 
 def vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
     return {**tokenizer.state(), "unknown": None}
 
 
-def open_named_dataset(
-    config: EvaluateConfig, model: LoadedModel, root: Path
-) -> tuple[DataConfig, Corpus]:
-    """Open the corpus that the command line names, in the model's vocabulary."""
-    tokenizer = model.tokenizer
-    if isinstance(tokenizer, VocabularyTokenizer) and config.tokenizer.unknown == "skip":
-        tokenizer.unknown = "skip"
-    corpus = open_corpus(
-        config.data, config.tokenizer, config.seed, str(root), tokenizer_override=tokenizer
-    )
-    return config.data, corpus
-
-
-def open_run_dataset(
-    config: EvaluateConfig, model: LoadedModel, root: Path
-) -> tuple[DataConfig, Corpus]:
-    """Open the corpus that the model was trained on; rebuild it if it is missing or damaged."""
+def run_dataset(model: LoadedModel, root: Path) -> tuple[DataConfig, int, Corpus | None]:
+    """Read the data settings and the seed of a model's run; open its corpus if it is intact."""
     try:
         data = config_from_stored(DataConfig, model.config["data"])
         name, seed = str(model.metadata["corpus"]), int(model.config["seed"])
@@ -262,7 +217,5 @@ def open_run_dataset(
         ) from None
     if (root / name).is_dir() and Path(name).name == name:
         with contextlib.suppress(UserError):
-            return data, Corpus(root / name)
-    return data, open_corpus(
-        data, config.tokenizer, seed, str(root), tokenizer_override=model.tokenizer
-    )
+            return data, seed, Corpus(root / name)
+    return data, seed, None

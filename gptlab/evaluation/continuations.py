@@ -11,21 +11,20 @@ MIN_TOKENS = 8  # of a document that is worth continuing
 
 def continue_documents(context: EvalContext) -> tuple[list[Sample], list[list[int]]]:
     """Generate a continuation of each document; return these and the real endings' tokens."""
-    settings = context.settings
     documents = documents_to_continue(context)
     first = [context.tokenizer.eot] if context.eot_first else []
     samples, endings = [], []
     bar = tqdm(documents, desc="generating", unit=" texts", disable=None, leave=False)
     for number, document in enumerate(bar):
         half = len(document) // 2
-        samples += context.generate(first + document[:half], seed=settings.seed + number)
-        endings.append(document[half:][: settings.max_new_tokens])
+        samples += context.generate(first + document[:half], seed=context.seed + number)
+        endings.append(document[half:][: context.max_new_tokens])
     return samples, endings
 
 
 def documents_to_continue(context: EvalContext) -> list[list[int]]:
     """Read the first held-out documents that are long enough; raises UserError for fewer than 2."""
-    count = context.settings.num_samples
+    count = context.num_samples
     if count < 2:
         raise UserError(f"num_samples={count}: must be at least 2, to compare texts to each other")
     documents = [d for d in context.documents("valid", 4 * count) if len(d) >= MIN_TOKENS][:count]

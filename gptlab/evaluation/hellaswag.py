@@ -78,21 +78,15 @@ def strip_markup(text: str) -> str:
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
-def evaluate_hellaswag(context: EvalContext) -> Results:
-    return named_results("hellaswag", answer_all(context, Question))
-
-
-def evaluate_hellaswag_harness(context: EvalContext) -> Results:
-    return named_results("hellaswag_harness", answer_all(context, HarnessQuestion))
-
-
-def answer_all(context: EvalContext, style: type[Question]) -> dict[str, float]:
-    config = context.settings.hellaswag
+def evaluate_hellaswag(
+    context: EvalContext, name: str = "hellaswag", style: type[Question] = Question
+) -> Results:
+    config = context.hellaswag
     questions = read_questions(config, context.raw_dir, style)
     result = answer_questions(
         context.net, context.tokenizer, questions, context.precision, config.batch_size
     )
-    return result.figures()
+    return named_results(name, result.figures())
 
 
 def check_hellaswag_file(config: TrainConfig | EvaluateConfig) -> None:
@@ -100,17 +94,9 @@ def check_hellaswag_file(config: TrainConfig | EvaluateConfig) -> None:
     read_questions(config.hellaswag, Path(config.corpus_root or "corpora").expanduser() / "raw")
 
 
-def check_hellaswag(context: EvalContext) -> None:
-    check_questions(context, Question)
-
-
-def check_hellaswag_harness(context: EvalContext) -> None:
-    check_questions(context, HarnessQuestion)
-
-
-def check_questions(context: EvalContext, style: type[Question]) -> None:
+def check_hellaswag(context: EvalContext, style: type[Question] = Question) -> None:
     """Raise UserError if the vocabulary cannot encode the questions."""
-    questions = read_questions(context.settings.hellaswag, context.raw_dir, style)
+    questions = read_questions(context.hellaswag, context.raw_dir, style)
     try:
         make_ending_sequences(questions, context.tokenizer, 1)
     except UserError as error:

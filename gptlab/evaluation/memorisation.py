@@ -21,14 +21,13 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, with well-mixed bits; hashes are 
 
 def evaluate_memorisation(context: EvalContext) -> Results:
     """Search the training text for spans of generated text, and of as much held-out text."""
-    settings = context.settings
-    prompt = settings.memorisation_prompt
+    prompt, count = context.memorisation_prompt, context.num_samples
     if prompt is None:
         samples, held_out = continue_documents(context)
     else:
-        samples = context.generate(prompt, settings.num_samples, settings.seed)
-        documents = context.documents("valid", settings.num_samples)
-        held_out = [d[len(prompt) :][: settings.max_new_tokens] for d in documents]
+        samples = context.generate(prompt, count, context.seed)
+        documents = context.documents("valid", count)
+        held_out = [d[len(prompt) :][: context.max_new_tokens] for d in documents]
     texts = {
         "memorisation": [sample.new_tokens for sample in samples],
         "memorisation_held_out": held_out,
@@ -44,7 +43,7 @@ def evaluate_memorisation(context: EvalContext) -> Results:
 
 def check_memorisation(context: EvalContext) -> None:
     """Raise UserError if there are too few held-out documents to continue."""
-    if context.settings.memorisation_prompt is None:
+    if context.memorisation_prompt is None:
         documents_to_continue(context)
 
 

@@ -23,7 +23,7 @@ def evaluate_perplexity(context: EvalContext) -> Results:
     for split in context.held_out_splits:
         if context.corpus.classes:
             results |= classifier_results(context, split)
-        elif context.settings.by_document:
+        elif context.by_document:
             batches, ends = context.batches(split), context.corpus.document_ends(split)
             scores = score_documents(
                 context.net, batches, ends, context.token_bytes, context.precision
@@ -54,7 +54,7 @@ def evaluate_training_windows(context: EvalContext) -> Results:
     """
     batches = context.random_batches("train")
     rows = batches.shape.sequences_per_step
-    max_tokens = context.settings.max_tokens or context.data.valid_tokens
+    max_tokens = context.max_tokens or context.data.valid_tokens
     wanted = max(1, max_tokens // (rows * batches.sequences.length))
     count = min(-(-len(batches.sequences) // rows), wanted)
     return split_results(context, "windows", (batches[number] for number in range(count)))

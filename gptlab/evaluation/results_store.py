@@ -87,8 +87,7 @@ def read_results(
 
 def scoring_settings(context: EvalContext) -> str:
     """Describe what must be equal for the document scores of two models to be comparable."""
-    settings = context.settings
-    compared = {"stride": settings.stride, "max_tokens": settings.max_tokens}
+    compared = {"stride": context.stride, "max_tokens": context.max_tokens}
     return json.dumps({"corpus": context.corpus.folder.name} | compared)
 
 

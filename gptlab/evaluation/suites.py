@@ -5,6 +5,7 @@ To add a suite, write a function of an EvalContext in a file of its own, and add
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from gptlab.config.schema import EvaluateConfig, TrainConfig
 from gptlab.evaluation import (
@@ -16,6 +17,7 @@ from gptlab.evaluation import (
     text_quality,
 )
 from gptlab.evaluation.context import EvalContext, Results
+from gptlab.evaluation.hellaswag import HarnessQuestion
 from gptlab.utils.errors import UserError
 
 GENERATORS = ("text", "instructions")  # values of data.task that train a model to generate text
@@ -55,10 +57,10 @@ SUITES: dict[str, Suite] = {
         check=hellaswag.check_hellaswag,
     ),
     "hellaswag_harness": Suite(
-        hellaswag.evaluate_hellaswag_harness,
+        partial(hellaswag.evaluate_hellaswag, name="hellaswag_harness", style=HarnessQuestion),
         needs_corpus=False,
         check_config=hellaswag.check_hellaswag_file,
-        check=hellaswag.check_hellaswag_harness,
+        check=partial(hellaswag.check_hellaswag, style=HarnessQuestion),
     ),
     "bleu_rouge": Suite(bleu_rouge.evaluate_bleu_rouge, check=bleu_rouge.check_bleu_rouge),
     "text_quality": Suite(text_quality.evaluate_text_quality),

@@ -17,15 +17,15 @@ DECODED_TOKENS = 1 << 20  # of the training text, decoded at a time
 
 def evaluate_text_quality(context: EvalContext) -> Results:
     """Generate texts from `prompt` or from their first word on; measure these and real ones."""
-    settings, tokenizer = context.settings, context.tokenizer
-    prompt = encode_prompt(tokenizer, settings.prompt, context.eot_first)
-    samples = context.generate(prompt, settings.num_samples, settings.seed, progress="text_quality")
+    tokenizer, count = context.tokenizer, context.num_samples
+    prompt = encode_prompt(tokenizer, context.prompt, context.eot_first)
+    samples = context.generate(prompt, count, context.seed, progress="text_quality")
     known = training_words(training_text(context))
     from_grammar = context.data.source == "toy_stories" and context.data.path is None
     log_probability = stories.log_probability if from_grammar else None
-    generated = [settings.prompt + sample.text for sample in samples]
+    generated = [context.prompt + sample.text for sample in samples]
     ended = [sample.finish_reason == "end_of_text" for sample in samples]
-    documents = context.documents("valid", settings.num_samples)
+    documents = context.documents("valid", count)
     real = [decode(tokenizer, document) for document in documents]
     quality = measure_text_quality(generated, ended, known, log_probability)
     real_quality = measure_text_quality(real, [True] * len(real), known, log_probability)

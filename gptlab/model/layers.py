@@ -207,8 +207,7 @@ def eager_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: floa
 
 
 def attention_weights(q_BxHxTxK: Tensor, k_BxHxSxK: Tensor, causal: bool) -> Tensor:
-    """Return how much each token (row) attends to each token (column), (B, H, T, S); rows sum to
-    1."""
+    """Return how much each token (row) attends to each (column), (B, H, T, S); rows sum to 1."""
     scores_BxHxTxS = q_BxHxTxK @ k_BxHxSxK.transpose(-2, -1) / math.sqrt(q_BxHxTxK.shape[-1])
     if causal:
         scores_BxHxTxS = scores_BxHxTxS.masked_fill(

@@ -14,17 +14,18 @@ from gptlab.config.keys import flatten
 from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
-from gptlab.evaluation.context import Results
+from gptlab.evaluation.context import EvalContext, Results
 from gptlab.evaluation.interpretability_plots import log_interpretability
 from gptlab.evaluation.suites import SAMPLES, SUITES, run_suites
 from gptlab.generation.engine import training_prompt
 from gptlab.model import checkpoint
 from gptlab.model.checkpoint import LoadedModel
-from gptlab.model.gpt import count_parameters
+from gptlab.model.gpt import GPT, count_parameters
 from gptlab.training.baseline import compare_to_baseline
 from gptlab.training.callbacks.initial_evaluation import InitialEvaluation
 from gptlab.training.console import closing_lines
 from gptlab.training.resume import ResumedRun
+from gptlab.training.run_plan import RunPlan
 from gptlab.training.run_summary import (
     RunSummary,
     corpus_facts,
@@ -35,6 +36,27 @@ from gptlab.training.run_summary import (
 from gptlab.training.trainer import TrainingSetup, find_callback
 from gptlab.utils.atomic_io import link_or_copy
 from gptlab.utils.errors import UserError, is_gpu_out_of_memory
+
+
+def evaluation_context(config: TrainConfig, plan: RunPlan, net: GPT, corpus: Corpus) -> EvalContext:
+    """Return the context in which a run evaluates its model, before and after training."""
+    return EvalContext(
+        net=net,
+        tokenizer=corpus.tokenizer,
+        dataset=(config.data, corpus),
+        precision=plan.precision,
+        context_length=plan.model.context_length,
+        batch_size=plan.shape.batch_size,
+        max_tokens=config.data.final_tokens,
+        eot_first=config.data.eot_first,
+        sampling=config.sampling,
+        max_new_tokens=config.max_new_tokens,
+        prompt=config.prompt or "",
+        memorisation_prompt=training_prompt(config, corpus),
+        seed=config.seed,
+        hellaswag=config.hellaswag,
+        raw_dir=Path(config.corpus_root).expanduser() / "raw",
+    )
 
 
 def evaluate_checkpoints(setup: TrainingSetup, folder: Path) -> tuple[LoadedModel, Results]:

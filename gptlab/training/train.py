@@ -12,7 +12,6 @@ from lightning.pytorch import Trainer
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import TextDataModule
-from gptlab.evaluation.context import training_context
 from gptlab.evaluation.suites import check_suites, check_training_suites
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
@@ -21,7 +20,7 @@ from gptlab.training import baseline
 from gptlab.training.baseline import FinishedRun
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown, ShutdownRequested
 from gptlab.training.console import opening_lines
-from gptlab.training.final_evaluation import evaluate_finished_run
+from gptlab.training.final_evaluation import evaluate_finished_run, evaluation_context
 from gptlab.training.init_weights import (
     copy_initial_weights,
     load_initial_model,
@@ -105,12 +104,7 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     if random_weights and not all(parameter.requires_grad for parameter in net.parameters()):
         plan.notes.append("some random weights are frozen; to train all of them: finetune=all")
     compiled_step = fast.compile_training(config.trainer, plan, net) if fast else None
-    context = training_context(
-        *(config, net, corpus),
-        batch_size=plan.shape.batch_size,
-        context_length=plan.model.context_length,
-        precision=plan.precision,
-    )
+    context = evaluation_context(config, plan, net, corpus)
     check_suites(context, [*config.eval_before, *config.eval_after])
     setup = TrainingSetup(config, plan, data, context)
     module = (Classifier if corpus.classes else LanguageModel)(

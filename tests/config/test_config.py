@@ -1,4 +1,4 @@
-"""The command line: what is composed, what is refused, and how it is said."""
+"""The command line: composing, validating, error messages, help."""
 
 import functools
 import importlib
@@ -22,7 +22,7 @@ CHOICES = [path.relative_to(CONF_DIR) for path in CONF_DIR.glob("*/*.yaml")]
 
 
 def compose(*arguments: str) -> TrainConfig:
-    """The configuration as train.py gets it."""
+    """Compose and validate as train.py does."""
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
 
@@ -34,9 +34,9 @@ def compose(*arguments: str) -> TrainConfig:
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
-def test_every_choice_composes_and_opens_with_its_command(choice) -> None:
+def test_every_choice_composes_and_its_file_starts_with_a_command(choice) -> None:
     lines = (CONF_DIR / choice).read_text().splitlines()
-    first = next(line for line in lines if line != "# @package _global_")  # Hydra wants that first
+    first = next(line for line in lines if line != "# @package _global_")  # Hydra requires it first
     assert first.startswith(("# python ", "# tensorboard ")), first
     compose(f"{choice.parts[0]}={choice.stem}")
 
@@ -85,12 +85,14 @@ REFUSED = {
 }
 
 
-# Found wrong only beside the corpus, which is kept: it is whole and will be wanted.
+# Detected only after the corpus is built, which stays for the corrected command.
 NEEDS_DATA = ("model.vocab_size", "trainer.tokens_per_step", "optim.warmup", "trainer.strategy")
 
 
 @pytest.mark.parametrize("argument", REFUSED)
-def test_a_mistake_ends_in_one_line_and_leaves_nothing(command, tmp_path, argument) -> None:
+def test_an_invalid_argument_ends_in_one_line_and_writes_nothing(
+    command, tmp_path, argument
+) -> None:
     result = command("train", argument, "data.max_samples=50")
     assert result.code == 2
     assert REFUSED[argument] in result.err
@@ -100,13 +102,13 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(command, tmp_path, argume
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_source_that_is_none_is_refused_beside_a_path(command, tmp_path) -> None:
+def test_an_invalid_source_is_refused_even_with_a_path(command, tmp_path) -> None:
     (tmp_path / "own.txt").write_text("a cat " * 300)
     result = command("train", "data=text", "data.path=own.txt", "data.source=files")
     assert result.code == 2 and "data.source=files: invalid choice" in result.err
 
 
-def test_contradictions_between_values() -> None:
+def test_contradicting_values_are_refused() -> None:
     for arguments, words in {
         ("model.position=rotary", "model.d_model=12", "model.n_head=4"): "even head width",
         ("model.position=sinusoidal", "model.d_model=5", "model.n_head=1"): "must be even",
@@ -137,7 +139,7 @@ def test_a_choice_made_by_another_file_is_named(monkeypatch, arguments, choice) 
 @settings(max_examples=500, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 @example("a backslash before the last line's end\\\n")
-def test_free_text_arrives_to_the_letter(text: str) -> None:
+def test_any_free_text_arrives_unchanged(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
@@ -154,17 +156,17 @@ def test_free_text_arrives_to_the_letter(text: str) -> None:
     "text",
     ["Hello, I'm a language model,", "a=b, c=${d} {e}", "two\nlines", "🦊 مرحبا", "tail\\", ""],
 )
-def test_prompts_compose_to_the_letter(text: str) -> None:
+def test_prompts_and_paths_compose_unchanged(text: str) -> None:
     assert compose(f"prompt={text}").prompt == text
     assert compose(f"data.path={text}").data.path == text
 
 
-def test_several_paths_are_a_list() -> None:
+def test_paths_in_brackets_are_a_list() -> None:
     assert compose("data.path=[a.txt,b.txt]").data.path == ["a.txt", "b.txt"]
 
 
-def test_the_later_choice_wins() -> None:
-    """A value over the profile, the profile over the experiment, that over the groups."""
+def test_later_choices_override_earlier_ones() -> None:
+    """A typed value overrides the profile, the profile an experiment, an experiment the groups."""
     assert compose("experiment=toy_best").trainer.max_steps == 3000
     assert compose("experiment=toy_best", "profile=smoke").trainer.max_steps == 2
     assert (
@@ -181,7 +183,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_help_names_groups_choices_and_keys_without_heavy_imports() -> None:
+def test_help_lists_groups_and_keys_without_heavy_imports() -> None:
     done = run("--help")
     assert done.returncode == 0
     for words in ("tinystories_char", "optim.weight_decay", "toy_best", "--cfg job"):
@@ -192,12 +194,12 @@ def test_help_names_groups_choices_and_keys_without_heavy_imports() -> None:
     assert done.stdout.endswith("set()\n")
 
 
-def test_cfg_job_shows_the_configuration() -> None:
+def test_cfg_job_prints_the_configuration() -> None:
     done = run("--cfg", "job", "model=tiny_char")
     assert done.returncode == 0 and "d_model: 64" in done.stdout
 
 
-def test_shell_completion_names_the_choices() -> None:
+def test_shell_completion_lists_choices() -> None:
     line = "python train.py model=tin"
     environment = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
     done = subprocess.run(
@@ -245,7 +247,7 @@ def test_every_key_has_help_and_its_bounds_and_choices_are_enforced(command, inf
             assert "invalid choice" not in validation_error(command, info.name, choice)
 
 
-def test_choices_read_from_source_are_those_of_the_table() -> None:
+def test_choices_read_from_source_equal_the_table() -> None:
     for reference in {ref for _, info in ALL_KEYS for ref in info.allowed if "." in ref}:
         module, _, table = reference.rpartition(".")
         code = f"from gptlab.config.keys import table_names; print(table_names({reference!r}))"

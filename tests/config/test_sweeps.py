@@ -1,4 +1,4 @@
-"""Sweeps: every job clean and apart, failures listed, the rest ranked."""
+"""Sweeps: independent jobs, failures listed, the other jobs ranked."""
 
 import csv
 import json
@@ -21,9 +21,9 @@ def sweep_folder(tmp_path: Path) -> Path:
     return sweep
 
 
-def test_a_sweep_ends_with_its_runs_ranked(command, tmp_path: Path) -> None:
+def test_a_sweep_ends_with_a_ranking_of_its_runs(command, tmp_path: Path) -> None:
     result = command("train", "-m", *SMOKE, "model.n_layer=1,2", "model.n_head=2,3")
-    assert result.code == 2  # some job was refused; the others ran
+    assert result.code == 2  # two jobs were refused; the others ran
     sweep = sweep_folder(tmp_path)
     assert result.err.count("error: job") == 2 and "must divide" in result.err
     with (sweep / "sweep.csv").open(newline="") as file:
@@ -44,13 +44,13 @@ def test_a_sweep_ends_with_its_runs_ranked(command, tmp_path: Path) -> None:
     assert not (sweep / "multirun.yaml").exists()
 
 
-def test_a_sweep_of_mistakes_leaves_nothing(command, tmp_path: Path) -> None:
+def test_a_sweep_of_invalid_jobs_writes_nothing(command, tmp_path: Path) -> None:
     result = command("train", *SMOKE, "-m", "optim.lr=-1,-2", "run_root=none")
     assert result.code == 2 and result.err.count("optim.lr=") == 2
     assert not (tmp_path / "none").exists()
 
 
-def test_a_bug_in_a_job_is_listed_and_does_not_stop_the_rest(
+def test_a_job_with_a_bug_is_listed_and_the_others_run(
     command, tmp_path: Path, monkeypatch
 ) -> None:
     from gptlab.training import train
@@ -70,7 +70,7 @@ def test_a_bug_in_a_job_is_listed_and_does_not_stop_the_rest(
     assert folders == ["0,model.n_layer=1", "1,model.n_layer=2"]
 
 
-def test_a_job_is_the_run_it_would_be_alone(command, tmp_path: Path) -> None:
+def test_a_job_equals_the_same_run_outside_a_sweep(command, tmp_path: Path) -> None:
     settings = [*SMOKE, "model.dropout=0.1"]
     assert command("train", "-m", *settings, "model.n_layer=2,1").code == 0
     assert command("train", *settings, "model.n_layer=1", "run_root=alone").code == 0
@@ -85,7 +85,7 @@ def test_a_job_is_the_run_it_would_be_alone(command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_jobs_run_at_once(command, tmp_path: Path) -> None:
+def test_jobs_run_in_parallel(command, tmp_path: Path) -> None:
     at_once = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     result = command("train", "-m", *SMOKE, *at_once, "model.n_head=2,3,4")
     assert result.code == 2
@@ -106,13 +106,13 @@ def test_jobs_run_at_once(command, tmp_path: Path) -> None:
         ("-m", False),
     ],
 )
-def test_which_keys_vary(monkeypatch, argument: str, varies: bool) -> None:
+def test_keys_with_several_values_are_recognised(monkeypatch, argument: str, varies: bool) -> None:
     monkeypatch.setenv(sweeps.VARIED_ENV, "")
     sweeps.remember_varied_keys([argument])
     assert sweeps.os.environ[sweeps.VARIED_ENV].split() == [sweeps.override_key(argument)] * varies
 
 
-def test_lists_small_rates_and_new_keys_in_a_sweep(command, tmp_path: Path) -> None:
+def test_lists_small_rates_and_new_keys_can_be_swept(command, tmp_path: Path) -> None:
     swept = ["optim.lr=1e-2,1e-5", "+trainer.extra.benchmark=true,false"]
     result = command("train", "-m", *SMOKE, "optim.betas=[0.9,0.95]", "optim.min_lr=0", *swept)
     assert result.code == 0, result.err
@@ -121,7 +121,7 @@ def test_lists_small_rates_and_new_keys_in_a_sweep(command, tmp_path: Path) -> N
         rows = list(csv.DictReader(file))
     assert {row["+trainer.extra.benchmark"] for row in rows} == {"True", "False"}
     assert "betas" not in str(rows) and {float(row["optim.lr"]) for row in rows} == {1e-2, 1e-5}
-    (sweep / "sweep.csv").unlink()  # as if it had been stopped before its end
+    (sweep / "sweep.csv").unlink()  # as if it had been stopped early
     again = command("gptlab.report.sweep_ranking", str(sweep))
     assert again.code == 0 and (sweep / "sweep.csv").exists()
     jobs = ranking.read_jobs(sweep)
@@ -129,7 +129,7 @@ def test_lists_small_rates_and_new_keys_in_a_sweep(command, tmp_path: Path) -> N
     assert ranking.swept_numbers(jobs, "+trainer.extra.benchmark") == []
 
 
-def test_different_vocabularies_are_ranked_by_bits_a_byte(command, tmp_path: Path) -> None:
+def test_different_vocabularies_are_ranked_by_bits_per_byte(command, tmp_path: Path) -> None:
     result = command("train", "-m", *SMOKE, "tokenizer=words,char")
     assert result.code == 0 and "ranking, by validation bits per byte" in result.out
     with (sweep_folder(tmp_path) / "sweep.csv").open(newline="") as file:
@@ -137,7 +137,7 @@ def test_different_vocabularies_are_ranked_by_bits_a_byte(command, tmp_path: Pat
     assert bits == sorted(bits)
 
 
-def test_a_ranking_that_fails_is_no_success(command, tmp_path: Path, monkeypatch) -> None:
+def test_a_failing_ranking_exits_with_an_error(command, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(ranking, "plot_ranking", lambda *_: 1 / 0)
     result = command("train", "-m", *SMOKE, "model.n_head=2,4")
     assert result.code == 1 and "ZeroDivisionError" in result.err
@@ -145,7 +145,7 @@ def test_a_ranking_that_fails_is_no_success(command, tmp_path: Path, monkeypatch
 
 
 def test_each_sweep_has_its_own_folder(command, tmp_path: Path, monkeypatch) -> None:
-    """Begun in the same second, in a folder whose name needs quoting; no other process enters."""
+    """Two sweeps of one second, in a folder whose name needs quoting; each is locked."""
 
     class Clock(datetime):
         @classmethod
@@ -170,7 +170,7 @@ def test_each_sweep_has_its_own_folder(command, tmp_path: Path, monkeypatch) -> 
 
 
 @pytest.mark.parametrize("typed", [".", "swept/${now:%Y}"])
-def test_a_folder_of_ones_own_for_a_sweep(command, tmp_path: Path, typed: str) -> None:
+def test_a_sweep_accepts_a_typed_folder(command, tmp_path: Path, typed: str) -> None:
     (tmp_path / "mine").mkdir()
     result = command("train", "-m", *SMOKE, "model.n_head=2,4", f"hydra.sweep.dir='{typed}'")
     assert result.code == 0, result.err
@@ -187,9 +187,9 @@ def test_a_folder_of_ones_own_for_a_sweep(command, tmp_path: Path, typed: str) -
         *("data.path='/a/b.txt'", "prompt='x'", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     ],
 )
-def test_a_sweep_of_ones_own_goes_on_as_it_was_typed(argument: str) -> None:
+def test_arguments_of_known_keys_are_safe_to_repeat_on_resume(argument: str) -> None:
     assert sweeps.SAFE_OVERRIDE.fullmatch(argument)
 
 
-def test_every_group_is_one_whose_choices_go_by_name() -> None:
+def test_every_group_of_train_is_known_to_the_resume_check() -> None:
     assert sweeps.CONFIG_GROUPS.split("|") == config_groups("train")

@@ -1,5 +1,7 @@
-"""HellaSwag beside the lm-evaluation-harness: `pip install -e '.[harness]' && pytest -m slow
-tests/test_harness.py`. Its own task, its own code, on a file of ours."""
+"""Answers to HellaSwag compared to those of the lm-evaluation-harness, which runs its own task.
+
+`pip install -e '.[harness]' && pytest -m slow tests/evaluation/test_hellaswag_harness.py`
+"""
 
 import json
 import os
@@ -23,8 +25,8 @@ ENDINGS = (
 
 
 def rows(count: int) -> list[dict]:
-    """Questions with all that the harness looks for: topics, marks in brackets, double spaces."""
-    made = []
+    """Questions with topics, bracketed markup and double spaces, which the harness treats."""
+    questions = []
     for number in range(count):
         a, b = PLACES[number % 2], NEXT[number % 4]
         row = {"ind": number, "activity_label": TOPICS[number % 3], "ctx_a": a, "ctx_b": b}
@@ -32,12 +34,12 @@ def rows(count: int) -> list[dict]:
         which = range(number, number + 20, 5)
         row["endings"] = [ENDINGS[at % 6] + " x" * (at % 7) for at in which]
         row["label"] = str(number % 4)
-        made.append(row)
-    return made
+        questions.append(row)
+    return questions
 
 
 @pytest.mark.slow
-def test_each_answer_is_the_harnesss(command, tmp_path: Path, monkeypatch) -> None:
+def test_each_answer_equals_that_of_the_harness(command, tmp_path: Path, monkeypatch) -> None:
     lm_eval = pytest.importorskip("lm_eval")
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks.hellaswag.utils import process_docs
@@ -48,9 +50,9 @@ def test_each_answer_is_the_harnesss(command, tmp_path: Path, monkeypatch) -> No
     folder = tmp_path / "exported"
     result = command("gptlab.export", f"output_dir={folder}")
     assert result.code == 0, result.err
-    given = os.environ.get("GPTLAB_HELLASWAG")  # real questions, of a person who has them
-    path = Path(given) if given else tmp_path / "val.jsonl"
-    if not given:
+    real_file = os.environ.get("GPTLAB_HELLASWAG")  # real questions, if there are some
+    path = Path(real_file) if real_file else tmp_path / "val.jsonl"
+    if not real_file:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
     model = load_model(folder)
     questions = hellaswag.read_questions(

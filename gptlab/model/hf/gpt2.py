@@ -68,13 +68,14 @@ def to_gpt2_weights(weights: dict[str, Tensor], config: ModelConfig) -> dict[str
     return {name: weight.T if CONV1D.search(name) else weight for name, weight in renamed.items()}
 
 
+def differing_keys(config: ModelConfig, structure: dict[str, Any]) -> list[str]:
+    values = {name: getattr(config, name) for name in structure}
+    return [f"model.{name}={v}" for name, v in values.items() if v != structure[name]]
+
+
 def to_gpt2_config(config: ModelConfig) -> dict[str, Any]:
     """Return the config.json of a model; raise UserError that lists what GPT-2 cannot express."""
-    unsupported = [
-        f"model.{name}={value}"
-        for name, expected in STRUCTURE.items()
-        if (value := getattr(config, name)) != expected
-    ]
+    unsupported = differing_keys(config, STRUCTURE)
     if config.feed_forward not in ACTIVATIONS:
         unsupported.append(f"model.feed_forward={config.feed_forward}")
     if unsupported:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gptlab.config.schema import ModelConfig
-from gptlab.model.hf.gpt2 import rename_weight
+from gptlab.model.hf.gpt2 import differing_keys, rename_weight
 from gptlab.utils.errors import UserError
 
 GPTLAB_TO_HF = {
@@ -36,12 +36,7 @@ STRUCTURE: dict[str, Any] = {  # what makes a gptlab model a Llama
 
 def to_llama_config(config: ModelConfig) -> dict[str, Any]:
     """Return the config.json of a model; raise UserError that lists what Llama cannot express."""
-    unsupported = [
-        f"model.{name}={value}"
-        for name, expected in STRUCTURE.items()
-        if (value := getattr(config, name)) != expected
-    ]
-    if unsupported:
+    if unsupported := differing_keys(config, STRUCTURE):
         raise UserError(f"Llama's format has no {', '.join(unsupported)}")
     return {
         "model_type": "llama",
