@@ -11,7 +11,7 @@ from torchmetrics.functional.text import bleu_score, rouge_score
 
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation.context import EvalContext, Results, named_results
-from gptlab.evaluation.continuations import continue_documents, documents_to_continue
+from gptlab.evaluation.continuations import continue_documents
 
 
 def evaluate_bleu_rouge(context: EvalContext) -> Results:
@@ -22,11 +22,6 @@ def evaluate_bleu_rouge(context: EvalContext) -> Results:
     for name, scores in compare_continuations([sample.text for sample in samples], real).items():
         results |= named_results(name, scores)
     return results
-
-
-def check_bleu_rouge(context: EvalContext) -> None:
-    """Raise UserError if there are too few held-out documents to continue."""
-    documents_to_continue(context)
 
 
 def compare_continuations(

@@ -6,7 +6,6 @@ Memory is that of one chunk, however long the file is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
@@ -34,10 +33,7 @@ def evaluate_memorisation(context: EvalContext) -> Results:
     }
     results: Results = {"memorisation/n": len(samples)}
     for name, each in texts.items():
-        result = measure_memorisation(context.corpus.tokens("train"), each)
-        spans = {"longest": result.longest, "mean_longest": result.mean_longest}
-        shares = {f"{n}_grams": share for n, share in result.ngrams.items()}
-        results |= named_results(name, spans | shares)
+        results |= named_results(name, measure_memorisation(context.corpus.tokens("train"), each))
     return results
 
 
@@ -45,15 +41,6 @@ def check_memorisation(context: EvalContext) -> None:
     """Raise UserError if there are too few held-out documents to continue."""
     if context.memorisation_prompt is None:
         documents_to_continue(context)
-
-
-@dataclass
-class MemorisationResult:
-    """Spans of several texts that occur verbatim in the training text."""
-
-    longest: int  # tokens
-    mean_longest: float  # mean over texts of the longest span of each
-    ngrams: dict[int, float]  # by n, the share of n-grams that occur
 
 
 def extend_hashes(hashes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -79,7 +66,7 @@ def find_ngrams(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list
     longest = max(map(len, texts), default=0)
     searched = [ngram_hashes(texts, length) for length in range(1, longest + 1)]
     known = [np.unique(np.concatenate(hashes)) for hashes in searched]
-    found = [np.zeros(len(hashes), dtype=bool) for hashes in known]
+    occurs = [np.zeros(len(hashes), dtype=bool) for hashes in known]
     firsts = range(0, len(stream), CHUNK)
     for first in tqdm(firsts, desc="memorisation", disable=None, leave=False):
         block = np.asarray(stream[first : first + CHUNK + longest])
@@ -91,25 +78,29 @@ def find_ngrams(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list
             hashes = extend_hashes(hashes, block[places + length])
             where = np.searchsorted(known[length], hashes).clip(max=len(known[length]) - 1)
             hit = known[length][where] == hashes
-            found[length][where[hit]] = True
+            occurs[length][where[hit]] = True
             places, hashes = places[hit], hashes[hit]
             if not len(places):
                 break
     return [
-        [found[length][np.searchsorted(known[length], hashes)] for hashes in searched[length]]
+        [occurs[length][np.searchsorted(known[length], hashes)] for hashes in searched[length]]
         for length in range(longest)
     ]
 
 
-def measure_memorisation(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> MemorisationResult:
-    """Search a token stream for the spans of several texts."""
+def measure_memorisation(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Search a token stream for the spans of several texts.
+
+    Returns the longest verbatim span of all texts and its mean over texts, in tokens, and the share
+    of verbatim n-grams.
+    """
     occurs = find_ngrams(stream, texts)
     spans = [
         max((n for n, by_text in enumerate(occurs, 1) if by_text[number].any()), default=0)
         for number in range(len(texts))
     ]
-    shares = {}
+    figures = {"longest": max(spans, default=0), "mean_longest": sum(spans) / max(1, len(spans))}
     for n in NGRAMS:
         every = np.concatenate(occurs[n - 1]) if n <= len(occurs) else np.zeros(0)
-        shares[n] = float(every.mean()) if len(every) else 0.0
-    return MemorisationResult(max(spans, default=0), sum(spans) / max(1, len(spans)), shares)
+        figures[f"{n}_grams"] = float(every.mean()) if len(every) else 0.0
+    return figures

@@ -35,16 +35,11 @@ def evaluate_perplexity(context: EvalContext) -> Results:
     return results
 
 
-def check_perplexity(context: EvalContext) -> None:
-    """Raise UserError if `stride` does not fit the corpus."""
-    context.batches("valid")
-
-
 def evaluate_estimate(context: EvalContext) -> Results:
     """Estimate the validation loss from a few random batches, as other projects report it."""
     batches = context.random_batches("valid")
-    drawn = (batches[number] for number in range(ESTIMATE_BATCHES))
-    return split_results(context, "estimate", drawn)
+    some = (batches[number] for number in range(ESTIMATE_BATCHES))
+    return split_results(context, "estimate", some)
 
 
 def evaluate_training_windows(context: EvalContext) -> Results:
@@ -55,8 +50,8 @@ def evaluate_training_windows(context: EvalContext) -> Results:
     batches = context.random_batches("train")
     rows = batches.shape.sequences_per_step
     max_tokens = context.max_tokens or context.data.valid_tokens
-    wanted = max(1, max_tokens // (rows * batches.sequences.length))
-    count = min(-(-len(batches.sequences) // rows), wanted)
+    limit = max(1, max_tokens // (rows * batches.sequences.length))
+    count = min(-(-len(batches.sequences) // rows), limit)
     return split_results(context, "windows", (batches[number] for number in range(count)))
 
 

@@ -17,6 +17,7 @@ from gptlab.evaluation import (
     text_quality,
 )
 from gptlab.evaluation.context import EvalContext, Results
+from gptlab.evaluation.continuations import documents_to_continue
 from gptlab.evaluation.hellaswag import HarnessQuestion
 from gptlab.utils.errors import UserError
 
@@ -33,14 +34,14 @@ class Suite:
     last_checkpoint: bool = False  # in training, evaluate the last checkpoint and not the best
     # Raise UserError for what would stop the suite: before a corpus is built, and with one.
     check_config: Callable[[TrainConfig | EvaluateConfig], None] | None = None
-    check: Callable[[EvalContext], None] | None = None
+    check: Callable[[EvalContext], object] | None = None
 
 
 SUITES: dict[str, Suite] = {
     "perplexity": Suite(
         perplexity.evaluate_perplexity,
         tasks=(*GENERATORS, "classification"),
-        check=perplexity.check_perplexity,
+        check=lambda context: context.batches("valid"),
     ),
     "estimate": Suite(perplexity.evaluate_estimate),
     # What a model has memorised shows in its last checkpoint: the best one has overfitted least.
@@ -62,7 +63,7 @@ SUITES: dict[str, Suite] = {
         check_config=hellaswag.check_hellaswag_file,
         check=partial(hellaswag.check_hellaswag, style=HarnessQuestion),
     ),
-    "bleu_rouge": Suite(bleu_rouge.evaluate_bleu_rouge, check=bleu_rouge.check_bleu_rouge),
+    "bleu_rouge": Suite(bleu_rouge.evaluate_bleu_rouge, check=documents_to_continue),
     "text_quality": Suite(text_quality.evaluate_text_quality),
     "responses": Suite(
         responses.evaluate_responses,

@@ -58,30 +58,30 @@ def test_each_answer_equals_that_of_the_harness(command, tmp_path: Path, monkeyp
     questions = hellaswag.read_questions(
         HellaswagConfig(path=str(path), max_questions=200), tmp_path, hellaswag.HarnessQuestion
     )
-    ours = hellaswag.answer_questions(model.net, model.tokenizer, questions, "32-true", 16)
+    result = hellaswag.answer_questions(model.net, model.tokenizer, questions, "32-true", 16)
 
     settings = Path(lm_eval.__file__).parent / "tasks" / "hellaswag" / "hellaswag.yaml"
     task = yaml.safe_load(settings.read_text().replace("!function ", ""))
     task |= {"dataset_path": "json", "dataset_kwargs": {"data_files": {"validation": str(path)}}}
     task |= {"training_split": None, "process_docs": process_docs}
-    told = lm_eval.simple_evaluate(
+    report = lm_eval.simple_evaluate(
         model=HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=8),
         tasks=[task],
         limit=len(questions),
         log_samples=True,
         bootstrap_iters=0,
     )
-    samples = sorted(told["samples"]["hellaswag"], key=lambda sample: sample["doc_id"])
-    theirs, theirs_norm = [], []
+    samples = sorted(report["samples"]["hellaswag"], key=lambda sample: sample["doc_id"])
+    harness_answers, harness_answers_norm = [], []
     for sample in samples:
         nats = [-float(reply[0]) for reply in sample["filtered_resps"]]
-        letters = [len(choice) for choice in sample["doc"]["choices"]]
-        means = [n / length for n, length in zip(nats, letters, strict=True)]
-        theirs.append(nats.index(min(nats)))
-        theirs_norm.append(means.index(min(means)))
+        lengths = [len(choice) for choice in sample["doc"]["choices"]]
+        means = [n / length for n, length in zip(nats, lengths, strict=True)]
+        harness_answers.append(nats.index(min(nats)))
+        harness_answers_norm.append(means.index(min(means)))
     assert len(samples) == len(questions) >= 50
-    assert ours.answers == theirs and len(set(theirs)) > 1
-    assert ours.answers_norm == theirs_norm and theirs_norm != theirs
-    figures = told["results"]["hellaswag"]
-    assert ours.acc == pytest.approx(figures["acc,none"])
-    assert ours.acc_norm == pytest.approx(figures["acc_norm,none"])
+    assert result.answers == harness_answers and len(set(harness_answers)) > 1
+    assert result.answers_norm == harness_answers_norm and harness_answers_norm != harness_answers
+    figures = report["results"]["hellaswag"]
+    assert result.acc == pytest.approx(figures["acc,none"])
+    assert result.acc_norm == pytest.approx(figures["acc_norm,none"])

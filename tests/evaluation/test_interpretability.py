@@ -41,18 +41,18 @@ def test_attention_weights_are_those_the_model_computes_with(norm: str) -> None:
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_expectations_are_the_softmax_of_the_model(norm: str) -> None:
     net = gpt2_net(n_layer=2, norm=norm, dropout=0.5).train()
-    found = interpretability.token_expectations(net, IDS, VOCABULARY, most=3)
-    assert net.training and [each.token for each in found] == IDS[1:]
+    expectations = interpretability.token_expectations(net, IDS, VOCABULARY, most=3)
+    assert net.training and [each.token for each in expectations] == IDS[1:]
     net.eval()
     logits = net(torch.tensor([IDS]))[0, :-1, :VOCABULARY].detach()
     probabilities = logits.softmax(dim=-1)
-    for each, row in zip(found, probabilities, strict=True):
+    for each, row in zip(expectations, probabilities, strict=True):
         assert each.probability == pytest.approx(float(row[each.token]), rel=1e-4)
         order = row.argsort(descending=True).tolist()
         assert order[each.rank - 1] == each.token and [t for t, _ in each.likeliest] == order[:3]
         assert each.entropy == pytest.approx(float(-(row * row.log()).sum()), rel=1e-4)
     nats = F.cross_entropy(logits, torch.tensor(IDS[1:]))
-    assert sum(each.nats for each in found) / 3 == pytest.approx(float(nats), rel=1e-4)
+    assert sum(each.nats for each in expectations) / 3 == pytest.approx(float(nats), rel=1e-4)
 
 
 @pytest.mark.fast
@@ -95,10 +95,10 @@ def test_plots_show_the_numbers() -> None:
     shown = torch.from_numpy(axes.images[0].get_array().filled(-1))
     torch.testing.assert_close(shown, torch.tensor(lens.probabilities), check_dtype=False)
     figure.canvas.draw()  # a token may be $$
-    found = interpretability.token_expectations(net, IDS, VOCABULARY)
-    figure = interpretability_plots.plot_surprise(found, ["$b", "c", "d"], "step 3")
+    expectations = interpretability.token_expectations(net, IDS, VOCABULARY)
+    figure = interpretability_plots.plot_surprise(expectations, ["$b", "c", "d"], "step 3")
     heights = [bar.get_height() for bar in figure.axes[0].patches]
-    assert heights == [each.nats for each in found]
+    assert heights == [each.nats for each in expectations]
 
 
 @pytest.mark.fast

@@ -18,11 +18,11 @@ def test_spans_are_found_in_the_token_file_only_at_whole_tokens(
     stream.tofile(tmp_path / "train.bin")
     mapped = np.memmap(tmp_path / "train.bin", dtype=dtype, mode="r")
     across = stream.view(np.uint8)[1 : 1 + 2 * stream.itemsize].view(dtype).tolist()
-    assert measure_memorisation(mapped, [across]).longest < 2  # its bytes occur, not its tokens
-    assert measure_memorisation(mapped, [[9, 256, 2, 99, 1]]).longest == 2
+    assert measure_memorisation(mapped, [across])["longest"] < 2  # its bytes occur, not its tokens
+    assert measure_memorisation(mapped, [[9, 256, 2, 99, 1]])["longest"] == 2
     result = measure_memorisation(mapped, [list(range(7, 18)), [5, 6]])
-    assert (result.longest, result.mean_longest) == (11, 5.5)
-    assert result.ngrams == {5: 1.0, 10: 1.0, 20: 0.0}
+    shares = {"5_grams": 1.0, "10_grams": 1.0, "20_grams": 0.0}
+    assert result == {"longest": 11, "mean_longest": 5.5, **shares}
 
 
 @pytest.mark.fast
@@ -37,9 +37,9 @@ def test_one_pass_finds_the_same_ngrams_as_a_search_one_by_one(monkeypatch) -> N
         n = len(ngram)
         return any((stream[at : at + n] == ngram).all() for at in range(len(stream) - n + 1))
 
-    found = memorisation.find_ngrams(stream, texts)
-    assert len(found) == 26
-    for n, by_text in enumerate(found, 1):
+    flags_by_n = memorisation.find_ngrams(stream, texts)
+    assert len(flags_by_n) == 26
+    for n, by_text in enumerate(flags_by_n, 1):
         for text, flags in zip(texts, by_text, strict=True):
             expected = [occurs(text[at : at + n]) for at in range(len(text) - n + 1)]
             assert flags.tolist() == expected
