@@ -20,11 +20,10 @@ from gptlab.model.gpt import GPT
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.model.size import check_size
 from gptlab.training.memory_estimate import check_memory, estimate_memory
-from gptlab.training.optim import OPTIMIZERS, SCHEDULES
 from gptlab.training.run_plan import RunPlan
 from gptlab.training.trainer import check_trainer_arguments, instantiate_callbacks
 from gptlab.utils.device import autocast, resolve_accelerator, resolve_precision
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError
 
 if TYPE_CHECKING:
     from gptlab.training.fast.compiled_step import CompiledStep
@@ -47,8 +46,6 @@ def check_settings(config: TrainConfig) -> None:
         )
     vocabulary = model.vocab_size or VOCABULARY_BOUNDS.get(config.tokenizer.name, 2)
     check_size(replace(model, vocab_size=vocabulary))
-    resolve_choice("optim.name", config.optim.name, OPTIMIZERS)
-    resolve_choice("optim.schedule", config.optim.schedule, SCHEDULES)
     accelerator = resolve_accelerator(trainer.accelerator)
     resolve_precision(trainer.precision, accelerator)
     available = torch.cuda.device_count() if accelerator == "cuda" else os.cpu_count() or 1
