@@ -26,6 +26,7 @@ def net(**changes) -> GPT:
     return GPT(ModelConfig(**(settings | changes)))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("position", ["sinusoidal", "learned", "rotary", "none"])
 def test_a_causal_model_has_no_gradient_from_the_future(norm: str, position: str) -> None:
@@ -33,6 +34,7 @@ def test_a_causal_model_has_no_gradient_from_the_future(norm: str, position: str
     assert check.passed and check.result == "none"
 
 
+@pytest.mark.fast
 def test_a_configured_leak_is_reported_and_any_other_is_refused(monkeypatch) -> None:
     check = preflight.check_causality(net(let_attention_see_the_future=True), torch.arange(20))
     assert not check.passed and "LEAKS" in check.result
@@ -51,12 +53,14 @@ def test_a_configured_leak_is_reported_and_any_other_is_refused(monkeypatch) -> 
         preflight.check_causality(net(feed_forward="mixer"), torch.arange(20))
 
 
+@pytest.mark.fast
 def test_a_first_loss_far_above_chance_fails_its_check() -> None:
     assert preflight.check_first_loss(4.0, vocabulary=50).passed
     check = preflight.check_first_loss(9.0, vocabulary=50)
     assert not check.passed and "ln(vocabulary) = 3.912" in str(check)
 
 
+@pytest.mark.fast
 def test_overfitting_fails_only_if_the_gradient_does_not_reach_the_weights() -> None:
     source, target = torch.randint(50, (2, 4, 16), generator=torch.Generator().manual_seed(0))
     intact = net()
