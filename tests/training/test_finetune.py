@@ -202,6 +202,10 @@ def test_the_metrics_of_a_classifier_are_those_of_its_messages(command, tmp_path
     assert after["test/accuracy"] == pytest.approx(right / len(ends))
     assert after["test/f1"] == pytest.approx(2 * hit / (said_spam + was_spam))
     assert after["test/spam_as_spam"] == hit
+    assert command("gptlab.evaluate", "suite=[perplexity]").code == 0
+    results = json.loads((run / "evaluation.json").read_text())["results"]
+    assert results["test/spam_as_spam"] == hit
+    assert results["test/accuracy"] == after["test/accuracy"]
     result = command(
         "gptlab.evaluate", f"text={text}" + f" {text.split()[-1]}" * 200, "unknown=skip"
     )
