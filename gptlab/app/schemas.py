@@ -1,6 +1,6 @@
 """The bodies of requests, validated by pydantic.
 
-Default, help and bounds of a setting are those in gptlab/config/groups.py; SERVER_LIMITS keep one
+Default, help and bounds of a setting are those in gptlab/config/schema.py; SERVER_LIMITS keep one
 request from occupying the server. The page builds its form from `form_fields`.
 """
 

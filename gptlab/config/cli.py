@@ -19,7 +19,13 @@ from gptlab.config import sweeps
 from gptlab.config.keys import KeyInfo, keys_of
 from gptlab.config.schema import SCHEMAS
 from gptlab.config.validation import validate_config
-from gptlab.utils.errors import UserError, describe_resource_error, did_you_mean, exit_on_error
+from gptlab.utils.errors import (
+    UserError,
+    describe_invalid_choice,
+    describe_resource_error,
+    did_you_mean,
+    exit_on_error,
+)
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
@@ -84,7 +90,8 @@ def run_hydra(name: str, action: Callable[[Any], Any]) -> None:
         raise UserError("-m: only train.py runs sweeps")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting with 1
     ConfigStore.instance().store(f"{name}_schema", SCHEMAS[name])
-    refuse_removals(sys.argv[1:])
+    if removal := next((a for a in sys.argv[1:] if a.startswith("~")), None):
+        raise UserError(f"{removal}: a key cannot be removed; set it to another value or null")
     sweeps.remember_varied_keys(sys.argv[1:])
     job_errors: list[Exception] = []
 
@@ -106,13 +113,6 @@ def run_hydra(name: str, action: Callable[[Any], Any]) -> None:
         raise job_errors[0]
 
 
-def refuse_removals(arguments: list[str]) -> None:
-    """Raise UserError for `~key`: every key is typed and cannot be removed."""
-    for argument in arguments:
-        if argument.startswith("~"):
-            raise UserError(f"{argument}: a key cannot be removed; set it to another value or null")
-
-
 def run_job(name: str, composed: Any, action: Callable[[Any], Any]) -> float | None:
     """Validate and run one job; in a sweep, record a failure and let the other jobs run."""
     if not sweeps.is_sweep_job():
@@ -120,11 +120,10 @@ def run_job(name: str, composed: Any, action: Callable[[Any], Any]) -> float | N
     sweeps.reset_job_state()
     try:
         return action(to_config(name, composed))
-    except UserError as error:
-        sweeps.record_failed_job(error.line())
     except Exception as error:
-        sweeps.record_failed_job(describe_resource_error(error) or traceback.format_exc().strip())
-    return math.inf
+        line = error.line() if isinstance(error, UserError) else describe_resource_error(error)
+        sweeps.record_failed_job(line or traceback.format_exc().strip())
+        return math.inf
 
 
 def to_config(name: str, composed: Any) -> Any:
@@ -144,12 +143,7 @@ def to_config(name: str, composed: Any) -> Any:
 
 
 OPEN_GROUPS = ("trainer.extra.", "callbacks.", "logger.")  # accept new keys with a plus
-TYPE_NAMES = {
-    "Integer": "a whole number",
-    "Float": "a number",
-    "bool": "true or false",
-    "String": "text",
-}
+TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
 def explain_hydra_error(error: Exception, command_name: str) -> str:
@@ -171,11 +165,7 @@ def explain_message(text: str, command_name: str) -> str | None:
     key = full[1] if full else ""
     if match := re.search(r"Could not find '(\w+)/([^']*)'", text):
         group, choice = match.groups()
-        choices = group_choices(group)
-        return (
-            f"{group}={choice}: invalid choice; choose from {', '.join(choices)}"
-            f"{did_you_mean(choice, choices)}"
-        )
+        return describe_invalid_choice(group, choice, group_choices(group))
     if match := re.search(r"Could not override '([^']+)'", text):
         return unknown_key(match[1], command_name)
     if match := re.search(r"Key '([^']+)' (?:is )?not in", text):
@@ -185,7 +175,7 @@ def explain_message(text: str, command_name: str) -> str | None:
         return unknown_key(key, command_name)
     if match := re.search(r"Value '(.*)' (?:of type .* to (\w+)|is not a valid (bool))", text):
         kind = match[2] or match[3]
-        return f"{key or 'a key'}={match[1]} must be {TYPE_NAMES.get(kind, kind)}"
+        return f"{key or 'a key'}={match[1]} must be {TYPE_NAMES.get(kind, 'text')}"
     if "is not a ListConfig" in text and key:
         return f"{key} must be a list, as in '{key}=[a,b]'"
     if "is not Optional" in text and key:

@@ -1,6 +1,6 @@
 """Declare configuration keys: default, help, bounds and choices in one place.
 
-groups.py and schema.py declare the keys; `--help`, the validation and the page's form read them
+schema.py declares the keys; `--help`, the validation and the page's form read them
 with `keys_of` and `field_info`. Nothing heavy is imported here.
 """
 
@@ -47,25 +47,10 @@ class KeyInfo:
         return f"from {self.low:g} to {self.high:g}" if upper else f"at least {self.low:g}"
 
 
-def key(
-    default: Any,
-    help: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: str | tuple[str, ...] = (),
-    free_text: bool = False,
-    slider: tuple[float, float, float] | None = None,
-) -> Any:
-    """A dataclass field whose metadata describes a key; see KeyInfo for the arguments."""
-    metadata = {
-        "help": help,
-        "low": low,
-        "high": high,
-        "allowed": (choices,) if isinstance(choices, str) else choices,
-        "free_text": free_text,
-        "slider": slider,
-    }
+def key(default: Any, help: str, choices: str | tuple[str, ...] = (), **metadata: Any) -> Any:
+    """A dataclass field with the description of a key: low, high, … are those of KeyInfo."""
+    metadata["help"] = help
+    metadata["allowed"] = (choices,) if isinstance(choices, str) else choices
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -107,20 +92,17 @@ def table_names(reference: str) -> list[str]:
     """The names in a module-level table such as "gptlab.model.layers.NORMS".
 
     A table whose module is not imported yet is read from the source: importing torch would take
-    seconds. Raises LookupError if there is no such table.
+    seconds.
     """
     module, _, table = reference.rpartition(".")
     if loaded := sys.modules.get(module):
         return list(getattr(loaded, table))
     path = PROJECT_DIR.joinpath(*module.split(".")).with_suffix(".py")
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
-            continue
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if any(isinstance(target, ast.Name) and target.id == table for target in targets):
-            keys = node.value.keys if isinstance(node.value, ast.Dict) else [None]
-            names = [name.value for name in keys if isinstance(name, ast.Constant)]
-            if len(names) == len(keys):
-                return [str(name) for name in names]
-            return list(getattr(importlib.import_module(module), table))  # not all literal
-    raise LookupError(f"{reference}: no such table, but a key takes its choices from it")
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys))
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict(keys=keys))
+            ) if name == table and all(isinstance(each, ast.Constant) for each in keys):
+                return [each.value for each in keys]
+    return list(getattr(importlib.import_module(module), table))  # its names are computed

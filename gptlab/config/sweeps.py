@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
@@ -146,57 +147,54 @@ def remove_empty_sweep(folder: Path) -> None:
 
 def read_override(arguments: list[str], name: str) -> str | None:
     """The value of the last argument for this key, as Hydra will read it."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
     matching = [argument for argument in arguments if override_key(argument) == name]
-    if not matching:
-        return None
-    try:
-        value = OverridesParser.create().parse_override(matching[-1]).value()
-    except HydraException:  # Hydra reports it later
-        return None
+    override = parse_override(matching[-1]) if matching else None
+    value = override.value() if override else None
     return None if value is None else str(OmegaConf.create([value])[0])  # resolves an escaped `\${`
 
 
 def remember_varied_keys(arguments: list[str]) -> None:
     """Store the keys with several values in the environment, for all jobs of the sweep."""
+    overrides = ((argument, parse_override(argument)) for argument in arguments if "=" in argument)
+    varied = (argument for argument, parsed in overrides if parsed and parsed.is_sweep_override())
+    os.environ[VARIED_ENV] = " ".join(map(override_key, varied))
+
+
+def parse_override(argument: str) -> Any:
+    """Hydra's Override; None for a syntax error, which Hydra reports later."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser, keys = OverridesParser.create(), []
-    for argument in arguments:
-        with contextlib.suppress(HydraException):  # Hydra reports it later
-            if "=" in argument and parser.parse_override(argument).is_sweep_override():
-                keys.append(override_key(argument))
-    os.environ[VARIED_ENV] = " ".join(keys)
+    with contextlib.suppress(HydraException):
+        return OverridesParser.create().parse_override(argument)
 
 
 def override_key(argument: str) -> str:
     return argument.partition("=")[0].lstrip("+")
 
 
-def is_sweep_job() -> bool:
+def hydra_config() -> Any:
+    """Hydra's own configuration of this job."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    return HydraConfig.get().mode == RunMode.MULTIRUN
+    return HydraConfig.get()
+
+
+def is_sweep_job() -> bool:
+    return hydra_config().mode.name == "MULTIRUN"
 
 
 def varied_overrides() -> list[str]:
     """The overrides of this job that differ between the jobs of its sweep."""
-    from hydra.core.hydra_config import HydraConfig
-
     keys = os.environ.get(VARIED_ENV, "").split() if is_sweep_job() else []
-    return [a for a in HydraConfig.get().overrides.task if override_key(a) in keys]
+    return [a for a in hydra_config().overrides.task if override_key(a) in keys]
 
 
 def job_dir() -> Path:
     """This job's folder in the sweep's folder; it may not exist yet."""
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = HydraConfig.get()
+    hydra = hydra_config()
     name = ",".join([str(hydra.job.num), *varied_overrides()])
     return Path(hydra.sweep.dir).expanduser() / run_dir.safe_name(name)
 
@@ -216,9 +214,7 @@ def reset_job_state() -> None:
 
 def record_failed_job(reason: str) -> None:
     """Print why this job failed, and store it in the job's folder for the ranking."""
-    from hydra.core.hydra_config import HydraConfig
-
-    number, folder = HydraConfig.get().job.num, job_dir()
+    number, folder = hydra_config().job.num, job_dir()
     print(f"error: job {number}: {reason}", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"job": number, "overrides": varied_overrides(), "reason": reason}

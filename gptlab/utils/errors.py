@@ -40,11 +40,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def resolve_choice(key: str, name: str, table: Mapping[str, T]) -> T:
     """Return the table's entry; raise UserError with the list of choices if there is none."""
     if name not in table:
-        raise UserError(
-            f"{key}={name}: invalid choice; choose from {', '.join(table)}"
-            f"{did_you_mean(str(name), table)}"
-        )
+        raise UserError(describe_invalid_choice(key, name, table))
     return table[name]
+
+
+def describe_invalid_choice(key: str, name: str, known: Iterable[str]) -> str:
+    suggestion = did_you_mean(str(name), known)
+    return f"{key}={name}: invalid choice; choose from {', '.join(known)}{suggestion}"
 
 
 @contextlib.contextmanager
