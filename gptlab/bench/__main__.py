@@ -5,7 +5,7 @@ temporary folder and deleted.
 """
 
 import argparse
-import functools
+import contextlib
 import itertools
 import os
 import statistics
@@ -13,20 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from gptlab.bench import roofline
-from gptlab.bench.baselines import (
-    BareLoop,
-    gptlab_loop,
-    load_config,
-    nanogpt_loop,
-    open_config_corpus,
-    time_gptlab_step,
-)
+from gptlab.bench import baselines, roofline
+from gptlab.bench.baselines import time_gptlab_step
 from gptlab.bench.generation import generation
 from gptlab.bench.isolated import NANOGPT, time_in_processes
 from gptlab.bench.timing import compare, timed
@@ -64,14 +57,10 @@ def machine(rounds: int) -> None:
 def step(rounds: int) -> None:
     """A step of tiny_char: nanoGPT-style loop, bare loop, gptlab."""
     loops = make_loops(TINY_CHAR)
-    contenders: dict[str, Callable[[], float]] = {
-        name: functools.partial(loop.run, STEPS) for name, loop in loops.items()
-    }
-    for mode in ("false", "step"):
-        arguments = [*TINY_CHAR, *NO_EXTRAS, f"trainer.compile={mode}"]
-        contenders[f"gptlab, trainer.compile={mode}"] = functools.partial(
-            time_gptlab_step, arguments, STEPS
-        )
+    contenders = {name: partial(loop.run, STEPS) for name, loop in loops.items()}
+    for mode in ("trainer.compile=false", "trainer.compile=step"):
+        arguments = [*TINY_CHAR, *NO_EXTRAS, mode]
+        contenders[f"gptlab, {mode}"] = partial(time_gptlab_step, arguments, STEPS)
     cost = roofline.step_cost(TINY_CHAR)
     compare(contenders, rounds, details=lambda timing: cost.describe(timing.median))
 
@@ -91,31 +80,28 @@ def large(rounds: int) -> None:
 def overhead(rounds: int) -> None:
     """The framework's cost per step, with a model that has almost nothing to compute."""
     loop = make_loops(ALMOST_NO_MODEL)[BARE]
-    arguments = [*ALMOST_NO_MODEL, *NO_EXTRAS]
-    contenders = {
-        BARE: lambda: loop.run(5 * STEPS),
-        "gptlab": lambda: time_gptlab_step(arguments, 5 * STEPS),
-    }
-    bare, gptlab = compare(contenders, rounds)
+    train = partial(time_gptlab_step, [*ALMOST_NO_MODEL, *NO_EXTRAS], 5 * STEPS)
+    bare, gptlab = compare({BARE: partial(loop.run, 5 * STEPS), "gptlab": train}, rounds)
     costs = [1e3 * (b - a) for a, b in zip(bare.seconds, gptlab.seconds, strict=True)]
     spread = f"{min(costs):.2f} to {max(costs):.2f}"
     print(f"  a step costs {statistics.median(costs):.2f} ms more ({spread})")
 
 
-def make_loops(arguments: list[str]) -> dict[str, BareLoop]:
-    config = load_config(arguments)
-    corpus = open_config_corpus(config)
-    return {NANOGPT: nanogpt_loop(config, corpus), BARE: gptlab_loop(config, corpus)}
+def make_loops(arguments: list[str]) -> dict[str, baselines.BareLoop]:
+    config = baselines.load_config(arguments)
+    corpus = baselines.open_config_corpus(config)
+    nanogpt = baselines.nanogpt_loop(config, corpus)
+    return {NANOGPT: nanogpt, BARE: baselines.gptlab_loop(config, corpus)}
 
 
 def dashboards(rounds: int) -> None:
     """tiny_char with all dashboards, samples and checkpoints, and with none; both compiled."""
     both = ["trainer.compile=step", "data.final_tokens=2000", "trainer.eval_every=1000"]
     often = ["trainer.sample_every=1000", "trainer.checkpoint_every=1000"]
-    off, on = [*TINY_CHAR, *NO_EXTRAS, *both], [*TINY_CHAR, *both, *often]
+    cases = {"all off": [*NO_EXTRAS, *both], "all on": [*both, *often]}
     contenders = {
-        "all off": lambda: time_gptlab_step(off, 10 * STEPS),
-        "all on": lambda: time_gptlab_step(on, 10 * STEPS),
+        name: partial(time_gptlab_step, [*TINY_CHAR, *arguments], 10 * STEPS)
+        for name, arguments in cases.items()
     }
     compare(contenders, rounds)
 
@@ -134,15 +120,15 @@ def full_run(rounds: int) -> None:
         code = "from gptlab.bench.isolated import time_plain_script; "
         code += f"print(time_plain_script({arguments}))"
         imports = [sys.executable, "-c", "import torch"]
-        import_seconds = timed(lambda: subprocess.run(imports, check=True))()
+        import_seconds = timed(partial(subprocess.run, imports, check=True))()
         output = subprocess.check_output([sys.executable, "-c", code])
         return import_seconds + float(output.split()[-1])
 
     def command(cache: str) -> float:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(Path(cache).absolute())}
         train = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
-        run = functools.partial(subprocess.run, train, env=environment, capture_output=True)
-        return timed(lambda: run(check=True))()
+        run = partial(subprocess.run, train, env=environment, capture_output=True, check=True)
+        return timed(run)()
 
     contenders = {
         "nanoGPT-style script": script,
@@ -182,8 +168,8 @@ def startup(rounds: int) -> None:
     imports = "import sys, time, lightning.pytorch; print(time.time(), file=sys.stderr)"
     contenders = {
         "import lightning": lambda: seconds_until_time_printed(imports),
-        "to the first step, not compiled": lambda: train("false"),
-        "to the first step, compiled before": lambda: train("step"),
+        "to the first step, not compiled": partial(train, "false"),
+        "to the first step, compiled before": partial(train, "step"),
     }
     imported, *started = compare(contenders, rounds, "s")
     for timing in started:
@@ -215,13 +201,8 @@ def tokenization(rounds: int) -> None:
     compare(contenders, rounds, "s", lambda timing: f"{megabytes / timing.median:.1f} MB/s")
 
 
-PARTS: dict[str, Callable[[int], None]] = {
-    part.__name__: part
-    for part in (
-        *(machine, step, medium, large, overhead, dashboards),
-        *(full_run, startup, tokenization, generation),
-    )
-}
+STEP_PARTS = [step, medium, large, overhead, dashboards]
+PARTS = {p.__name__: p for p in (machine, *STEP_PARTS, full_run, startup, tokenization, generation)}
 
 
 def main() -> None:
@@ -231,13 +212,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"invalid choice: {', '.join(unknown)} (choose from {', '.join(PARTS)})")
-    original_folder = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for name in arguments.parts or PARTS:
             print(f"{name}: {PARTS[name].__doc__}", flush=True)
             PARTS[name](arguments.rounds)
-        os.chdir(original_folder)
 
 
 if __name__ == "__main__":

@@ -124,9 +124,7 @@ def gptlab_loop(config: TrainConfig, corpus: Corpus) -> BareLoop:
 
 
 def nanogpt_loop(
-    config: TrainConfig,
-    corpus: Corpus,
-    make_net: Callable[[ModelConfig], nn.Module] = GPT,
+    config: TrainConfig, corpus: Corpus, make_net: Callable[[ModelConfig], nn.Module] = GPT
 ) -> BareLoop:
     """What nanoGPT's script does on a CPU: rows cut one by one, AdamW tensor by tensor."""
     plan = make_run_plan(config, corpus)

@@ -1,9 +1,9 @@
 """Generation with the same weights, prompt, number of tokens and sampling."""
 
 import copy
-import functools
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,10 +34,9 @@ def nanogpt_generate(net: GPT, prompts_BxT: Tensor, new_tokens: int) -> Tensor:
     for _ in range(new_tokens):
         logits_BxV = net.head(net.hidden(prompts_BxT)[:, -1])
         threshold_Bx1 = logits_BxV.topk(TOP_K).values[:, -1:]
-        probabilities_BxV = logits_BxV.masked_fill(logits_BxV < threshold_Bx1, -torch.inf).softmax(
-            -1
-        )
-        prompts_BxT = torch.cat((prompts_BxT, torch.multinomial(probabilities_BxV, 1)), dim=1)
+        kept_BxV = logits_BxV.masked_fill(logits_BxV < threshold_Bx1, -torch.inf)
+        next_Bx1 = torch.multinomial(kept_BxV.softmax(-1), 1)
+        prompts_BxT = torch.cat((prompts_BxT, next_Bx1), dim=1)
     return prompts_BxT
 
 
@@ -76,9 +75,7 @@ def make_contenders(num_prompts: int) -> dict[str, Callable[[], object]]:
     prompts_BxT = torch.tensor([PROMPT] * num_prompts)
     tokenizer = GPT2Tokenizer()
     tokenizer.eot = -1  # all contenders generate the same number of tokens
-    generators: dict[str, Generator] = {
-        "loop without a cache": functools.partial(nanogpt_generate, net)
-    }
+    generators: dict[str, Generator] = {"loop without a cache": partial(nanogpt_generate, net)}
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         if importlib.util.find_spec("transformers"):
@@ -86,15 +83,14 @@ def make_contenders(num_prompts: int) -> dict[str, Callable[[], object]]:
         if importlib.util.find_spec("litgpt") and num_prompts == 1:
             generators[f"litgpt, {name}"] = litgpt_generator(dtype)
     contenders: dict[str, Callable[[], object]] = {
-        name: functools.partial(generate, prompts_BxT, NEW_TOKENS)
-        for name, generate in generators.items()
+        name: partial(generate, prompts_BxT, NEW_TOKENS) for name, generate in generators.items()
     }
     for weights in ("float32", "bfloat16", "int8"):
         quantized = copy.deepcopy(net)
         quantize_linears(quantized, weights)
         sampling = SamplingConfig(top_k=TOP_K)
         request = GenerationRequest(quantized, tokenizer, PROMPT, sampling, num_prompts, NEW_TOKENS)
-        contenders[f"gptlab, weight_dtype={weights}"] = functools.partial(generate_samples, request)
+        contenders[f"gptlab, weight_dtype={weights}"] = partial(generate_samples, request)
     return contenders
 
 
@@ -103,10 +99,9 @@ def max_steps_per_second() -> float:
 
     Each new token needs all of them, so an uncompressed model cannot generate faster.
     """
-    bandwidth = memory_bandwidth()
     with torch.device("meta"):
         net = GPT(MODEL)
-    return bandwidth / (4 * count_parameters(net))
+    return memory_bandwidth() / (4 * count_parameters(net))
 
 
 def generation(rounds: int) -> None:

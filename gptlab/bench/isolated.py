@@ -8,15 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-from gptlab.bench.baselines import (
-    EXTERNAL_MODELS,
-    StepTimer,
-    load_config,
-    nanogpt_loop,
-    open_config_corpus,
-    peak_memory,
-    time_gptlab_step,
-)
+from gptlab.bench import baselines
+from gptlab.bench.baselines import EXTERNAL_MODELS, load_config, nanogpt_loop, open_config_corpus
 from gptlab.bench.roofline import step_cost
 from gptlab.bench.timing import Timing, compare
 from gptlab.data.dataloader import TextDataModule
@@ -33,24 +26,22 @@ def measure_contender(name: str, arguments: list[str]) -> tuple[float, float]:
     """
     kind, _, option = name.partition(", ")
     if kind == "gptlab":
-        seconds = time_gptlab_step([*arguments, option], STEPS, WARM_UP_STEPS)
-        return seconds, StepTimer.peak_memory / 1e6
+        seconds = baselines.time_gptlab_step([*arguments, option], STEPS, WARM_UP_STEPS)
+        return seconds, baselines.StepTimer.peak_memory / 1e6
     config = load_config(arguments)
     make_net = EXTERNAL_MODELS.get(kind, GPT)
     loop = nanogpt_loop(config, open_config_corpus(config), make_net)
     if option == "compiled":
         loop.net.compile()
     loop.run(WARM_UP_STEPS)
-    return loop.run(STEPS), peak_memory() / 1e6
+    return loop.run(STEPS), baselines.peak_memory() / 1e6
 
 
 def time_in_processes(arguments: list[str], rounds: int) -> None:
     """Print for each contender the time per step, its ratio to the first, and peak memory."""
-    names = [NANOGPT, f"{NANOGPT}, compiled"]
-    for library in EXTERNAL_MODELS:
-        if importlib.util.find_spec(library):
-            names += [library, f"{library}, compiled"]
-    names += [f"gptlab, trainer.compile={mode}" for mode in ("false", "step")]
+    installed = filter(importlib.util.find_spec, EXTERNAL_MODELS)
+    names = [f"{kind}{end}" for kind in (NANOGPT, *installed) for end in ("", ", compiled")]
+    names += ["gptlab, trainer.compile=false", "gptlab, trainer.compile=step"]
     gigabytes: dict[str, float] = {}
 
     def contender(name: str) -> Callable[[], float]:

@@ -22,8 +22,7 @@ def matmul_rate(rounds: int = 5, size: int = 2048) -> float:
 
 @cache
 def memory_bandwidth(rounds: int = 5, count: int = 1 << 28) -> float:
-    """Measure the bytes per second that all threads together read; `count` floats must exceed the
-    caches."""
+    """Measure the bytes per second that all threads read; `count` floats must exceed the caches."""
     numbers = torch.ones(count)
     (timing,) = time_in_turns({"": timed(numbers.sum)}, rounds)
     return numbers.nbytes / timing.median

@@ -43,14 +43,11 @@ def time_in_turns(
         contender()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
-        order = list(contenders) if number % 2 == 0 else list(contenders)[::-1]
-        for name in order:
+        for name in list(contenders)[:: -1 if number % 2 else 1]:
             seconds[name].append(contenders[name]())
     first = seconds[next(iter(contenders))]
     return [
-        Timing(
-            name, times, [time / reference for time, reference in zip(times, first, strict=True)]
-        )
+        Timing(name, times, [a / b for a, b in zip(times, first, strict=True)])
         for name, times in seconds.items()
     ]
 

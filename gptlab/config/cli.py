@@ -19,13 +19,7 @@ from gptlab.config import sweeps
 from gptlab.config.keys import KeyInfo, keys_of
 from gptlab.config.schema import SCHEMAS
 from gptlab.config.validation import validate_config
-from gptlab.utils.errors import (
-    UserError,
-    describe_invalid_choice,
-    describe_resource_error,
-    did_you_mean,
-    exit_on_error,
-)
+from gptlab.utils.errors import UserError, did_you_mean, exit_on_error, failure_line, invalid_choice
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
@@ -121,8 +115,7 @@ def run_job(name: str, composed: Any, action: Callable[[Any], Any]) -> float | N
     try:
         return action(to_config(name, composed))
     except Exception as error:
-        line = error.line() if isinstance(error, UserError) else describe_resource_error(error)
-        sweeps.record_failed_job(line or traceback.format_exc().strip())
+        sweeps.record_failed_job(failure_line(error) or traceback.format_exc().strip())
         return math.inf
 
 
@@ -165,7 +158,7 @@ def explain_message(text: str, command_name: str) -> str | None:
     key = full[1] if full else ""
     if match := re.search(r"Could not find '(\w+)/([^']*)'", text):
         group, choice = match.groups()
-        return describe_invalid_choice(group, choice, group_choices(group))
+        return invalid_choice(group, choice, group_choices(group))
     if match := re.search(r"Could not override '([^']+)'", text):
         return unknown_key(match[1], command_name)
     if match := re.search(r"Key '([^']+)' (?:is )?not in", text):

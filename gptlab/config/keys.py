@@ -104,5 +104,5 @@ def table_names(reference: str) -> list[str]:
                 ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys))
                 | ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict(keys=keys))
             ) if name == table and all(isinstance(each, ast.Constant) for each in keys):
-                return [each.value for each in keys]
+                return [ast.literal_eval(each) for each in keys if each]
     return list(getattr(importlib.import_module(module), table))  # its names are computed

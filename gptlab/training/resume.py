@@ -29,7 +29,7 @@ from gptlab.utils import run_dir
 from gptlab.utils.atomic_io import link_or_copy
 from gptlab.utils.console import print_status
 from gptlab.utils.elapsed_time import ElapsedTime
-from gptlab.utils.errors import UserError, describe_resource_error
+from gptlab.utils.errors import UserError, failure_line
 
 
 class NothingToResume(Exception):
@@ -178,14 +178,12 @@ def explain_restore_errors(resumed: ResumedRun | None) -> Iterator[None]:
     """Turn an exception from restoring a checkpoint's state into a UserError."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
         restoring = any(
             "restore" in frame.name and frame.filename.endswith("checkpoint_connector.py")
             for frame in traceback.extract_tb(error.__traceback__)
         )
-        if resumed is None or not restoring or describe_resource_error(error):
+        if resumed is None or not restoring or failure_line(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{resumed.path}: its state does not fit this run ({reason})") from None

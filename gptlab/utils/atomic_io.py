@@ -10,11 +10,10 @@ from pathlib import Path
 
 from gptlab.utils.errors import UserError
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-NO_ACCESS = (
-    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST),
-    *(errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG),
-)
+UNWRITABLE = {  # a full disk, no permission, or no valid path
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR),
+    *(errno.EEXIST, errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG),
+}
 
 
 @contextlib.contextmanager
@@ -36,7 +35,7 @@ def atomic_folder(final: Path, key: str = "corpus_root") -> Iterator[Path]:
         if not final.is_dir():
             raise UserError(f"{final}: cannot be created")
     except OSError as error:
-        if error.errno not in (*NO_SPACE, *NO_ACCESS):
+        if error.errno not in UNWRITABLE:
             raise
         raise UserError(
             f"{final.parent}: cannot be written ({error.strerror}); nothing was kept; "
@@ -61,12 +60,12 @@ def process_is_alive(process_id: int) -> bool:
 
 def write_files_atomically(folder: Path, files: dict[str, bytes]) -> None:
     """Write all of these files (name to content), or none if one cannot be written."""
-    temporary_paths = {folder / name: folder / f".{name}.tmp" for name in files}
+    temporary_paths = {name: folder / f".{name}.tmp" for name in files}
     try:
-        for temporary, content in zip(temporary_paths.values(), files.values(), strict=True):
-            temporary.write_bytes(content)
-        for path, temporary in temporary_paths.items():
-            temporary.replace(path)
+        for name, content in files.items():
+            temporary_paths[name].write_bytes(content)
+        for name, temporary in temporary_paths.items():
+            temporary.replace(folder / name)
     finally:
         for temporary in temporary_paths.values():
             temporary.unlink(missing_ok=True)

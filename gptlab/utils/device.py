@@ -13,19 +13,12 @@ from gptlab.utils.errors import UserError
 
 def resolve_accelerator(name: str, key: str = "trainer.accelerator") -> str:
     """Return cuda, mps or cpu; raise UserError if this machine lacks the named device."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name in ("auto", "gpu"):
-        best = next(device for device, is_available in available.items() if is_available)
-        if name == "auto" or best != "cpu":
-            return best
-        raise UserError(f"{key}=gpu: torch finds no GPU on this machine; try auto")
-    if not available[name]:
+    is_available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    gpus = [gpu for gpu, check in is_available.items() if check()]
+    devices = gpus if name == "gpu" else [d for d in (*gpus, "cpu") if name in (d, "auto")]
+    if not devices:
         raise UserError(f"{key}={name}: torch finds no such device on this machine; try auto")
-    return name
+    return devices[0]
 
 
 def resolve_precision(name: str, accelerator: str) -> str:

@@ -9,15 +9,15 @@ class ElapsedTime:
 
     def __init__(self, began: str | None = None, seconds: float = 0.0, cpu_seconds: float = 0.0):
         self.began = began or f"{datetime.now():%Y-%m-%dT%H:%M:%S}"  # local time
-        self.earlier = seconds, cpu_seconds
-        self.started = time.perf_counter(), time.process_time()
+        self.start = time.perf_counter() - seconds
+        self.cpu_start = time.process_time() - cpu_seconds
 
     def seconds(self) -> float:
-        return self.earlier[0] + time.perf_counter() - self.started[0]
+        return time.perf_counter() - self.start
 
     def cpu_seconds(self) -> float:
         """CPU time of all threads."""
-        return self.earlier[1] + time.process_time() - self.started[1]
+        return time.process_time() - self.cpu_start
 
     def state(self) -> tuple[str, float, float]:
         """The arguments of an ElapsedTime that continues this one."""

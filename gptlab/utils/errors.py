@@ -40,11 +40,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def resolve_choice(key: str, name: str, table: Mapping[str, T]) -> T:
     """Return the table's entry; raise UserError with the list of choices if there is none."""
     if name not in table:
-        raise UserError(describe_invalid_choice(key, name, table))
+        raise UserError(invalid_choice(key, name, table))
     return table[name]
 
 
-def describe_invalid_choice(key: str, name: str, known: Iterable[str]) -> str:
+def invalid_choice(key: str, name: str, known: Iterable[str]) -> str:
+    """The message for a value that is not among the known ones."""
     suggestion = did_you_mean(str(name), known)
     return f"{key}={name}: invalid choice; choose from {', '.join(known)}{suggestion}"
 
@@ -58,14 +59,11 @@ def exit_on_error(command: str) -> Iterator[None]:
     """
     try:
         yield
-    except UserError as error:
-        print(f"error: {error.line()}", file=sys.stderr)
-        raise SystemExit(2) from None
     except BrokenPipeError:  # as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as error:
-        if (line := describe_resource_error(error, command)) is None:
+        if (line := failure_line(error, command)) is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -74,8 +72,10 @@ def exit_on_error(command: str) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def describe_resource_error(error: Exception, command: str = "train") -> str | None:
-    """Describe a lack of memory, or a full or faulty disk, in one line; None for other errors."""
+def failure_line(error: Exception, command: str = "train") -> str | None:
+    """Describe a UserError, lack of memory, or full or faulty disk in one line; None for bugs."""
+    if isinstance(error, UserError):
+        return error.line()
     if is_out_of_memory(error):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return f"out of memory ({reason}); {MEMORY_HINTS.get(command, 'use a smaller model')}"
@@ -93,12 +93,10 @@ def describe_resource_error(error: Exception, command: str = "train") -> str | N
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether numpy, torch on the CPU, or torch on a GPU could not allocate memory."""
-    texts = ("can't allocate memory", "not enough memory")
-    on_cpu = isinstance(error, MemoryError) or any(text in str(error) for text in texts)
-    return on_cpu or is_gpu_out_of_memory(error)
+    on_cpu = re.search("can't allocate memory|not enough memory", str(error))
+    return bool(on_cpu) or isinstance(error, MemoryError) or is_gpu_out_of_memory(error)
 
 
 def is_gpu_out_of_memory(error: Exception) -> bool:
-    texts = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    by_name = type(error).__name__ == "OutOfMemoryError"
-    return by_name or any(text in str(error) for text in texts)
+    texts = re.search("CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED", str(error))
+    return bool(texts) or type(error).__name__ == "OutOfMemoryError"

@@ -46,13 +46,11 @@ def make_run_folder(folder: Path, root: Path) -> bool:
     """Create a folder; False if it exists already. Raises UserError if it cannot be created."""
     try:
         folder.mkdir(parents=True)
-    except FileExistsError:
+        return True
+    except OSError as error:
         if folder.is_dir():
             return False
-        raise UserError(f"run_root={root}: cannot create a run folder here") from None
-    except OSError as error:
         raise UserError(f"run_root={root}: cannot be written ({error.strerror})") from None
-    return True
 
 
 def staging_dir(folder: Path) -> Path:
@@ -171,9 +169,8 @@ def sort_newest_first(folders: list[Path]) -> list[Path]:
     started = []
     for folder in folders:
         with contextlib.suppress(OSError):  # neither a run nor a sweep, or being removed
-            if not folder.name.startswith("."):
-                started.append((start_time(folder), folder.name, folder))
-    return [folder for *_, folder in sorted(started, reverse=True)]
+            started.append((start_time(folder), folder.name, folder))
+    return [path for *_, path in sorted(started, reverse=True) if not path.name.startswith(".")]
 
 
 def is_finished(folder: Path) -> bool:
