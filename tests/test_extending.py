@@ -49,8 +49,6 @@ def paste(code: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, module)
     else:
         module = importlib.import_module(name)
-        for line in re.findall(r"Suite\((\w+)\.", code):  # its import, in the same package
-            monkeypatch.setitem(vars(module), line, sys.modules[f"gptlab.evaluation.{line}"])
     added = set(re.findall(r"^(?:class|def) (\w+)", code, re.M))
     namespace = vars(module)
     exec(compile(code, path, "exec"), namespace)
