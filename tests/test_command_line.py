@@ -61,7 +61,7 @@ def test_every_model_choice_trains_and_generates(command, toy_corpus: Corpus, mo
     assert all(parameter.grad is not None for parameter in net.parameters())
     request = GenerationRequest(net, toy_corpus.tokenizer, [0], max_new_tokens=3)
     (sample,) = generate_samples(request)
-    assert sample.written
+    assert sample.new_tokens
 
 
 @pytest.mark.parametrize(

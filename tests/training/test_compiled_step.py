@@ -131,7 +131,8 @@ def test_loss_and_gradients_are_those_of_autograd(tmp_path: Path, monkeypatch) -
     assert len(compilations) == 1 and cached.name == libraries[0].name
     assert_recompiled_step_is_the_same()
     assert len(compilations) == 1
-    cached.unlink()  # not in place: the loaded library is mapped into memory
+    # Not in place: the loaded library is mapped into memory, and known by its inode.
+    cached.rename(tmp_path / "loaded.so")
     cached.write_text("damaged")
     assert_recompiled_step_is_the_same()
     assert len(compilations) == 2 and cached.read_bytes() == compiled.read_bytes()

@@ -107,7 +107,7 @@ def test_scores_are_weighted_by_tokens_and_count_bytes(toy_corpus: Corpus) -> No
     chance = torch.tensor(float(net.config.vocab_size)).log().item()
     assert score.loss == pytest.approx(chance, abs=0.1)
     bits = score.nats / torch.tensor(2.0).log().item()
-    assert score.bits_per_byte == pytest.approx(bits / valid.bytes)
+    assert score.figures()["bits_per_byte"] == pytest.approx(bits / valid.bytes)
 
 
 def test_compiling_keeps_the_names_of_weights() -> None:
