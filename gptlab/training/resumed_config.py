@@ -13,7 +13,7 @@ from gptlab.config.keys import flatten
 from gptlab.config.schema import TrainConfig
 from gptlab.utils.errors import UserError
 
-# What may be typed when resuming; anything else would make it another run.
+# Keys that may be typed when resuming; any other key would make it another run.
 CHANGEABLE_KEYS = (
     "trainer.max_steps",
     "trainer.log_every",
@@ -47,10 +47,10 @@ def merge_config(
     for override in overrides:
         key, group = override_key(override), override_group(override)
         if key not in (*CHANGEABLE_KEYS, *LOCATION_KEYS) and group not in CHANGEABLE_GROUPS:
+            allowed = (*CHANGEABLE_KEYS, *CHANGEABLE_GROUPS, *LOCATION_KEYS)
             raise UserError(
-                f"{override}: a resumed run keeps its settings; only "
-                f"{', '.join((*CHANGEABLE_KEYS, *CHANGEABLE_GROUPS))} may change; for a new run "
-                f"from its weights: init_from={folder} {override}"
+                f"{override}: a resumed run keeps its settings; only {', '.join(allowed)} may be "
+                f"typed; to start a new run from its weights: init_from={folder} {override}"
             )
     stored = {**stored, **{group: {**stored[group]} for group in ("trainer", "optim")}}
     for key, value in resolved.items():
