@@ -17,7 +17,7 @@ import pytest
 from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
-from gptlab.data.toy import stories
+from gptlab.data.toy.stories import story_grammar
 
 pytest.register_assert_rewrite("tests.app.serving")
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,7 +143,7 @@ def hub(tmp_path: Path) -> Path:
     folder = tmp_path / "hub"
     folder.mkdir()
     for number, (name, count) in enumerate({"train": 60, "validation": 10}.items()):
-        texts = [stories.generate_story(number, i).text for i in range(count)]
+        texts = [story_grammar().generate(number, i).text for i in range(count)]
         pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / f"{name}.parquet")
     return folder
 

@@ -13,7 +13,7 @@ import yaml
 
 from gptlab.config.schema import ModelConfig
 from gptlab.data.corpus import Corpus
-from gptlab.data.toy import stories
+from gptlab.data.toy.stories import story_grammar
 from gptlab.generation.engine import generate_samples
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT
@@ -147,7 +147,7 @@ def test_downloaded_text_is_kept_for_another_tokenizer(command, hub: Path, tmp_p
 
 
 def test_own_text_of_one_kilobyte_trains(command, tmp_path: Path) -> None:
-    story = " ".join(stories.generate_story(3, i).text for i in range(3))[:1024]
+    story = " ".join(story_grammar().generate(3, i).text for i in range(3))[:1024]
     (tmp_path / "own.txt").write_text(story)
     result = command(
         "train", "data=text", "data.path=own.txt", "model.d_model=16", "model.n_head=2"

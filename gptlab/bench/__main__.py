@@ -26,7 +26,7 @@ from gptlab.bench.timing import compare, timed
 from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.tokenizer import GPT2Tokenizer
-from gptlab.data.toy.stories import generate_story
+from gptlab.data.toy.stories import story_grammar
 from gptlab.training.run_summary import cpu_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -179,7 +179,7 @@ def startup(rounds: int) -> None:
 def tokenization(rounds: int) -> None:
     """50 MB of stories: one tiktoken thread that writes nothing, and a finished corpus."""
     encoding = GPT2Tokenizer().bpe
-    texts = [generate_story(1, number).text for number in range(20_000)]
+    texts = [story_grammar().generate(1, number).text for number in range(20_000)]
     texts *= 50_000_000 // sum(map(len, texts)) + 1
     path = Path("stories.txt")
     path.write_text("\n<|endoftext|>\n".join(texts))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.data.tokenizer import Tokenizer, fingerprint, load_tokenizer
+from gptlab.data.tokenizer import Tokenizer, fingerprint, load_tokenizer, token_dtype
 from gptlab.utils.errors import UserError
 
 CHECKSUM_BLOCK = 4 << 20  # bytes per checksum
@@ -126,10 +126,6 @@ def block_checksum(path: Path, block: int) -> int:
         return zlib.crc32(file.read(CHECKSUM_BLOCK))
 
 
-def token_dtype(tokenizer: Tokenizer) -> np.dtype:
-    return np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
-
-
 class SplitWriter:
     """Append documents to the token file of one split."""
 
@@ -137,7 +133,7 @@ class SplitWriter:
         self.path = folder / f"{name}.bin"
         self.file = self.path.open("wb")
         self.eot = tokenizer.eot
-        self.dtype = token_dtype(tokenizer)
+        self.dtype = token_dtype(tokenizer.vocab_size)
         self.split = Split()
         self.ends = array("Q")
         self.negative_log_likelihoods: list[float] = []
@@ -173,22 +169,8 @@ class SplitWriter:
 def write_corpus_files(
     folder: Path, writers: dict[str, SplitWriter], tokenizer: Tokenizer, meta: dict[str, Any]
 ) -> None:
-    """Close the token files, then write tokenizer and metadata; raises UserError if a split is
-    empty."""
+    """Close the token files, then write tokenizer and metadata. UserError if a split is empty."""
     splits = {name: writer.close() for name, writer in writers.items()}
-    check_split_sizes(splits)
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer.state()))
-    small_files = [path for path in folder.iterdir() if path.suffix != ".bin"]
-    meta = meta | {
-        "dtype": token_dtype(tokenizer).name,
-        "tokenizer": fingerprint(tokenizer),
-        "splits": {name: asdict(split) for name, split in splits.items()},
-        "files": {path.name: zlib.crc32(path.read_bytes()) for path in small_files},
-    }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1, default=str))
-
-
-def check_split_sizes(splits: dict[str, Split]) -> None:
     tokens = sum(split.tokens for split in splits.values())
     if tokens < MIN_TOKENS:
         raise UserError(f"the text is too short: {tokens} tokens, but {MIN_TOKENS} are needed")
@@ -198,3 +180,12 @@ def check_split_sizes(splits: dict[str, Split]) -> None:
                 f"data.split: the {name} split is empty; use more text, another share, "
                 "or data.valid_path=FILE"
             )
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer.state()))
+    small_files = [path for path in folder.iterdir() if path.suffix != ".bin"]
+    meta = meta | {
+        "dtype": token_dtype(tokenizer.vocab_size).name,
+        "tokenizer": fingerprint(tokenizer),
+        "splits": {name: asdict(split) for name, split in splits.items()},
+        "files": {path.name: zlib.crc32(path.read_bytes()) for path in small_files},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1, default=str))

@@ -54,9 +54,8 @@ class TrainingBatches(Dataset):
         step, index_in_step = divmod(micro_batch, shape.accumulate)
         step_start = step * shape.sequences_per_step
         start = step_start + (index_in_step * shape.world_size + shape.rank) * shape.batch_size
-        input_BxT, target_BxT = self.sequences.read_batch(
-            np.arange(start, start + shape.batch_size)
-        )
+        indices_B = np.arange(start, start + shape.batch_size)
+        input_BxT, target_BxT = self.sequences.read_batch(indices_B)
         whole_step = np.arange(step_start, step_start + shape.sequences_per_step)
         return {
             "input": input_BxT,
@@ -102,8 +101,7 @@ class ValidationBatches(Dataset):
         max_tokens: int | None,
         stride: int | None = None,
     ):
-        self.sequences = sequences
-        self.batch_size = batch_size
+        self.sequences, self.batch_size = sequences, batch_size
         max_tokens = sys.maxsize if max_tokens is None else max_tokens
         if isinstance(sequences, DocumentSequences):
             targets = sequences.target_counts(np.arange(len(sequences))).cumsum()
@@ -149,11 +147,8 @@ class TextDataModule(LightningDataModule):
         self, corpus: Corpus, config: DataConfig, context: int, shape: BatchShape, seed: int
     ):
         super().__init__()
-        self.corpus = corpus
-        self.config = config
-        self.context = context
-        self.shape = shape
-        self.seed = seed
+        self.corpus, self.config = corpus, config
+        self.context, self.shape, self.seed = context, shape, seed
         self.first_micro_batch = 0  # where training starts
         self.sequences = self.make_sequences("train")
 
@@ -175,10 +170,6 @@ class TextDataModule(LightningDataModule):
     def validation_batches(self, split: str, max_tokens: int | None) -> ValidationBatches:
         """About `max_tokens` of a split in corpus order; None means all of it."""
         return ValidationBatches(self.make_sequences(split), self.shape.batch_size, max_tokens)
-
-    def shuffled_batches(self, split: str) -> TrainingBatches:
-        """Batches of any split in the order that training uses."""
-        return TrainingBatches(self.make_sequences(split), BatchShape(self.shape.batch_size, 1))
 
     def best_possible(self, max_tokens: int | None) -> float | None:
         """The validation loss of the true distribution, in nats per token; only luck beats it.
@@ -202,9 +193,5 @@ class TextDataModule(LightningDataModule):
     ) -> DataLoader:
         workers = self.config.num_workers
         return DataLoader(
-            batches,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            *(batches, None), sampler=sampler, num_workers=workers, persistent_workers=workers > 0
         )

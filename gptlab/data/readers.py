@@ -35,29 +35,25 @@ def find_files(key: str, paths: Any, suffixes: tuple[str, ...] = SUFFIXES) -> li
     """List the files of a path, a list of paths, or a folder; raises UserError if none."""
     if not isinstance(paths, str | list) or not paths:
         raise UserError(f"{key}={paths}: must be a file, a list of files, or a folder")
+    names = [paths] if isinstance(paths, str) else paths
     try:
-        return list(existing_files(key, paths, suffixes))
+        return [path for name in names for path in existing_files(key, str(name), suffixes)]
     except (RuntimeError, OSError) as error:  # unknown home folder, name too long, link loop
         raise UserError(f"{key}={paths!s:.200}: {str(error).splitlines()[0]:.200}") from None
 
 
-def existing_files(key: str, paths: str | list[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
-    for name in [paths] if isinstance(paths, str) else paths:
-        path = Path(str(name)).expanduser()
-        if path.is_file():
-            yield path
-        elif path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
-            if not files:
-                raise UserError(
-                    f"{key}={name}: no text in this folder (looked for {', '.join(suffixes)})"
-                )
-            yield from files
-        else:
-            folder = path.parent
-            siblings = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-            suggestion = did_you_mean(path.name, siblings)
-            raise UserError(f"{key}={name}: no such file or folder{suggestion}")
+def existing_files(key: str, name: str, suffixes: tuple[str, ...]) -> list[Path]:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        suggestion = did_you_mean(path.name, siblings)
+        raise UserError(f"{key}={name}: no such file or folder{suggestion}")
+    files = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
+    if not files:
+        raise UserError(f"{key}={name}: no text in this folder (looked for {', '.join(suffixes)})")
+    return files
 
 
 def read_documents(path: Path, config: DataConfig) -> Iterator[TextChunk]:
@@ -82,23 +78,22 @@ def split_documents(texts: Iterator[str]) -> Iterator[TextChunk]:
 
 def read_chunks(path: Path, longest_line: float = LONGEST_LINE) -> Iterator[str]:
     """Read a file, CHUNK characters at a time, with every line end as \\n."""
-    lines = 1
-    since_line_end = 0
+    lines, line_length = 1, 0  # the number of the last line, and its characters so far
     opener = gzip.open if path.name.endswith(".gz") else open
     try:
         with opener(path, "rb") as raw, io.TextIOWrapper(raw, "utf-8-sig", newline=None) as file:
             while chunk := file.read(CHUNK):
                 if "\0" in chunk:
                     raise UserError(f"{path}: a binary file, not text (NUL near line {lines})")
-                first, _, rest = chunk.partition("\n")
-                since_line_end += len(first)
-                if rest or chunk.endswith("\n"):
-                    since_line_end = len(chunk) - chunk.rindex("\n") - 1
-                if since_line_end > longest_line:
+                line_end, _, _ = chunk.partition("\n")
+                line_length += len(line_end)
+                if line_length > longest_line:
                     raise UserError(
-                        f"{path}: line {lines + chunk.count(chr(10))} is longer than "
-                        f"{LONGEST_LINE:,} characters; if it is text, break it into lines"
+                        f"{path}: line {lines} is longer than {LONGEST_LINE:,} characters; "
+                        "if it is text, break it into lines"
                     )
+                if "\n" in chunk:
+                    line_length = len(chunk) - chunk.rindex("\n") - 1
                 lines += chunk.count("\n")
                 yield chunk
     except UnicodeDecodeError as error:
@@ -183,34 +178,26 @@ def extract_text(row: Any, place: str, path: Path, column: str | None) -> str:
     name = column or "text"
     if not isinstance(row, dict) or name not in row:
         columns = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise missing_column(path, place, name, columns)
+        raise UserError(
+            f"{path}: {place} has no column '{name}'; set data.text_column to one of: {columns}"
+        )
     if not isinstance(row[name], str):
         raise UserError(f"{path}: {place}: '{name}' is {type(row[name]).__name__}, not text")
     return row[name]
-
-
-def missing_column(path: Path, place: str, name: str, columns: str) -> UserError:
-    return UserError(
-        f"{path}: {place} has no column '{name}'; set data.text_column to one of: {columns}"
-    )
 
 
 def read_parquet(path: Path, column: str | None) -> Iterator[str]:
     import pyarrow
     import pyarrow.parquet
 
-    name = column or "text"
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        if name not in file.schema_arrow.names:
-            raise missing_column(path, "the file", name, ", ".join(file.schema_arrow.names))
-        row = 0
-        for batch in file.iter_batches(batch_size=1024, columns=[name]):
-            for text in batch.column(0).to_pylist():
-                row += 1
-                if not isinstance(text, str):
-                    raise UserError(f"{path}: row {row}: '{name}' is {text!r:.40}, not text")
-                yield text
+        name, names = column or "text", file.schema_arrow.names
+        columns = [name] if name in names else names  # all of them, for the error message
+        batches = file.iter_batches(batch_size=1024, columns=columns)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(rows, 1):
+            yield extract_text(row, f"row {number}", path, column)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable parquet file ({reason})") from None

@@ -13,7 +13,7 @@ from gptlab.data.corpus import SplitWriter, write_corpus_files
 from gptlab.data.prompt_templates import PROMPT_TEMPLATES
 from gptlab.data.readers import repair_mojibake
 from gptlab.data.records import Message, Record, RecordSource
-from gptlab.data.splits import normalize_record, record_label, split_records
+from gptlab.data.splits import normalize_record, split_records
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.utils.errors import UserError, resolve_choice
 
@@ -30,7 +30,10 @@ def build_record_corpus(
     records = source.read()[: data.max_samples]
     damage = sum(repair_mojibake(value)[1] for record in records for value in vars(record).values())
     if data.repair_encoding:
-        records = [repair_record(record) for record in records]
+        records = [
+            type(record)(*(repair_mojibake(value)[0] for value in vars(record).values()))
+            for record in records
+        ]
     classes = sorted({record.label for record in records if isinstance(record, Message)})
     if data.task == "classification" and len(classes) < 2:
         problem = f"all have the class '{classes[0]}'" if classes else "none has a class"
@@ -56,7 +59,7 @@ def build_record_corpus(
         (folder / "test.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1))
     meta = meta | {
         "classes": classes or None,
-        "class_counts": {name: Counter(map(record_label, s)) for name, s in splits.items()},
+        "class_counts": {name: Counter(r.label for r in s) for name, s in splits.items()},
         "split_rule": description,
         "mojibake": damage,
         "repaired": data.repair_encoding,
@@ -64,10 +67,6 @@ def build_record_corpus(
         "best_possible": None,
     }
     write_corpus_files(folder, writers, tokenizer, meta)
-
-
-def repair_record(record: Record) -> Record:
-    return type(record)(*(repair_mojibake(value)[0] for value in vars(record).values()))
 
 
 def count_duplicates(splits: dict[str, list[Record]]) -> int:
@@ -83,13 +82,13 @@ def check_split_classes(
     """Raise UserError if training or validation has no record, or none of a class."""
     for name in ("train", "valid"):
         required: set[str | None] = {*classes} or {None}
-        if {record_label(record) for record in splits[name]} >= required:
+        if {record.label for record in splits[name]} >= required:
             continue
         if not classes:
             raise UserError(
                 f"{len(records):,} records are too few, or too similar, for a {name} split"
             )
-        counts = Counter(map(record_label, records))
+        counts = Counter(record.label for record in records)
         rarest, count = min(counts.items(), key=lambda item: item[1])
         raise UserError(
             f"of {len(classes):,} classes '{rarest:.40}' has the fewest records, {count:,}: too "

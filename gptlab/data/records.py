@@ -41,6 +41,7 @@ class Instruction:
     instruction: str
     input: str
     output: str
+    label: ClassVar[None] = None
 
     @property
     def content(self) -> str:

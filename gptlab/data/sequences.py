@@ -97,10 +97,8 @@ class RandomSequences(SlidingSequences):
         return max(1, (len(self.tokens) - 1) // self.length)
 
     def starts(self, indices_B: np.ndarray) -> np.ndarray:
-        hashes = splitmix64(
-            splitmix64(np.full(len(indices_B), self.seed, dtype=np.uint64))
-            + indices_B.astype(np.uint64)
-        )
+        seeds = splitmix64(np.full(len(indices_B), self.seed, dtype=np.uint64))
+        hashes = splitmix64(seeds + indices_B.astype(np.uint64))
         return (hashes / 2.0**64 * (len(self.tokens) - self.length)).astype(np.int64)
 
 
@@ -119,6 +117,7 @@ class DocumentSequences:
         self.length = (config.row_length or context + 1) - 1
         self.eot_prefix = int(config.eot_first)  # end-of-text tokens before the document: 0 or 1
         self.learn_eot = config.learn_eot
+        self.prompt_targets = np.broadcast_to(0, len(self))  # ignored first targets, by document
         self.eot = corpus.tokenizer.eot
         self.seed = seed
 
@@ -133,7 +132,7 @@ class DocumentSequences:
         """The targets that the loss counts in each document, (B,)."""
         tokens_B = self.document_ends[documents_B] - self.document_starts[documents_B]
         tokens_B = tokens_B - (not self.learn_eot) - (1 - self.eot_prefix)
-        return np.clip(tokens_B, 0, self.length)
+        return (tokens_B.clip(0, self.length) - self.prompt_targets[documents_B]).clip(0)
 
     def count_targets(self, indices_B: np.ndarray) -> int:
         return int(self.target_counts(self.shuffled_documents(indices_B)).sum())
@@ -159,8 +158,10 @@ class DocumentSequences:
 
     def make_targets(self, sequences_BxT1: np.ndarray, documents_B: np.ndarray) -> np.ndarray:
         targets = sequences_BxT1[:, 1:].copy()
-        ignored = np.arange(targets.shape[1]) >= self.target_counts(documents_B)[:, None]
-        targets[ignored] = IGNORE_INDEX
+        first_Bx1 = self.prompt_targets[documents_B][:, None]
+        end_Bx1 = first_Bx1 + self.target_counts(documents_B)[:, None]
+        positions = np.arange(targets.shape[1])
+        targets[(positions < first_Bx1) | (positions >= end_Bx1)] = IGNORE_INDEX
         return targets
 
 
@@ -189,22 +190,8 @@ class InstructionSequences(RecordSequences):
 
     def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):
         super().__init__(corpus, split, context, config, seed)
-        self.prompt_targets = self.eot_prefix + corpus.prompt_lengths(split) - 1
-        if config.loss_on == "all":
-            self.prompt_targets[:] = 0
-
-    def target_counts(self, documents_B: np.ndarray) -> np.ndarray:
-        return np.clip(
-            super().target_counts(documents_B) - self.prompt_targets[documents_B], 0, None
-        )
-
-    def make_targets(self, sequences_BxT1: np.ndarray, documents_B: np.ndarray) -> np.ndarray:
-        targets = sequences_BxT1[:, 1:].copy()
-        first_Bx1 = self.prompt_targets[documents_B][:, None]
-        end_Bx1 = first_Bx1 + self.target_counts(documents_B)[:, None]
-        positions = np.arange(targets.shape[1])
-        targets[(positions < first_Bx1) | (positions >= end_Bx1)] = IGNORE_INDEX
-        return targets
+        if config.loss_on != "all":
+            self.prompt_targets = self.eot_prefix + corpus.prompt_lengths(split) - 1
 
 
 class ClassificationSequences(RecordSequences):

@@ -7,6 +7,8 @@ import hashlib
 import json
 import math
 import os
+import urllib.error
+import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -17,7 +19,7 @@ from gptlab.config.schema import DataConfig
 from gptlab.data import readers
 from gptlab.data.readers import TextChunk
 from gptlab.data.tokenizer import GPT2Tokenizer
-from gptlab.data.toy import stories
+from gptlab.data.toy.stories import story_grammar
 from gptlab.utils.atomic_io import atomic_folder
 from gptlab.utils.errors import UserError, resolve_choice
 
@@ -60,17 +62,17 @@ class ToyStoriesSource(TextSource):
         self.count = config.max_samples or 20_000
 
     def identity(self) -> Any:
-        return ["toy_stories", stories.fingerprint(), self.count, self.seed]
+        return ["toy_stories", story_grammar().fingerprint(), self.count, self.seed]
 
     def read_chunks(self, split: str) -> Iterator[TextChunk]:
         for index in range(self.count):
-            yield TextChunk(stories.generate_story(self.seed, index).text, True)
+            yield TextChunk(story_grammar().generate(self.seed, index).text, True)
 
     def negative_log_likelihood(self, document: str) -> float | None:
-        return -stories.log_probability(document)
+        return -story_grammar().log_probability(document)
 
     def entropy(self) -> float | None:
-        return stories.entropy()
+        return story_grammar().entropy()
 
 
 class FileSource(TextSource):
@@ -79,9 +81,7 @@ class FileSource(TextSource):
     @cached_property
     def paths(self) -> dict[str, list[Path]]:
         if self.config.path is None:
-            raise UserError(
-                "data.path is not set; name your text: data=text data.path=my_novel.txt"
-            )
+            raise UserError("data.path is not set; name your text: data=text data.path=novel.txt")
         paths = {"train": readers.find_files("data.path", self.config.path)}
         if self.config.valid_path is not None:
             paths["valid"] = readers.find_files("data.valid_path", self.config.valid_path)
@@ -104,7 +104,7 @@ def file_stats(paths: list[Path]) -> list[list[Any]]:
     return [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
 
 
-class HubSource(TextSource):
+class HubSource(FileSource):
     """A data set on the Hugging Face hub, downloaded once to .jsonl files.
 
     The files in CORPUS_ROOT/raw keep the text, so that another tokenizer or split needs no
@@ -129,21 +129,16 @@ class HubSource(TextSource):
         stats = [[str(path.resolve()), path.stat().st_mtime_ns] for path in files]
         return ["folder", stats, config.hub_config, *limits]
 
-    @property
-    def splits(self) -> list[str]:
-        return self.files.splits
-
-    def read_chunks(self, split: str) -> Iterator[TextChunk]:
-        return self.files.read_chunks(split)
-
     @cached_property
-    def files(self) -> FileSource:
-        """The data set as files, downloaded if they do not exist yet."""
+    def paths(self) -> dict[str, list[Path]]:
+        """The .jsonl file of each split, downloaded if it does not exist yet."""
         if not self.folder.is_dir():
             self.download()
-        train, valid = (self.folder / f"{split}.jsonl" for split in ("train", "valid"))
-        paths = DataConfig(path=str(train), valid_path=str(valid) if valid.exists() else None)
-        return FileSource(paths, self.seed, self.corpus_root)
+        paths = {split: self.folder / f"{split}.jsonl" for split in ("train", "valid")}
+        return {split: [path] for split, path in paths.items() if path.exists()}
+
+    def read_chunks(self, split: str) -> Iterator[TextChunk]:
+        return readers.read_documents(self.paths[split][0], DataConfig())
 
     def download(self) -> None:
         """Stream the splits into a temporary folder that is renamed when complete."""
@@ -156,9 +151,8 @@ class HubSource(TextSource):
             try:
                 splits = datasets.get_dataset_split_names(self.hub, self.config.hub_config)
                 if "train" not in splits:
-                    raise UserError(
-                        f"data.hub={self.hub}: has no train split, only {', '.join(splits)}"
-                    )
+                    listed = ", ".join(splits)
+                    raise UserError(f"data.hub={self.hub}: has no train split, only {listed}")
                 self.download_split("train", temporary / "train.jsonl")
                 if "validation" in splits:
                     self.download_split("validation", temporary / "valid.jsonl")
@@ -195,9 +189,6 @@ OFFLINE_HINT = (
 
 def require_network(hub: str, key: str = "data.hub", hint: str = OFFLINE_HINT) -> None:
     """Raise UserError at once if the hub cannot be reached, before any library's retries."""
-    import urllib.error
-    import urllib.request
-
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     reason = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") == "1" else None
     try:

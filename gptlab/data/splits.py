@@ -57,8 +57,8 @@ class SplitRule:
         self.description = f"{data.split:g} of the documents by a hash of seed and content"
         if data.split == 0:
             self.description = "the source's own held-out documents"
-        elif self.kept.any() and (
-            data.split_by == "tail" or not self.is_near_share(lengths, data.split)
+        elif self.kept.any() and not (
+            data.split_by == "random" and self.is_near_share(lengths, data.split)
         ):
             self.hold_out_tail(lengths, data.split)
         if data.subset < 1:
@@ -152,15 +152,13 @@ def split_records(
     for record in records:
         text = normalize_record(record)
         groups[text].append(record)
-        classes[text].add(record_label(record))
+        classes[text].add(record.label)
     conflicting = sum(len(groups.pop(text)) for text in list(groups) if len(classes[text]) > 1)
     groups_by_class: dict[str | None, list[list[Record]]] = defaultdict(list)
     for text in sorted(groups, key=lambda text: shuffle_key(seed, text)):
         groups_by_class[next(iter(classes[text]))].append(groups[text])
     counts = {name: sum(map(len, groups)) for name, groups in groups_by_class.items()}
-    limit = (
-        min(counts.values(), default=0) if data.balance_classes else max(counts.values(), default=0)
-    )
+    limit = (min if data.balance_classes else max)(counts.values(), default=0)
     splits: dict[str, list[Record]] = {"train": [], "valid": [], "test": []}
     unbalanced = 0
     for name, class_groups in groups_by_class.items():
@@ -175,14 +173,12 @@ def split_records(
             group = group[: free[split]]
             splits[split] += group
             free[split] -= len(group)
-    description = (
-        f"{data.split:g} for validation, {data.test_split:g} for a test, equal texts together"
-    )
+    rule = f"{data.split:g} for validation, {data.test_split:g} for a test, equal texts together"
     if unbalanced:
-        description += f"; {unbalanced:,} left out to balance the classes"
+        rule += f"; {unbalanced:,} left out to balance the classes"
     if conflicting:
-        description += f"; {conflicting:,} left out because equal texts have different classes"
-    return {name: split for name, split in splits.items() if split or name != "test"}, description
+        rule += f"; {conflicting:,} left out because equal texts have different classes"
+    return {name: split for name, split in splits.items() if split or name != "test"}, rule
 
 
 def normalize_record(record: Record) -> str:
@@ -192,10 +188,6 @@ def normalize_record(record: Record) -> str:
     """
     text = " ".join(record.content.casefold().split())
     return re.sub(r"\d{4,}", "0000", text) if isinstance(record, Message) else text
-
-
-def record_label(record: Record) -> str | None:
-    return record.label if isinstance(record, Message) else None
 
 
 def shuffle_key(seed: int, text: str) -> bytes:

@@ -80,9 +80,9 @@ def clean_chunks(
     for text, ends_document in source.read_chunks(name):
         if scan is not None or config.repair_encoding:
             repaired, damage = repair_mojibake(text)
+            text = repaired if config.repair_encoding else text
             if scan is not None:
                 scan.mojibake += damage
-            text = repaired if config.repair_encoding else text
         # With data.document_boundary=line or file this mark is no boundary and must not become one.
         text = text.replace(END_OF_TEXT, "\n") if END_OF_TEXT in text else text
         text = text.lstrip() if starts_document else text
@@ -116,11 +116,8 @@ def best_possible(source: TextSource, writers: dict[str, SplitWriter]) -> dict[s
     entropy = source.entropy()
     if entropy is None:
         return None
-    held_out = {
-        name: sum(writer.negative_log_likelihoods)
-        for name, writer in writers.items()
-        if writer.negative_log_likelihoods
-    }
+    nats = {name: writer.negative_log_likelihoods for name, writer in writers.items()}
+    held_out = {name: sum(values) for name, values in nats.items() if values}
     return {"entropy_per_document": entropy, "negative_log_likelihood": held_out}
 
 
@@ -130,16 +127,6 @@ class TextBatch(NamedTuple):
     split: str
     texts: list[str]
     ends_document: bool
-
-
-class EncodedBatch(NamedTuple):
-    """The tokens of a TextBatch, with what the metadata needs."""
-
-    split: str
-    tokens: np.ndarray
-    characters: int
-    text_bytes: int
-    negative_log_likelihoods: list[float]
 
 
 def write_token_files(
@@ -160,20 +147,22 @@ def write_token_files(
         for name in own_splits:
             # The limit covers the training documents and what is held out of them.
             limit = data.max_tokens if name == "train" and data.max_tokens else math.inf
-            pending: deque[Future[EncodedBatch]] = deque()
+            pending: deque[tuple[TextBatch, Future[np.ndarray]]] = deque()
             tokens, batches = 0, text_batches(source, name, rule, data)
             while tokens < limit:
                 for batch in islice(batches, 2 * workers - len(pending)):
-                    pending.append(pool.submit(encode_batch, batch, source, tokenizer))
+                    pending.append((batch, pool.submit(encode_batch, batch, tokenizer)))
                 if not pending:
                     break
-                encoded = pending.popleft().result()
-                writer = writers[encoded.split]
-                writer.add(encoded.tokens, encoded.text_bytes)
-                writer.negative_log_likelihoods += encoded.negative_log_likelihoods
-                bar.update(encoded.characters)
-                tokens += len(encoded.tokens)
-            wait(pending)
+                batch, future = pending.popleft()
+                encoded, writer = future.result(), writers[batch.split]
+                writer.add(encoded, len("".join(batch.texts).encode()))
+                if batch.split != "train":
+                    nats = map(source.negative_log_likelihood, batch.texts)
+                    writer.negative_log_likelihoods += [n for n in nats if n is not None]
+                bar.update(sum(map(len, batch.texts)))
+                tokens += len(encoded)
+            wait([future for _, future in pending])
     return writers
 
 
@@ -197,16 +186,6 @@ def text_batches(
         yield TextBatch(split, rest, True)
 
 
-def encode_batch(batch: TextBatch, source: TextSource, tokenizer: Tokenizer) -> EncodedBatch:
-    split, texts, ends_document = batch
-    tokens = tokenizer.encode_documents(texts)
-    if not ends_document:  # the document continues in the next batch
-        tokens = tokens[:-1]
-    nats = [source.negative_log_likelihood(text) for text in texts] if split != "train" else []
-    return EncodedBatch(
-        split=split,
-        tokens=tokens,
-        characters=sum(map(len, texts)),
-        text_bytes=len("".join(texts).encode()),
-        negative_log_likelihoods=[value for value in nats if value is not None],
-    )
+def encode_batch(batch: TextBatch, tokenizer: Tokenizer) -> np.ndarray:
+    tokens = tokenizer.encode_documents(batch.texts)
+    return tokens if batch.ends_document else tokens[:-1]  # no end-of-text before the next batch

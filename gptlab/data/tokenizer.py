@@ -55,6 +55,10 @@ def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
     return b"".join(map(tokenizer.token_bytes, ids)).decode(errors="replace")
 
 
+def token_dtype(vocab_size: int) -> np.dtype:
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
 def fingerprint(tokenizer: Tokenizer) -> str:
     """Hash everything that decides how this tokenizer encodes."""
     return hashlib.sha256(json.dumps(tokenizer.state(), sort_keys=True).encode()).hexdigest()
@@ -106,19 +110,23 @@ class GPT2Tokenizer:
         return b"" if token == self.eot else self.bpe.decode_single_token_bytes(token)
 
 
-def parse_bpe_ranks(merges: str) -> dict[bytes, int]:
-    """Map the bytes of each token to its id, from the text of GPT-2's vocab.bpe.
+def byte_characters() -> dict[int, str]:
+    """The character by which GPT-2's files write each byte, in the order of the byte's token id.
 
-    The ids are the 256 bytes, printable ones first, then the merges, one per line. The file writes
-    the n-th unprintable byte as the character 256 + n.
+    First the printable bytes, then the others: the n-th of them is the character 256 + n.
     """
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-    unprintable = [b for b in range(256) if b not in printable]
-    stand_ins = {256 + n: b for n, b in enumerate(unprintable)}
+    others = (b for b in range(256) if b not in printable)
+    return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
+
+
+def parse_bpe_ranks(merges: str) -> dict[bytes, int]:
+    """Map the bytes of each token to its id: the 256 bytes, then the lines of vocab.bpe."""
+    characters = byte_characters()
+    to_bytes = {ord(character): b for b, character in characters.items()}
     pairs = merges.replace(" ", "").split("\n")[1:-1]  # the first line holds the version
-    merged = (pair.translate(stand_ins).encode("latin-1") for pair in pairs)
-    single = (bytes([b]) for b in printable + unprintable)
-    return {token: n for n, token in enumerate([*single, *merged])}
+    tokens = (text.translate(to_bytes).encode("latin-1") for text in (*characters.values(), *pairs))
+    return {token: n for n, token in enumerate(tokens)}
 
 
 def read_bpe_merges(sha256: str) -> str:
@@ -168,19 +176,16 @@ class VocabularyTokenizer:
 
     def encode(self, text: str) -> list[int]:
         ids = [self.ids.get(piece, -1) for piece in self.split(text)]
-        if -1 in ids:
-            if self.unknown == "error":
-                raise UserError(self.describe_unknown(text))
-            ids = [token for token in ids if token != -1]
-        return ids
-
-    def describe_unknown(self, text: str) -> str:
+        if -1 not in ids:
+            return ids
+        if self.unknown == "skip":
+            return [token for token in ids if token != -1]
         unknown = list(dict.fromkeys(p for p in self.split(text) if p not in self.ids))
-        listed = ", ".join(repr(piece) for piece in unknown[:8])
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-        return (
-            f"the model's vocabulary lacks: {listed}{more}; remove this from the text, or skip it "
-            "with unknown=skip (to generate or evaluate) or tokenizer.unknown=skip (for a corpus)"
+        raise UserError(
+            f"the model's vocabulary lacks: {', '.join(map(repr, unknown[:8]))}{more}; remove this "
+            "from the text, or skip it with unknown=skip (to generate or evaluate) or "
+            "tokenizer.unknown=skip (for a corpus)"
         )
 
     def encode_documents(self, documents: list[str]) -> np.ndarray:
@@ -188,7 +193,7 @@ class VocabularyTokenizer:
         for document in documents:
             ids += self.encode(document)
             ids.append(self.eot)
-        return np.array(ids, dtype=np.uint16 if self.vocab_size <= 2**16 else np.uint32)
+        return np.array(ids, dtype=token_dtype(self.vocab_size))
 
     def token_bytes(self, token: int) -> bytes:
         return b"" if token >= self.eot else self.pieces[token].encode()

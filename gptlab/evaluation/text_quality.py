@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from gptlab.data.tokenizer import decode
-from gptlab.data.toy import stories
+from gptlab.data.toy.stories import story_grammar
 from gptlab.evaluation.context import EvalContext, Results, named_results
 from gptlab.generation.engine import encode_prompt
 
@@ -22,7 +22,7 @@ def evaluate_text_quality(context: EvalContext) -> Results:
     samples = context.generate(prompt, count, context.seed, progress="text_quality")
     known = training_words(training_text(context))
     from_grammar = context.data.source == "toy_stories" and context.data.path is None
-    log_probability = stories.log_probability if from_grammar else None
+    log_probability = story_grammar().log_probability if from_grammar else None
     generated = [context.prompt + sample.text for sample in samples]
     ended = [sample.finish_reason == "end_of_text" for sample in samples]
     documents = context.documents("valid", count)

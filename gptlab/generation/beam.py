@@ -54,12 +54,7 @@ def beam_steps(request: GenerationRequest) -> Iterator[list[Sample]]:
 
 
 def expand_beams(
-    active: list[Sample],
-    search_BxV: Tensor,
-    model_BxV: Tensor,
-    beams: int,
-    eot: int,
-    is_last: bool,
+    active: list[Sample], search_BxV: Tensor, model_BxV: Tensor, beams: int, eot: int, is_last: bool
 ) -> list[tuple[int, Sample]]:
     """Extend the samples by one token and return the most likely results with their source rows.
 

@@ -22,7 +22,7 @@ from gptlab.data import readers, text_corpus
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
-from gptlab.data.toy import stories
+from gptlab.data.toy.stories import story_grammar
 from gptlab.utils.errors import UserError
 
 STORIES = [f"Story {i}: once there was a fox number {i * i}.\n\nIt was glad." for i in range(40)]
@@ -396,12 +396,12 @@ def test_memory_stays_bounded_for_a_large_text(tmp_path: Path) -> None:
 @pytest.mark.fast
 def test_best_possible_is_the_grammars_likelihood(toy_corpus: Corpus) -> None:
     texts = documents(toy_corpus, "valid")
-    expected = [-stories.log_probability(text) for text in texts]
+    expected = [-story_grammar().log_probability(text) for text in texts]
     nats = toy_corpus.negative_log_likelihoods("valid")
     np.testing.assert_allclose(nats, expected, rtol=1e-12)
     assert toy_corpus.negative_log_likelihoods("train") is None
     stored = toy_corpus.meta["best_possible"]
-    assert stored["entropy_per_document"] == pytest.approx(stories.entropy(), rel=1e-12)
+    assert stored["entropy_per_document"] == pytest.approx(story_grammar().entropy(), rel=1e-12)
     assert stored["negative_log_likelihood"]["valid"] == pytest.approx(sum(expected), rel=1e-12)
 
 

@@ -14,44 +14,60 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlab.data.toy import grammar as grammar_module
-from gptlab.data.toy.grammar import Grammar, Story
+from gptlab.data.toy.grammar import Grammar, Story, plot_name
 from gptlab.data.toy.grammar_parser import Choice, Copy, GrammarError
-from gptlab.data.toy.stories import entropy, fingerprint, generate_story, grammar, log_probability
+from gptlab.data.toy.stories import story_grammar
 from gptlab.data.toy.story_rules import RULES, SECTIONS
 
 TOKEN = re.compile(r" ?\w[\w'-]*| ?[^\w\s]|\s")
-PLOTS = list(grammar().plots)
+GRAMMAR = story_grammar()
+RULE = GRAMMAR.rules["plot"]
+PLOTS = {plot_name(a): math.exp(log) for a, log in zip(RULE.alternatives, RULE.logs, strict=True)}
+
+
+def restrict(plot: str, widths: dict[str, int]) -> Grammar:
+    """Keep one plot, and of each rule the first alternatives: `widths` of them, or else one.
+
+    Rules that exclude an earlier choice keep at least two.
+    """
+    slots = (p for r in GRAMMAR.rules.values() for a in r.alternatives for p in a.pieces)
+    excluding = {p.rule.name for p in slots if isinstance(p, Choice) and p.exclude}
+    small = {
+        name: alternatives[: max(widths.get(name, 1), 2 if name in excluding else 1)]
+        for name, alternatives in GRAMMAR.source.items()
+    }
+    return Grammar(small | {"plot": (f"{{{plot}}}",)})
 
 
 @pytest.fixture(scope="module")
 def stories() -> list[Story]:
-    return [generate_story(7, i) for i in range(5000)]
+    return [GRAMMAR.generate(7, i) for i in range(5000)]
 
 
 # --- probability -------------------------------------------------------------------------------
 
 
 def test_entropy_equals_the_mean_surprise(stories):
-    bits = entropy() / math.log(2)
+    bits = GRAMMAR.entropy() / math.log(2)
     assert 130 <= bits <= 160
     surprise = [-story.log_probability for story in stories[:2000]]
     error = statistics.stdev(surprise) / math.sqrt(len(surprise))
-    assert error < 0.01 * entropy()
-    assert abs(statistics.mean(surprise) - entropy()) < 4 * error
+    assert error < 0.01 * GRAMMAR.entropy()
+    assert abs(statistics.mean(surprise) - GRAMMAR.entropy()) < 4 * error
 
 
 def test_each_story_has_one_derivation_with_its_probability(stories):
     for story in stories[:2000]:
-        (derived,) = grammar().derivations(story.text)
+        (derived,) = GRAMMAR.derivations(story.text)
         assert (derived.text, derived.plot) == (story.text, story.plot)
         assert derived.log_probability == pytest.approx(story.log_probability, abs=1e-9)
-        assert log_probability(story.text) == derived.log_probability
+        assert GRAMMAR.log_probability(story.text) == derived.log_probability
 
 
 @pytest.mark.parametrize("plot", PLOTS)
 def test_probabilities_of_all_stories_of_a_small_grammar_sum_to_one(plot):
     """Each plot widens other rules, so that together they cover the grammar."""
-    whole = grammar()
+    whole = GRAMMAR
     reached, queue = set(), [plot, "opening", "when"]
     while queue:
         rule = whole.rules[queue.pop()]
@@ -59,10 +75,10 @@ def test_probabilities_of_all_stories_of_a_small_grammar_sum_to_one(plot):
         pieces = [piece for alternative in rule.alternatives for piece in alternative.pieces]
         queue += [piece.rule.name for piece in pieces if isinstance(piece, Choice)]
     names = random.Random(plot).sample(sorted(reached - {"opening"}), 10)
-    small = whole.restrict(1, [plot], {"opening": 3} | dict.fromkeys(names, 3))
+    small = restrict(plot, {"opening": 3} | dict.fromkeys(names, 3))
     while small.entropy() > math.log(1000):
         names.pop()
-        small = whole.restrict(1, [plot], {"opening": 3} | dict.fromkeys(names, 3))
+        small = restrict(plot, {"opening": 3} | dict.fromkeys(names, 3))
     every = list(small.derivations())
     assert len(every) > 100
     masses = [math.exp(story.log_probability) for story in every]
@@ -81,7 +97,7 @@ def test_probabilities_of_all_stories_of_a_small_grammar_sum_to_one(plot):
 def test_stories_follow_the_weights(stories):
     plots = Counter(story.plot for story in stories)
     assert len(plots) == len(PLOTS) >= 22
-    for plot, probability in grammar().plots.items():
+    for plot, probability in PLOTS.items():
         assert probability <= 0.08
         spread = math.sqrt(len(stories) * probability * (1 - probability))
         assert abs(plots[plot] - len(stories) * probability) < 4.5 * spread
@@ -95,19 +111,19 @@ def test_stories_follow_the_weights(stories):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text() | st.integers(0, 300).map(lambda n: generate_story(0, n).text[:n]))
+@given(st.text() | st.integers(0, 300).map(lambda n: GRAMMAR.generate(0, n).text[:n]))
 def test_any_string_has_a_log_probability(text):
-    assert log_probability(text) == -math.inf
+    assert GRAMMAR.log_probability(text) == -math.inf
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.text(min_size=1, max_size=3))
 def test_a_story_with_extra_text_is_rejected(seed, index, extra):
-    text = generate_story(seed, index).text
-    assert log_probability(text) > -math.inf
-    assert log_probability(text + extra) == -math.inf
-    assert log_probability(extra + text) == -math.inf
-    assert log_probability(text[:-1]) == -math.inf
+    text = GRAMMAR.generate(seed, index).text
+    assert GRAMMAR.log_probability(text) > -math.inf
+    assert GRAMMAR.log_probability(text + extra) == -math.inf
+    assert GRAMMAR.log_probability(extra + text) == -math.inf
+    assert GRAMMAR.log_probability(text[:-1]) == -math.inf
 
 
 def test_a_story_with_a_random_word_is_rejected(stories):
@@ -118,7 +134,7 @@ def test_a_story_with_a_random_word_is_rejected(stories):
         word = rng.choice(list(re.finditer(r"[\w']+", story.text)))
         other = rng.choice([w for w in rng.sample(vocabulary, 2) if w != word[0]])
         changed = story.text[: word.start()] + other + story.text[word.end() :]
-        for derived in grammar().derivations(changed):
+        for derived in GRAMMAR.derivations(changed):
             accepted += 1
             assert derived.text == changed
     # Few random words fit: most choices have at most forty of about nine hundred words.
@@ -132,11 +148,11 @@ def test_copies_and_pronouns_must_agree(stories):
         last = story.text.rindex(hero)
         other = "Anna" if hero != "Anna" else "Mia"
         renamed = story.text[:last] + other + story.text[last + len(hero) :]
-        assert log_probability(renamed) == -math.inf
+        assert GRAMMAR.log_probability(renamed) == -math.inf
         pronoun, wrong = ("She", "He") if hero in girls else ("He", "She")
         assert f". {pronoun} " in story.text
         swapped = story.text.replace(f". {pronoun} ", f". {wrong} ", 1)
-        assert log_probability(swapped) == -math.inf
+        assert GRAMMAR.log_probability(swapped) == -math.inf
 
 
 # --- generating --------------------------------------------------------------------------------
@@ -146,11 +162,11 @@ def test_copies_and_pronouns_must_agree(stories):
 def test_stories_are_a_pure_function_of_seed_and_index():
     fresh = Grammar(RULES)
     backwards = [fresh.generate(5, i) for i in reversed(range(50))]
-    assert backwards[::-1] == [generate_story(5, i) for i in range(50)]
-    assert len({generate_story(s, i).text for s in range(20) for i in range(20)}) == 400
-    assert generate_story(1, 23) != generate_story(12, 3)
+    assert backwards[::-1] == [GRAMMAR.generate(5, i) for i in range(50)]
+    assert len({GRAMMAR.generate(s, i).text for s in range(20) for i in range(20)}) == 400
+    assert GRAMMAR.generate(1, 23) != GRAMMAR.generate(12, 3)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        generate_story(5, 0).text = ""
+        GRAMMAR.generate(5, 0).text = ""
 
 
 @pytest.mark.fast
@@ -172,7 +188,7 @@ def test_stories_stay_the_same_across_versions():
 
 def test_fingerprint_changes_with_words_and_weights():
     rules = dict(RULES)
-    same = fingerprint()
+    same = GRAMMAR.fingerprint()
     assert re.fullmatch(r"[0-9a-f]{64}", same)
     assert Grammar(rules).fingerprint() == same
     heavier = rules | {"toy": ("2* ball", *rules["toy"][1:])}
@@ -232,7 +248,7 @@ def test_no_possible_story_is_longer_than_125_tokens():
             known[choice.bind] = max(sizes)
         return max(sizes), known
 
-    assert longest(Choice(grammar().rules["story"]), {})[0] <= 125
+    assert longest(Choice(GRAMMAR.rules["story"]), {})[0] <= 125
 
 
 # --- checks of the rules -----------------------------------------------------------------------
@@ -272,11 +288,6 @@ def test_malformed_or_ambiguous_grammars_are_refused(change):
     Grammar(SMALL)
     with pytest.raises(GrammarError):
         Grammar(SMALL | change)
-
-
-def test_restrict_refuses_an_unknown_plot():
-    with pytest.raises(GrammarError, match="no_such_plot"):
-        grammar().restrict(1, ["no_such_plot"])
 
 
 def test_every_rule_is_used_and_named_once():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gptlab.data.toy import stories
+from gptlab.data.toy.stories import story_grammar
 from gptlab.evaluation.document_scores import read_document_scores
 from tests.evaluation.conftest import EvaluatedRun
 
@@ -39,7 +39,7 @@ def test_results_are_printed_stored_and_shown_in_tensorboard(command, trained: P
 
 
 def test_the_command_line_can_name_another_text(command, trained: Path, tmp_path: Path) -> None:
-    texts = [stories.generate_story(9, number).text for number in range(40)]
+    texts = [story_grammar().generate(9, number).text for number in range(40)]
     (tmp_path / "other.txt").write_text("<|endoftext|>".join(texts))
     other = ["data=text", "data.path=other.txt", "data.split=0.5", "tokenizer.unknown=skip"]
     result = command("gptlab.evaluate", "suite=[perplexity]", *other)

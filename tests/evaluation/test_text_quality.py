@@ -2,20 +2,20 @@
 
 import pytest
 
-from gptlab.data.toy import stories
+from gptlab.data.toy.stories import story_grammar
 from gptlab.evaluation.bleu_rouge import compare_continuations
 from gptlab.evaluation.text_quality import measure_text_quality, training_words
 
 
 def test_the_grammar_recognises_its_own_stories() -> None:
-    real = [stories.generate_story(3, number).text for number in range(4)]
+    real = [story_grammar().generate(3, number).text for number in range(4)]
     broken = [real[0] + " And", "Once upon a time"]
     known = training_words(real)
     quality = measure_text_quality(
-        [*real, *broken], [True] * 4 + [False] * 2, known, stories.log_probability
+        [*real, *broken], [True] * 4 + [False] * 2, known, story_grammar().log_probability
     )
     assert quality.grammatical == pytest.approx(4 / 6) and quality.ended == pytest.approx(4 / 6)
-    assert quality.nats == pytest.approx(-sum(map(stories.log_probability, real)) / 4)
+    assert quality.nats == pytest.approx(-sum(map(story_grammar().log_probability, real)) / 4)
     assert quality.unknown_words == 0.0
     assert measure_text_quality(["a xyzzy"], [True], {"a"}, None).unknown_words == 0.5
 

@@ -13,22 +13,13 @@ import json
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from gptlab.data.toy.grammar_parser import (
-    PLOT,
-    PRONOUNS,
-    START,
-    Alternative,
-    Choice,
-    Copy,
-    GrammarError,
-    RuleTexts,
-    compile_rules,
-)
+from gptlab.data.toy import grammar_parser as parser
+from gptlab.data.toy.grammar_parser import PLOT, START, Alternative, Choice, Copy
 
 FORMAT = 1  # raise when the same rules generate other stories, so that corpora are rebuilt
 
@@ -58,9 +49,9 @@ class Grammar:
     Raises GrammarError if the rules are malformed or ambiguous.
     """
 
-    def __init__(self, source: RuleTexts) -> None:
+    def __init__(self, source: parser.RuleTexts) -> None:
         self.source = {name: tuple(alternatives) for name, alternatives in source.items()}
-        self.rules = compile_rules(self.source)
+        self.rules = parser.compile_rules(self.source)
         self._start = Choice(self.rules[START])
 
     def entropy(self) -> float:
@@ -74,10 +65,11 @@ class Grammar:
 
         def pieces_entropy(alternative: Alternative) -> float:
             choices = (piece for piece in alternative.pieces if isinstance(piece, Choice))
-            return math.fsum(
-                math.log(len(c.rule.alternatives) - 1) if c.exclude else rule_entropy(c.rule.name)
-                for c in choices
-            )
+            return math.fsum(map(choice_entropy, choices))
+
+        def choice_entropy(choice: Choice) -> float:
+            rule = choice.rule
+            return math.log(len(rule.index) - 1) if choice.exclude else rule_entropy(rule.name)
 
         return rule_entropy(START)
 
@@ -111,8 +103,8 @@ class Grammar:
     def derivations(self, text: str | None = None) -> Iterator[Story]:
         """Yield every derivation of `text`; without a text, every story of the grammar.
 
-        The search stops only where the text differs, so it would find a second derivation. To list
-        all stories, make the grammar smaller with `restrict` first.
+        The search stops only where the text differs, so it would find a second derivation. Only
+        a small grammar has few enough stories to list them all.
         """
         states = [SearchState("", ((self._start,), 0, None), {}, "", 0.0)]
         while states:
@@ -140,38 +132,10 @@ class Grammar:
         """The natural-log probability (nats) of a text; -inf if it is not a story."""
         return next((story.log_probability for story in self.derivations(text)), -math.inf)
 
-    @property
-    def plots(self) -> dict[str, float]:
-        """The probability of each plot, by name."""
-        rule = self.rules[PLOT]
-        pairs = zip(rule.alternatives, rule.logs, strict=True)
-        return {plot_name(alternative): math.exp(log) for alternative, log in pairs}
-
     def fingerprint(self) -> str:
         """A SHA-256 hex digest of everything that decides the stories."""
-        content = json.dumps([FORMAT, PRONOUNS, list(self.source.items())])
+        content = json.dumps([FORMAT, parser.PRONOUNS, list(self.source.items())])
         return hashlib.sha256(content.encode()).hexdigest()
-
-    def restrict(
-        self, keep: int, plots: Sequence[str] = (), widths: Mapping[str, int] | None = None
-    ) -> "Grammar":
-        """Make a smaller grammar: the first `keep` alternatives of each rule, and these plots.
-
-        `widths` sets another number for some rules; no `plots` means all. Rules that exclude an
-        earlier choice keep at least two, and listed plots have equal weights.
-        Raises GrammarError for an unknown plot.
-        """
-        unknown = set(plots) - self.plots.keys()
-        if unknown:
-            raise GrammarError(f"no plots named {sorted(unknown)}")
-        slots = (p for r in self.rules.values() for a in r.alternatives for p in a.pieces)
-        excluding = {p.rule.name for p in slots if isinstance(p, Choice) and p.exclude}
-        source: dict[str, Sequence[str]] = {}
-        for name, alternatives in self.source.items():
-            width = max((widths or {}).get(name, keep), 2 if name in excluding else 1)
-            source[name] = alternatives[:width]
-        source[PLOT] = [f"{{{name}}}" for name in plots] or self.source[PLOT]
-        return Grammar(source)
 
 
 def plot_name(alternative: Alternative) -> str:

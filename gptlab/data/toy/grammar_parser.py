@@ -81,9 +81,8 @@ def compile_rules(source: RuleTexts) -> dict[str, Rule]:
     """
     rules = {name: Rule(name) for name in source}
     for name, rule in rules.items():
-        rule.set_alternatives(
-            [compile_alternative(text, rules) for text in expand_includes(source, name)]
-        )
+        texts = expand_includes(source, name)
+        rule.set_alternatives([compile_alternative(text, rules) for text in texts])
     AmbiguityChecker(rules).check()
     return rules
 
@@ -110,10 +109,8 @@ def compile_alternative(source: str, rules: Mapping[str, Rule]) -> Alternative:
     for slot in SLOT.finditer(text):
         bind, name, form, exclude = slot.groups()
         pieces.append(text[end : slot.start()])
-        if name in rules:
-            pieces.append(Choice(rules[name], bind, exclude))
-        else:
-            pieces.append(Copy(name, form or ""))
+        is_choice = name in rules
+        pieces.append(Choice(rules[name], bind, exclude) if is_choice else Copy(name, form or ""))
         end = slot.end()
     pieces = [piece for piece in (*pieces, text[end:]) if piece != ""]
     stray = any(set(piece) & set("{}~|") for piece in pieces if isinstance(piece, str))
@@ -132,6 +129,7 @@ class AmbiguityChecker:
     def __init__(self, rules: Mapping[str, Rule]):
         self.rules = rules
         self.bindings: dict[str, dict[str, Alternative]] = {}  # possible choices by name
+        self.rule_prefixes: dict[tuple[str, int], set[str]] = {}  # by rule and their length
 
     def check(self) -> None:
         """Raise GrammarError if a check fails."""
@@ -144,9 +142,8 @@ class AmbiguityChecker:
             if len(alternative.pieces) > 1 or not isinstance(alternative.pieces[0], Choice):
                 raise GrammarError(f"a plot is one slot, not {alternative.text!r}")
         self.check_bindings(Choice(self.rules[START]), frozenset())
-        cache: dict[tuple[str, int], set[str]] = {}
         for rule in self.rules.values():
-            self.check_distinct(rule, cache)
+            self.check_distinct(rule)
 
     def check_bindings(self, choice: Choice, known: frozenset[str]) -> frozenset[str]:
         """Check that names are bound once and before use; return those bound afterwards."""
@@ -173,14 +170,14 @@ class AmbiguityChecker:
             after.append(bound)
         return frozenset.intersection(*after)
 
-    def check_distinct(self, rule: Rule, cache: dict[tuple[str, int], set[str]]) -> None:
+    def check_distinct(self, rule: Rule) -> None:
         """Check that no alternative generates a prefix of what another can generate."""
         clash = ""
         for limit in LOOKAHEAD:
             prefixes = sorted(
                 (prefix, i)
                 for i, alternative in enumerate(rule.alternatives)
-                for prefix in self.prefixes(alternative.pieces, limit, cache)
+                for prefix in self.prefixes(alternative, limit)
             )
             clash, (last, owner) = "", prefixes[0]
             for prefix, i in prefixes:
@@ -192,12 +189,10 @@ class AmbiguityChecker:
                 return
         raise GrammarError(f"alternatives of {rule.name!r} are ambiguous: {clash!r}")
 
-    def prefixes(
-        self, pieces: Sequence, limit: int, cache: dict[tuple[str, int], set[str]]
-    ) -> set[str]:
-        """All texts that the pieces can start with, cut to `limit` characters."""
+    def prefixes(self, alternative: Alternative, limit: int) -> set[str]:
+        """All texts that the alternative can start with, cut to `limit` characters."""
         prefixes = {""}
-        for piece in pieces:
+        for piece in alternative.pieces:
             if all(len(prefix) >= limit for prefix in prefixes):
                 break
             if isinstance(piece, str):
@@ -206,11 +201,9 @@ class AmbiguityChecker:
                 texts = {a.forms[piece.form] for a in self.bindings[piece.name].values()}
             else:
                 key = (piece.rule.name, limit)
-                if key not in cache:
-                    alternatives = piece.rule.alternatives
-                    cache[key] = set().union(
-                        *(self.prefixes(a.pieces, limit, cache) for a in alternatives)
-                    )
-                texts = cache[key]
+                if key not in self.rule_prefixes:
+                    texts = set().union(*(self.prefixes(a, limit) for a in piece.rule.alternatives))
+                    self.rule_prefixes[key] = texts
+                texts = self.rule_prefixes[key]
             prefixes = {(prefix + text)[:limit] for prefix in prefixes for text in texts}
         return prefixes

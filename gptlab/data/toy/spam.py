@@ -52,7 +52,6 @@ Reply with your name to get a {thing} and {sum} in cash""".splitlines()
 
 ENDINGS = ["", "", "", " Thanks", " Bye", " x", ".", "!", " Don't miss it", " See you", " ok?"]
 
-
 # A message may quote one of the other class: only both parts together decide the class.
 QUOTE_SPAM = ["{kin} got this, is it true? {other}", "{other} That was a text to {name}, funny"]
 QUOTE_HAM = ["{other} Call me on {number}", "{other} New text from {name}, read it on {number}"]

@@ -168,3 +168,6 @@ KINDNESS_WORDS = {
     "plank": "bridge | boat",
     "shaky": "shaky | slippery | narrow | weak",
 }
+
+PLOTS = (*LOST_AND_BROKEN, *MAKING, *KINDNESS)
+SECTIONS = (LOST_AND_BROKEN, LOST_WORDS, MAKING, MAKING_WORDS, KINDNESS, KINDNESS_WORDS)

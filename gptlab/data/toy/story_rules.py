@@ -13,14 +13,7 @@ one space. Most words are in mid-sized lists of equal weights that many plots sh
 learned quickly and spread the surprise over the whole story.
 """
 
-from gptlab.data.toy.story_plots import (
-    KINDNESS,
-    KINDNESS_WORDS,
-    LOST_AND_BROKEN,
-    LOST_WORDS,
-    MAKING,
-    MAKING_WORDS,
-)
+from gptlab.data.toy import story_plots
 
 # --- who and where ---------------------------------------------------------------------------
 
@@ -153,18 +146,8 @@ LESSONS = {
 
 # ---------------------------------------------------------------------------------------------
 
-SECTIONS: tuple[dict[str, str], ...] = (
-    WHO,
-    FRAMES,
-    LESSONS,
-    LOST_AND_BROKEN,
-    LOST_WORDS,
-    MAKING,
-    MAKING_WORDS,
-    KINDNESS,
-    KINDNESS_WORDS,
-    {"plot": " | ".join(f"{{{name}}}" for name in (*LOST_AND_BROKEN, *MAKING, *KINDNESS))},
-)
+PLOT = {"plot": " | ".join(f"{{{name}}}" for name in story_plots.PLOTS)}
+SECTIONS: tuple[dict[str, str], ...] = (WHO, FRAMES, LESSONS, *story_plots.SECTIONS, PLOT)
 
 # The alternatives of every rule, by name.
 RULES: dict[str, tuple[str, ...]] = {

@@ -8,7 +8,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlab.config.schema import ExportConfig
-from gptlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, read_bpe_merges
+from gptlab.data.tokenizer import (
+    END_OF_TEXT,
+    CharTokenizer,
+    GPT2Tokenizer,
+    Tokenizer,
+    byte_characters,
+    read_bpe_merges,
+)
 from gptlab.model.checkpoint import LoadedModel, read_lora_adapter
 from gptlab.model.hf.gpt2 import to_gpt2_config, to_gpt2_weights
 from gptlab.model.hf.llama import to_llama_config, to_llama_weights
@@ -91,13 +98,8 @@ def full_model_files(model: LoadedModel) -> tuple[dict[str, Tensor], Files]:
 
 def tokenizer_files(tokenizer: Tokenizer, window: int) -> Files:
     """Return the files that AutoTokenizer reads; raise UserError for unsupported tokenizers."""
-    settings = {
-        "model_max_length": window,
-        "eos_token": "<|endoftext|>",
-        "bos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-    }
+    settings: Files = {"model_max_length": window, "clean_up_tokenization_spaces": False}
+    settings |= dict.fromkeys(("eos_token", "bos_token", "unk_token"), END_OF_TEXT)
     if isinstance(tokenizer, GPT2Tokenizer):
         merges = read_bpe_merges(GPT2Tokenizer.VOCAB_SHA256)
         files = {"vocab.json": gpt2_vocabulary(tokenizer), "merges.txt": merges}
@@ -113,34 +115,24 @@ def tokenizer_files(tokenizer: Tokenizer, window: int) -> Files:
 
 def gpt2_vocabulary(tokenizer: GPT2Tokenizer) -> dict[str, int]:
     """Return vocab.json: each token's bytes as printable characters, as in merges.txt."""
-    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-    characters = {b: chr(b) for b in printable}
-    others = [b for b in range(256) if b not in characters]
-    characters |= {b: chr(256 + n) for n, b in enumerate(others)}
-    pieces = {
-        "".join(characters[b] for b in tokenizer.token_bytes(token)): token
-        for token in range(tokenizer.eot)
-    }
-    return pieces | {"<|endoftext|>": tokenizer.eot}
+    characters = byte_characters()
+    tokens = map(tokenizer.token_bytes, range(tokenizer.eot))
+    pieces = ["".join(characters[b] for b in token) for token in tokens]
+    return {piece: token for token, piece in enumerate([*pieces, END_OF_TEXT])}
 
 
 def char_tokenizer_json(tokenizer: CharTokenizer) -> Files:
     """Return tokenizer.json for a list of characters, in the format of the tokenizers library."""
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    eot = {"id": tokenizer.eot, "content": "<|endoftext|>", "special": True, **special}
+    vocabulary = tokenizer.ids | {END_OF_TEXT: tokenizer.eot}
+    eot: dict[str, Any] = {"id": tokenizer.eot, "content": END_OF_TEXT, "special": True}
+    eot |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {
         "version": "1.0",
         "added_tokens": [eot],
         "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": r"[\s\S]"},
-            "behavior": "Isolated",
-            "invert": False,
+            **{"type": "Split", "pattern": {"Regex": r"[\s\S]"}},
+            **{"behavior": "Isolated", "invert": False},
         },
         "decoder": {"type": "Fuse"},
-        "model": {
-            "type": "WordLevel",
-            "vocab": {**tokenizer.ids, "<|endoftext|>": tokenizer.eot},
-            "unk_token": "<|endoftext|>",
-        },
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": END_OF_TEXT},
     }
