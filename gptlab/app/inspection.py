@@ -9,13 +9,7 @@ from typing import Any
 import torch
 
 from gptlab.app.streaming import require_generator, round_probability, token_text
-from gptlab.evaluation.interpretability import (
-    attention_maps,
-    logit_lens,
-    longest_tokens,
-    nearest_tokens,
-    token_expectations,
-)
+from gptlab.evaluation import interpretability
 from gptlab.generation.engine import encode_prompt
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import UserError
@@ -36,13 +30,13 @@ def token_texts(model: LoadedModel, ids: list[int]) -> list[str]:
 
 
 def inspect_attention(model: LoadedModel, text: str, unknown: str, layer: int) -> dict[str, Any]:
-    """Return one layer's attention weights in thousandths: a flat T × T table for each head, a row
-    for each token that attends. Raises UserError for a layer the model does not have."""
+    """Return one layer's attention weights in thousandths: for each head a flat T × T table, rows
+    attend to columns. Raises UserError for a layer the model does not have."""
     num_layers = len(model.net.blocks)
     if layer >= num_layers:
         raise UserError(f"layer={layer}: must be 0 to {num_layers - 1} for this model")
     ids = encode_text(model, text, unknown)
-    weights_HxTxT = attention_maps(model.net, ids)[layer]
+    weights_HxTxT = interpretability.attention_maps(model.net, ids)[layer]
     heads = (1000 * weights_HxTxT).round().to(torch.int16).flatten(1).tolist()
     tokens = token_texts(model, ids)
     return {"tokens": tokens, "layer": layer, "num_layers": num_layers, "heads": heads}
@@ -51,17 +45,12 @@ def inspect_attention(model: LoadedModel, text: str, unknown: str, layer: int) -
 def inspect_logit_lens(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
     """Return the next token each layer would predict; layer 0 is the embedding."""
     ids = encode_text(model, text, unknown)
-    lens = logit_lens(model.net, ids, model.tokenizer.vocab_size)
-    layers = [
-        {
-            "predictions": token_texts(model, predictions),
-            "probabilities": [round(p, 4) for p in probabilities],
-            "nats": nats,
-        }
-        for predictions, probabilities, nats in zip(
-            lens.tokens, lens.probabilities, lens.nats, strict=True
-        )
-    ]
+    lens = interpretability.logit_lens(model.net, ids, model.tokenizer.vocab_size)
+    layers = []
+    for top, probabilities, nats in zip(lens.tokens, lens.probabilities, lens.nats, strict=True):
+        rounded = [round(p, 4) for p in probabilities]
+        predictions = token_texts(model, top)
+        layers.append({"predictions": predictions, "probabilities": rounded, "nats": nats})
     return {"tokens": token_texts(model, ids), "layers": layers}
 
 
@@ -69,7 +58,6 @@ def inspect_surprise(model: LoadedModel, text: str, unknown: str) -> dict[str, A
     """Return for each token but the first its probability, and what the model expected instead."""
     ids = encode_text(model, text, unknown)
     tokenizer = model.tokenizer
-    expectations = token_expectations(model.net, ids, tokenizer.vocab_size) if len(ids) > 1 else []
     tokens = [
         {
             "token": token_text(tokenizer, each.token),
@@ -80,7 +68,7 @@ def inspect_surprise(model: LoadedModel, text: str, unknown: str) -> dict[str, A
                 [token_text(tokenizer, id), round_probability(p)] for id, p in each.likeliest
             ],
         }
-        for each in expectations
+        for each in interpretability.token_expectations(model.net, ids, tokenizer.vocab_size)
     ]
     return {"first": token_text(tokenizer, ids[0]), "tokens": tokens}
 
@@ -90,8 +78,8 @@ def inspect_nearest_tokens(model: LoadedModel, text: str, unknown: str) -> dict[
     with its cosine similarity."""
     tokenizer, tokens = model.tokenizer, []
     ids = encode_text(model, text, unknown)
-    for id in longest_tokens(tokenizer, ids, MAX_NEAREST_TOKENS):
-        nearest = nearest_tokens(model.net, id, tokenizer.vocab_size, most=8)
+    for id in interpretability.longest_tokens(tokenizer, ids, MAX_NEAREST_TOKENS):
+        nearest = interpretability.nearest_tokens(model.net, id, tokenizer.vocab_size, most=8)
         words = [[token_text(tokenizer, other), round(cosine, 4)] for other, cosine in nearest]
         tokens.append({"token": token_text(tokenizer, id), "nearest": words})
     return {"tokens": tokens}

@@ -1,5 +1,6 @@
 """Run the web server: check the configuration, open a port, serve until Ctrl-C."""
 
+import contextlib
 import importlib.util
 import ipaddress
 import os
@@ -109,14 +110,12 @@ def make_server(config: AppConfig, port: int, registry: "ModelRegistry") -> "uvi
 def page_url(config: AppConfig, port: int) -> str:
     """Return the address to open in a browser, including the token."""
     host = config.host
-    try:
+    with contextlib.suppress(ValueError):  # a name
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
             host = socket.gethostname()
         elif address.version == 6:
             host = f"[{address}]"
-    except ValueError:  # a name
-        pass
     return f"http://{host}:{port}/" + (f"?token={config.token}" if config.token else "")
 
 

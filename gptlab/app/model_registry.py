@@ -25,13 +25,11 @@ class ModelRegistry:
     A name from a client is looked up in the list of what exists, and never used as a path.
     """
 
-    def __init__(
-        self, root: Path, checkpoint: Path, max_models: int, accelerator: str, weights: str
-    ):
+    def __init__(self, root: Path, checkpoint: Path, max_models: int, device: str, dtype: str):
         self.root = root
         self.max_models = max_models
-        self.accelerator = accelerator
-        self.weights = weights
+        self.device = device
+        self.weight_dtype = dtype
         self.standalone: dict[str, dict[str, Path]] = {}  # checkpoints of models without a run
         self.standalone_tasks: dict[str, str] = {}  # known after loading
         self.external_runs: dict[str, Path] = {}  # run folders outside `root`
@@ -106,12 +104,10 @@ class ModelRegistry:
 
         Call it from the computing thread only: two threads must not share a net.
         """
-        path = self.checkpoints(run).get(checkpoint)
         try:
-            if path is None:
-                raise FileNotFoundError
+            path = self.checkpoints(run)[checkpoint]
             stat = path.stat()
-        except OSError:
+        except (OSError, KeyError):
             raise NotFound(f"{run}: its checkpoint {checkpoint} no longer exists") from None
         key = (path, stat.st_mtime_ns, stat.st_size)
         if key not in self.models:
@@ -120,7 +116,7 @@ class ModelRegistry:
             while len(self.models) >= self.max_models:
                 self.models.popitem(last=False)
             model = load_model(path)
-            quantize_linears(model.net.to(self.accelerator), self.weights)
+            quantize_linears(model.net.to(self.device), self.weight_dtype)
             self.models[key] = model
             if run in self.standalone:
                 self.standalone_tasks[run] = model_task(model)
@@ -131,10 +127,8 @@ class ModelRegistry:
         """Return the training step of a checkpoint, from its name or content; None if unknown."""
         if path.stem.startswith("step_"):
             return int(path.stem.removeprefix("step_"))
-        with (
-            contextlib.suppress(OSError, UserError, KeyError, TypeError, ValueError),
-            self.steps_lock,
-        ):
+        unreadable = (OSError, UserError, KeyError, TypeError, ValueError)
+        with contextlib.suppress(*unreadable), self.steps_lock:
             modified = path.stat().st_mtime_ns
             if self.steps.get(path, (0, 0))[0] != modified:
                 self.steps[path] = modified, int(read_checkpoint(path, mmap=True)["global_step"])

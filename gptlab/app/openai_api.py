@@ -20,13 +20,12 @@ from gptlab.generation.engine import encode_prompt
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import UserError
 
-SAMPLING_FIELDS = {
-    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "no_repeat_ngram",
-}  # fmt: skip
+SAMPLING_FIELDS = set("temperature top_p top_k min_p repetition_penalty no_repeat_ngram".split())
 FINISH_REASONS = {"end_of_text": "stop", "stop": "stop", "length": "length", None: None}
 MAX_PROMPTS = MAX_STOPS = 8
 Ids = list[int]
 Choice = dict[str, Any]  # OpenAI's object of that name, or a part of it
+Logprobs = dict[str, list[Any]]
 CompletionEvent = tuple[TokenEvent | None, Choice]  # no token: an echoed prompt
 
 
@@ -62,9 +61,8 @@ class CompletionRequest(BaseModel):
     @classmethod
     def drop_nulls(cls, values: Any) -> Any:
         """Treat null as not given."""
-        if not isinstance(values, dict):
-            return values
-        return {name: value for name, value in values.items() if value is not None}
+        is_dict = isinstance(values, dict)
+        return {n: v for n, v in values.items() if v is not None} if is_dict else values
 
     def prompts(self) -> list[str | Ids]:
         """Return one or several prompts; raises UserError for none or too many."""
@@ -111,12 +109,8 @@ class CompletionJob:
         self.config = request.to_config(max_new_tokens)
         self.prompts = request.prompts()
         self.prompt_tokens = self.completion_tokens = 0
-        self.header = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": request.model,
-        }
+        created = {"created": int(time.time()), "model": request.model}
+        self.header = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion"} | created
 
     def events(self, model: LoadedModel) -> Generator[CompletionEvent, None, None]:
         """Yield each token with its choice; an echoed prompt comes first, without a token."""
@@ -145,9 +139,7 @@ class CompletionJob:
                 index = first_index + event.sample
                 yield event, make_choice(index, event.text, logprobs, reason)
 
-    def echo(
-        self, model: LoadedModel, ids: Ids, is_text: bool
-    ) -> tuple[str, dict[str, list[Any]] | None]:
+    def echo(self, model: LoadedModel, ids: Ids, is_text: bool) -> tuple[str, Logprobs | None]:
         """Return the prompt's text, and the log-probabilities of its tokens if requested."""
         eot = model.tokenizer.eot
         text = decode(model.tokenizer, [id for id in ids if id != eot])
@@ -159,11 +151,9 @@ class CompletionJob:
         return text, logprobs
 
     def usage(self) -> dict[str, int]:
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        total = prompt + completion
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
 
     def response(self, events: list[CompletionEvent]) -> dict[str, Any]:
         """Return the whole response, for a request that does not stream."""
@@ -171,7 +161,7 @@ class CompletionJob:
         logprobs: dict[int, list[float]] = {}
         for event, choice in events:
             index = choice["index"]
-            if event is not None:
+            if event:
                 logprobs.setdefault(index, []).append(event.logprob)
             choices[index] = join_choices(choices[index], choice) if index in choices else choice
         selected: list[Choice] = []
@@ -211,13 +201,11 @@ def encode_sse(content: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
 
 
-def make_choice(
-    index: int, text: str, logprobs: dict[str, list[Any]] | None, finish_reason: str | None
-) -> Choice:
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+def make_choice(index: int, text: str, logprobs: Logprobs | None, reason: str | None) -> Choice:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def token_logprobs(model: LoadedModel, event: TokenEvent, offset: int) -> dict[str, list[Any]]:
+def token_logprobs(model: LoadedModel, event: TokenEvent, offset: int) -> Logprobs:
     """Return one token's log-probabilities under the model, before any sampling setting."""
     token = token_text(model.tokenizer, event.token)
     top = {token_text(model.tokenizer, id): logprob for id, logprob in event.alternatives}
@@ -230,7 +218,7 @@ def token_logprobs(model: LoadedModel, event: TokenEvent, offset: int) -> dict[s
     }
 
 
-def prompt_logprobs(model: LoadedModel, ids: Ids, num_alternatives: int) -> dict[str, list[Any]]:
+def prompt_logprobs(model: LoadedModel, ids: Ids, num_alternatives: int) -> Logprobs:
     """Return the log-probabilities of a prompt's tokens; the first has none.
 
     Raises UserError for a prompt longer than the model's window.
@@ -238,9 +226,8 @@ def prompt_logprobs(model: LoadedModel, ids: Ids, num_alternatives: int) -> dict
     window, tokenizer = model.net.config.window, model.tokenizer
     if len(ids) > window + 1:
         raise UserError(f"prompt: echo with logprobs takes at most {window + 1:,} tokens")
-    expectations = []
-    if len(ids) > 1:
-        expectations = token_expectations(model.net, ids, tokenizer.vocab_size, num_alternatives)
+    vocab_size = tokenizer.vocab_size
+    expectations = token_expectations(model.net, ids, vocab_size, num_alternatives)
     tops: list[dict[str, float] | None] = [None]
     for each in expectations:
         top = {token_text(tokenizer, id): math.log(max(p, 1e-30)) for id, p in each.likeliest}

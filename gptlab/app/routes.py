@@ -15,13 +15,7 @@ from starlette.exceptions import HTTPException
 from gptlab.app import inspection, openai_api, run_history
 from gptlab.app.job_queue import JobQueue
 from gptlab.app.model_registry import ModelRegistry
-from gptlab.app.schemas import (
-    AttentionRequest,
-    GenerateRequest,
-    ModelRequest,
-    TextRequest,
-    form_fields,
-)
+from gptlab.app.schemas import AttentionRequest, GenerateRequest, TextRequest, form_fields
 from gptlab.app.security import SecurityMiddleware
 from gptlab.app.streaming import (
     INTERNAL_ERROR,
@@ -35,12 +29,8 @@ from gptlab.config.schema import AppConfig
 from gptlab.utils.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
-MEDIA_TYPES = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+MEDIA_TYPES[".svg"] = "image/svg+xml"
 
 
 def create_app(config: AppConfig, port: int, registry: ModelRegistry, queue: JobQueue) -> FastAPI:
@@ -77,8 +67,7 @@ def add_static_files(app: FastAPI) -> None:
 def add_run_routes(app: FastAPI, config: AppConfig, registry: ModelRegistry) -> None:
     @app.get("/api/settings")
     def read_settings() -> dict[str, Any]:
-        """The default run and checkpoint, and default, range and help of each number in the
-        form."""
+        """The default run and checkpoint, and default, range and help of the form's numbers."""
         run, checkpoint = registry.default
         fields = form_fields(config.sampling, config.max_new_tokens)
         return {"run": run, "checkpoint": checkpoint, "fields": fields}
@@ -113,40 +102,39 @@ def add_generate_route(
 
 def add_inspection_routes(app: FastAPI, registry: ModelRegistry, queue: JobQueue) -> None:
     def inspect(
-        request: ModelRequest, function: Callable[..., dict[str, Any]], *arguments: Any
+        request: TextRequest, function: Callable[..., dict[str, Any]], *arguments: Any
     ) -> Response:
         selection = registry.resolve(request.run, request.checkpoint)
 
         def job() -> Generator[dict[str, Any], None, None]:
-            yield function(registry.load(*selection), *arguments)
+            yield function(registry.load(*selection), request.text, request.unknown, *arguments)
 
         return JobResponse(queue, job)
 
     @app.post("/api/attention")
     async def attention(request: AttentionRequest) -> Response:
         """The attention weights of each head in one layer, in thousandths."""
-        arguments = (request.text, request.unknown, request.layer)
-        return inspect(request, inspection.inspect_attention, *arguments)
+        return inspect(request, inspection.inspect_attention, request.layer)
 
     @app.post("/api/logit_lens")
     async def logit_lens(request: TextRequest) -> Response:
         """The next token that each layer would predict."""
-        return inspect(request, inspection.inspect_logit_lens, request.text, request.unknown)
+        return inspect(request, inspection.inspect_logit_lens)
 
     @app.post("/api/nearest_tokens")
     async def nearest_tokens(request: TextRequest) -> Response:
         """The tokens with the most similar embeddings, for the longest tokens of the text."""
-        return inspect(request, inspection.inspect_nearest_tokens, request.text, request.unknown)
+        return inspect(request, inspection.inspect_nearest_tokens)
 
     @app.post("/api/surprise")
     async def surprise(request: TextRequest) -> Response:
         """The probability of each token of the text, and what the model expected instead."""
-        return inspect(request, inspection.inspect_surprise, request.text, request.unknown)
+        return inspect(request, inspection.inspect_surprise)
 
     @app.post("/api/classify")
     async def classify(request: TextRequest) -> Response:
         """The probability of each class, for a model that is a classifier."""
-        return inspect(request, inspection.classify, request.text, request.unknown)
+        return inspect(request, inspection.classify)
 
 
 def add_openai_routes(
@@ -171,22 +159,16 @@ def add_openai_routes(
 
         if not request.stream:
             return JobResponse(queue, job, completion.response, openai_api.error_json)
-        return JobStreamingResponse(
-            queue,
-            job,
-            completion.encode_chunks,
-            openai_api.error_json,
-            "text/event-stream",
-            completion.final_chunk,
-        )
+        encode, end = completion.encode_chunks, completion.final_chunk
+        media_type = "text/event-stream"
+        return JobStreamingResponse(queue, job, encode, openai_api.error_json, media_type, end)
 
 
 def add_error_handlers(app: FastAPI) -> None:
     def respond(request: Request, status: int, message: str) -> JSONResponse:
         openai = request.url.path.startswith("/v1/")
-        return JSONResponse(
-            (openai_api.error_json if openai else error_json)(status, message), status
-        )
+        format_error = openai_api.error_json if openai else error_json
+        return JSONResponse(format_error(status, message), status)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

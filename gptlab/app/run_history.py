@@ -8,6 +8,7 @@ import csv
 import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,7 +44,7 @@ def list_runs(registry: ModelRegistry) -> list[dict[str, Any]]:
 
 
 def summarize_run(name: str, folder: Path) -> dict[str, Any]:
-    config, summary = read_config(folder), read_json_object(folder / "summary.json")
+    config, summary = read_config(folder), read_dict(folder / "summary.json", json.loads)
     model, finished = config_group(config, "model"), run_dir.is_finished(folder)
     return {
         "name": name,
@@ -69,15 +70,14 @@ def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
     checkpoints.sort(key=lambda each: (each["step"] is None, each["step"] or 0, each["name"]))
     if run in registry.standalone:
         summary = {"name": run, "task": registry.standalone_tasks.get(run), "training": False}
-        files: dict[str, Any] = {
-            "config": {},
-            "curves": {name: [] for name in CURVES},
-            "samples": [],
-        }
+        config: dict[str, Any] = {}
+        curves: dict[str, Points] = {name: [] for name in CURVES}
+        samples: list[dict[str, Any]] = []
     else:
         folder = registry.run_folder(run)
-        summary, curves = summarize_run(run, folder), read_run_curves(folder)
-        files = {"config": read_config(folder), "curves": curves, "samples": read_samples(folder)}
+        summary, config = summarize_run(run, folder), read_config(folder)
+        curves, samples = read_run_curves(folder), read_samples(folder)
+    files = {"config": config, "curves": curves, "samples": samples}
     return summary | {"checkpoints": checkpoints} | files
 
 
@@ -135,12 +135,10 @@ def average_points(points: Points) -> Points:
 def read_samples(folder: Path) -> list[dict[str, Any]]:
     """Return the texts generated during training, the latest first."""
     samples: list[dict[str, Any]] = []
-    for path in reversed(run_dir.sample_files(folder)):
+    for path in reversed(run_dir.sample_files(folder)[-MAX_SAMPLE_FILES:]):
         with contextlib.suppress(OSError):
             text = read_text(path)[:MAX_SAMPLE_LENGTH]
             samples.append(to_json_value({"name": path.stem.replace("_", " "), "text": text}))
-        if len(samples) == MAX_SAMPLE_FILES:
-            break
     return samples
 
 
@@ -150,15 +148,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 @functools.lru_cache(1000)
 def parse_config(path: Path, _modified: int, _size: int) -> dict[str, Any]:
+    return read_dict(path, yaml.safe_load)
+
+
+def read_dict(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """Read a dictionary from a file; empty if the file is missing or holds anything else."""
     with contextlib.suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
-        config = to_json_value(yaml.safe_load(read_text(path)))
-        return config if isinstance(config, dict) else {}
-    return {}
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = to_json_value(json.loads(read_text(path)))
+        content = to_json_value(parse(read_text(path)))
         return content if isinstance(content, dict) else {}
     return {}
 

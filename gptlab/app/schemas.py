@@ -40,24 +40,16 @@ class RequestModel(BaseModel):
 sampling_fields: dict[str, Any] = {
     each.name: (each.type, setting(f"sampling.{each.name}")) for each in fields(SamplingConfig)
 }
-SamplingRequest = create_model(
-    "SamplingRequest",
-    __base__=RequestModel,
-    __doc__="How the next token is chosen. null: not used.",
-    **sampling_fields,
-)
+sampling_fields["__doc__"] = "How the next token is chosen. null: not used."
+SamplingRequest = create_model("SamplingRequest", __base__=RequestModel, **sampling_fields)
 
 
 class ModelRequest(RequestModel):
     """Choose a model by the names of its run and checkpoint."""
 
-    run: str | None = Field(
-        None, max_length=300, description="name of a run; null: the run the server was started with"
-    )
+    run: str | None = Field(None, max_length=300, description="name of a run; null: the default")
     checkpoint: str | None = Field(
-        None,
-        max_length=100,
-        description="best, last, step_N or epoch_N; null: the best",
+        None, max_length=100, description="best, last, step_N or epoch_N; null: the best"
     )
 
 
@@ -72,9 +64,7 @@ class GenerateRequest(ModelRequest):
     stop: list[str] = Field([], max_length=8, description="end a sample at one of these texts")
     seed: int = setting("seed")
     unknown: str = setting("unknown")
-    num_alternatives: int = Field(
-        10, ge=0, le=20, description="most likely alternatives to return for each token"
-    )
+    num_alternatives: int = Field(10, ge=0, le=20, description="likeliest alternatives per token")
     sampling: SamplingRequest = SamplingRequest()  # type: ignore[valid-type]  # made from the schema
 
     def to_config(self, max_new_tokens: int) -> GenerateConfig:

@@ -6,6 +6,7 @@ request from a page must come from this server's own page.
 """
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import socket
@@ -51,9 +52,7 @@ class SecurityMiddleware:
     """
 
     def __init__(self, app: ASGIApp, host: str, port: int, token: str | None):
-        self.app = app
-        self.host = host
-        self.token = token
+        self.app, self.host, self.token = app, host, token
         self.cookie = f"gptlab_{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,12 +85,9 @@ class SecurityMiddleware:
     def check_host(self, host_header: str) -> None:
         """Raises RequestRefused for a name that is not this server's."""
         name = parse_hostname(host_header)
-        if is_loopback(self.host):
-            valid = is_loopback(name)
-        else:
-            own_names = {"localhost", self.host.lower(), socket.gethostname().lower()}
-            valid = is_ip_address(name) or name in own_names
-        if not valid:
+        own_names = {"localhost", self.host.lower(), socket.gethostname().lower()}
+        is_own_name = is_ip_address(name) or name in own_names
+        if not (is_loopback(name) if is_loopback(self.host) else is_own_name):
             raise RequestRefused(
                 403, f"{name[:100]!r} is not the name of this server; open it by its own address"
             )
@@ -140,8 +136,7 @@ async def read_body(receive: Receive) -> bytes:
             raise RequestRefused(400, "the request is incomplete")
         chunk, more = message.get("body", b""), message.get("more_body", False)
         size += len(chunk)
-        if size <= MAX_BODY:
-            body += chunk
+        body = body + chunk if size <= MAX_BODY else b""
     if size > MAX_BODY:
         raise RequestRefused(413, f"the request is larger than {MAX_BODY:,} bytes")
     try:
@@ -170,11 +165,10 @@ def parse_hostname(host_header: str) -> str:
 
 
 def is_ip_address(name: str) -> bool:
-    try:
+    with contextlib.suppress(ValueError):
         ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+        return True
+    return False
 
 
 def error_response(status: int, message: str) -> JSONResponse:

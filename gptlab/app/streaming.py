@@ -19,13 +19,9 @@ from gptlab.app.model_registry import NotFound
 from gptlab.config.schema import GenerateConfig
 from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer, decode
 from gptlab.evaluation.interpretability import token_expectations
+from gptlab.generation import engine
 from gptlab.generation.beam import beam_steps
-from gptlab.generation.engine import (
-    apply_template,
-    encode_prompt,
-    generate_steps,
-    request_from_config,
-)
+from gptlab.generation.engine import request_from_config
 from gptlab.generation.sample import Sample
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import UserError, is_out_of_memory
@@ -72,7 +68,7 @@ def sampled_tokens(
     num_chars, num_tokens = [0] * config.num_samples, [0] * config.num_samples
     request = request_from_config(config, model, prompt)
     request = replace(request, logprobs=True, top_logprobs=num_alternatives)
-    for samples in generate_steps(request):
+    for samples in engine.generate_steps(request):
         for i, sample in enumerate(samples):
             if len(sample.logprobs) == num_tokens[i]:
                 continue
@@ -126,8 +122,8 @@ def generate_events(
     """Yield `start`, one `token` per token, and `end`; a beam search yields `progress` first."""
     start_time = time.perf_counter()
     require_generator(model, config.unknown)
-    text = apply_template(config, model, config.prompt or "")
-    prompt = encode_prompt(model.tokenizer, text, model.eot_first)
+    text = engine.apply_template(config, model, config.prompt or "")
+    prompt = engine.encode_prompt(model.tokenizer, text, model.eot_first)
     yield {
         "event": "start",
         "step": model.step,
@@ -187,13 +183,10 @@ def round_probability(probability: float) -> float:
 
 def describe_error(error: Exception) -> tuple[int, str]:
     """Return status and message; print the traceback of a bug on the server's terminal."""
-    match error:
-        case QueueFull():
-            return 429, str(error)
-        case NotFound():
-            return 404, error.line()
-        case UserError():
-            return 400, error.line()
+    if isinstance(error, QueueFull):
+        return 429, str(error)
+    if isinstance(error, UserError):
+        return 404 if isinstance(error, NotFound) else 400, error.line()
     if is_out_of_memory(error):
         return 503, "out of memory: try fewer samples or a smaller model"
     traceback.print_exception(error, file=sys.stderr)

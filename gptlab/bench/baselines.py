@@ -24,6 +24,8 @@ from gptlab.model.gpt import GPT
 from gptlab.training.optim import make_optimizer
 from gptlab.training.run_plan import RunPlan, make_run_plan
 
+GetBatch = Callable[[int], tuple[Tensor, Tensor]]  # number: (source, target)
+
 
 def run_train_command(arguments: list[str], action: Callable[[TrainConfig], object]) -> None:
     """Call `action` with the configuration of `python train.py ARGUMENTS`, without output."""
@@ -80,15 +82,12 @@ def time_gptlab_step(arguments: list[str], steps: int, warm_up_steps: int = 10) 
 
 
 class BareLoop:
-    """Forward, backward, clipping and optimizer in a loop, on one device, without accumulation."""
+    """Forward, backward, clipping and optimizer in a loop, on one device, without accumulation.
 
-    def __init__(
-        self,
-        net: Any,  # GPT or ExternalModel
-        plan: RunPlan,
-        get_batch: Callable[[int], tuple[Tensor, Tensor]],
-        fused: bool,
-    ):
+    `net` is a GPT or an ExternalModel.
+    """
+
+    def __init__(self, net: Any, plan: RunPlan, get_batch: GetBatch, fused: bool):
         assert plan.shape.accumulate == 1
         self.net, self.plan, self.get_batch = net, plan, get_batch
         self.optimizer = make_optimizer(net, plan.optim, fused)

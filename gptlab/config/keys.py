@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_SEED = 2**63 - 1
+OPEN_KEYS = ("extra", "callbacks", "logger")  # dictionaries that take any keys
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 
 
@@ -77,14 +78,11 @@ def keys_of(schema: type, prefix: str = "") -> dict[str, KeyInfo]:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of a configuration dataclass by full name: `{"model.n_layer": 4, …}`."""
+    """The values of a dataclass or a stored config.yaml by full name: `{"model.n_layer": 4, …}`."""
     flat: dict[str, Any] = {}
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{item.name}.")
-        else:
-            flat[prefix + item.name] = value
+    for name, value in (config if isinstance(config, dict) else vars(config)).items():
+        is_group = is_dataclass(value) or (isinstance(value, dict) and name not in OPEN_KEYS)
+        flat |= flatten(value, f"{prefix}{name}.") if is_group else {prefix + name: value}
     return flat
 
 

@@ -1,8 +1,8 @@
 """All configuration keys, each with its type, default, help, bounds and choices.
 
-Each command (SCHEMAS) has a dataclass of its own keys and of groups that commands share; conf/
-holds named choices for the groups. Nothing heavy is imported here: `--help` and shell completion
-load this file.
+Each command (SCHEMAS, conf/COMMAND.yaml) has a dataclass of its own keys and of groups that
+commands share; conf/GROUP/ holds named choices. Nothing heavy is imported here: `--help` and shell
+completion load this file.
 """
 
 from dataclasses import dataclass, field
@@ -244,8 +244,6 @@ class JudgeConfig:
 
 @dataclass
 class TrainConfig:
-    """conf/train.yaml"""
-
     seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
     resume: str | None = text_key(None, "continue a run: latest, or a run folder")
     preflight: str = key(
@@ -282,8 +280,6 @@ class TrainConfig:
 
 @dataclass
 class GenerateConfig:
-    """conf/generate.yaml"""
-
     run: str = text_key("latest", RUN)
     run_root: str = text_key("runs", RUN_ROOT)
     prompt: str | None = text_key(None, "start of the text; -: standard input; null: ask")
@@ -307,8 +303,6 @@ class GenerateConfig:
 
 @dataclass
 class EvaluateConfig:
-    """conf/evaluate.yaml"""
-
     run: str = text_key("latest", f"{RUN}, or an exported model")
     run_root: str = text_key("runs", RUN_ROOT)
     corpus_root: str | None = text_key(None, f"{CORPUS_ROOT}; null: as in the run")
@@ -333,8 +327,6 @@ class EvaluateConfig:
 
 @dataclass
 class ExportConfig:
-    """conf/export.yaml"""
-
     run: str = text_key("latest", RUN)
     run_root: str = text_key("runs", RUN_ROOT)
     output_dir: str | None = text_key(None, "folder to write")
@@ -343,8 +335,6 @@ class ExportConfig:
 
 @dataclass
 class PrepareConfig:
-    """conf/prepare.yaml"""
-
     seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
     corpus_root: str = text_key("corpora", CORPUS_ROOT)
     verify: bool = key(False, "compare every block of an existing corpus with its checksum")
@@ -354,8 +344,6 @@ class PrepareConfig:
 
 @dataclass
 class AppConfig:
-    """conf/app.yaml"""
-
     run: str = text_key("latest", f"shown first: {RUN}, or an exported model")
     run_root: str = text_key("runs", "folder of the runs shown on the page")
     host: str = text_key("127.0.0.1", "address; a public one needs a token")
@@ -381,8 +369,5 @@ SCHEMAS = {
 
 
 def field_info(name: str, command: str = "train") -> KeyInfo:
-    """What is known about a key of a command: help, bounds, choices, default, slider.
-
-    Raises KeyError if the command has no such key.
-    """
+    """What is known about a key of a command; raises KeyError if there is no such key."""
     return keys_of(SCHEMAS[command])[name]

@@ -61,9 +61,9 @@ def resume_sweep_arguments(arguments: list[str]) -> list[str]:
         return arguments
     if MULTIRUN_FLAGS & set(arguments):
         raise UserError("-m: resume= detects a sweep by itself; remove -m")
-    folder = run_dir.find_unfinished(resume, read_override(arguments, "run_root") or "runs")
-    candidates = [folder, folder.parent] if folder else []
-    sweep = next((path for path in candidates if (path / SWEEP_FILE).exists()), None)
+    run = run_dir.find_unfinished(resume, read_override(arguments, "run_root") or "runs")
+    folders = [run, run.parent] if run else []
+    sweep = next((folder for folder in folders if (folder / SWEEP_FILE).exists()), None)
     if sweep is None or run_dir.is_finished(sweep):
         return arguments
     try:
@@ -105,11 +105,10 @@ def sweep_folder(arguments: list[str]) -> Iterator[list[str]]:
 
     Other arguments are yielded unchanged. Raises UserError if the folder cannot be created.
     """
-    if not MULTIRUN_FLAGS & set(arguments):
+    folders = [a for a in arguments if override_key(a) == SWEEP_DIR_KEY]
+    interpolated = any(re.search(r"(?<!\\)\$\{", a) for a in folders)  # only Hydra resolves it
+    if interpolated or not MULTIRUN_FLAGS & set(arguments):
         yield arguments
-        return
-    if any(override_key(a) == SWEEP_DIR_KEY and re.search(r"(?<!\\)\$\{", a) for a in arguments):
-        yield arguments  # only Hydra can resolve the interpolation
         return
     if typed_folder := read_override(arguments, SWEEP_DIR_KEY):
         locked = folder = Path(typed_folder).expanduser().absolute()

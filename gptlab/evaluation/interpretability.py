@@ -59,6 +59,8 @@ def token_expectations(
     `ids` are at most one token more than the window. `vocab_size` is that of the tokenizer; ids
     beyond it only pad the model's vocabulary. Raises UserError for a model that diverged.
     """
+    if len(ids) < 2:
+        return []
     with eval_mode(net) as device:
         logits_TxV = net(torch.tensor([ids[:-1]], device=device))[0, :, :vocab_size].float()
     logprobs_TxV = check_finite_logits(logits_TxV).log_softmax(dim=-1)

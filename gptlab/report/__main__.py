@@ -18,15 +18,12 @@ GENERATOR_TAG = '<meta name="generator" content="gptlab">'
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gptlab.report", description=__doc__)
-    parser.add_argument(
-        "runs", nargs="*", default=["latest"], help="run folders, sweeps, or folders of runs"
-    )
-    parser.add_argument("--output-dir", default="report", help="folder to write (default: report)")
-    parser.add_argument(
-        "--x-axis", default="steps", choices=["steps", "tokens", "time"], help="x-axis shown first"
-    )
-    parser.add_argument("--prompt", help="start of the text that the models are inspected with")
-    parser.add_argument("--no-inspection", action="store_true", help="do not load the models")
+    add = parser.add_argument
+    add("runs", nargs="*", default=["latest"], help="run folders, sweeps, or folders of runs")
+    add("--output-dir", default="report", help="folder to write (default: report)")
+    add("--x-axis", default="steps", choices=["steps", "tokens", "time"], help="x-axis shown first")
+    add("--prompt", help="start of the text that the models are inspected with")
+    add("--no-inspection", action="store_true", help="do not load the models")
     arguments = parser.parse_args()
     with exit_on_error("report"):
         from gptlab.report.html_report import render_report  # imports torch: too slow for --help

@@ -55,14 +55,8 @@ def inspect_run(folder: Path, prompt: str | None, seed: int = 0) -> ModelInspect
     if model.net.config.n_classes:
         raise UserError(f"{folder.name}: is a classifier and cannot generate text")
     start = encode_prompt(model.tokenizer, prompt or "", model.eot_first)
-    request = GenerationRequest(
-        model.net,
-        model.tokenizer,
-        start,
-        SamplingConfig(top_p=0.95),
-        max_new_tokens=MAX_TOKENS,
-        seed=seed,
-    )
+    sampling = SamplingConfig(top_p=0.95)
+    request = GenerationRequest(model.net, model.tokenizer, start, sampling, 1, MAX_TOKENS, seed)
     ids = generate_samples(request)[0].tokens[: min(MAX_TOKENS, model.net.config.window)]
     if len(ids) < 3:
         raise UserError(f"{folder.name}: generated too few tokens ({len(ids)}) to inspect")
@@ -103,9 +97,8 @@ def shade_by_surprise(
 def logit_lens_rows(model: LoadedModel, ids: list[int]) -> list[tuple[str, list[ShadedToken], str]]:
     lens = interpretability.logit_lens(model.net, ids, model.tokenizer.vocab_size)
     rows = []
-    for layer, (tokens, probabilities, nats) in enumerate(
-        zip(lens.tokens, lens.probabilities, lens.nats, strict=True)
-    ):
+    layers = zip(lens.tokens, lens.probabilities, lens.nats, strict=True)
+    for layer, (tokens, probabilities, nats) in enumerate(layers):
         predictions = [
             ShadedToken(token_label(model.tokenizer, token), p, f"{p:.1%}")
             for token, p in zip(tokens, probabilities, strict=True)

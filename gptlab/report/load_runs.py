@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from gptlab.config import sweeps
+from gptlab.config.keys import flatten
 from gptlab.report.sweep_ranking import parse_overrides
 from gptlab.utils import run_dir
 from gptlab.utils.console import print_status
@@ -93,16 +94,10 @@ class LoadedRun:
     @property
     def results(self) -> dict[str, float]:
         """All results: before training, after training, and from `gptlab.evaluate`."""
-        before, evaluated = self.summary.get("before", {}), self.evaluation.get("results", {})
-        return {
-            **{f"before training: {name}": value for name, value in before.items()},
-            **self.summary.get("after", {}),
-            **{
-                f"gptlab.evaluate: {n}": v
-                for n, v in evaluated.items()
-                if isinstance(v, float | int)
-            },
-        }
+        evaluated = self.evaluation.get("results", {}).items()
+        numbers = {f"gptlab.evaluate: {n}": v for n, v in evaluated if isinstance(v, float | int)}
+        before = {f"before training: {n}": v for n, v in self.summary.get("before", {}).items()}
+        return before | self.summary.get("after", {}) | numbers
 
     def _values(self, metric: str) -> list[float]:
         return [point.value for point in self.metrics.get(metric, [])]
@@ -119,9 +114,7 @@ def load_runs(paths: list[str], run_root: str = "runs") -> list[LoadedRun]:
         root = run_dir.latest_checkpoint(root).parent.parent if path == "latest" else root
         folders = find_run_dirs(root)
         if not folders:
-            raise UserError(
-                f"{path}: contains no run; name a run folder, a sweep folder, or a folder of runs"
-            )
+            raise UserError(f"{path}: contains no run; name a run, a sweep, or a folder of runs")
         for folder in folders:
             try:
                 runs[folder.resolve()] = load_run(folder.resolve())
@@ -153,7 +146,7 @@ def load_run(folder: Path) -> LoadedRun:
     path = folder
     try:
         path = folder / "config.yaml"
-        config = flatten_stored_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+        config = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
         _ = [config[f"model.{key}"] + 0 for key in ("vocab_size", "d_model", "context_length")]
         _ = config["model.tied_head"], config["model.position"]
         path = folder / "metrics.csv"
@@ -195,17 +188,6 @@ def read_metrics(path: Path) -> dict[str, list[MetricPoint]]:
     return curves
 
 
-def flatten_stored_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn the nested config.yaml into flat keys such as `model.n_layer`."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and key not in ("extra", "callbacks", "logger"):
-            flat |= flatten_stored_config(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def read_json_if_exists(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
@@ -216,9 +198,7 @@ def read_samples(folder: Path) -> list[SampleFile]:
     if len(paths) > MAX_SAMPLES:
         last = len(paths) - 1
         paths = [paths[round(n * last / (MAX_SAMPLES - 1))] for n in range(MAX_SAMPLES)]
-    return [
-        SampleFile(p.stem, p.read_text(encoding="utf-8", errors="replace").strip()) for p in paths
-    ]
+    return [SampleFile(p.stem, p.read_text("utf-8", "replace").strip()) for p in paths]
 
 
 def label_runs(runs: list[LoadedRun]) -> list[LoadedRun]:
@@ -231,9 +211,9 @@ def label_runs(runs: list[LoadedRun]) -> list[LoadedRun]:
     for run in runs:
         same_label.setdefault(run.label, []).append(run)
     for group in same_label.values():
-        seeds = [run.config.get("seed") for run in group]
+        seeds = [str(run.config.get("seed")) for run in group]
         for run, seed in zip(group, seeds, strict=True) if len(group) > 1 else []:
-            unique = len(set(map(str, seeds))) == len(group)
+            unique = len(set(seeds)) == len(group)
             run.label += f" (seed {seed})" if unique else f" ({run.folder.name[:17]})"
     if len({run.label for run in runs}) < len(runs):
         for number, run in enumerate(runs, 1):

@@ -31,8 +31,10 @@ X_AXES: dict[str, tuple[str, Callable[[MetricPoint], float]]] = {
     "time": ("seconds of training", lambda point: point.seconds),
 }
 
+Floats = list[float]
 Points = Sequence[Sequence[float]]  # (x, y) pairs
 DrawAxes = Callable[["Axes", list[str]], None]  # axes and the theme's colors
+MakeFigure = Callable[[list[str]], "Figure"]  # the theme's colors
 
 
 @dataclass
@@ -44,7 +46,7 @@ class ThemedPlot:
     png: bytes
 
 
-def plot_in_themes(make: Callable[[list[str]], "Figure"], image_format: str = "svg") -> ThemedPlot:
+def plot_in_themes(make: MakeFigure, image_format: str = "svg") -> ThemedPlot:
     """Call `make` with the colors of each theme and render its figures."""
     formats = dict.fromkeys([image_format, "png"])
     light = make_with_theme(make, "#333333", "#ffffff", COLORS, formats)
@@ -65,12 +67,9 @@ def plot_on_axes(draw: DrawAxes, size: tuple[float, float] = (8, 4.2)) -> Themed
 
 
 def make_with_theme(
-    make: Callable[[list[str]], "Figure"],
-    foreground: str,
-    background: str,
-    colors: list[str],
-    image_formats: Iterable[str],
+    make: MakeFigure, foreground: str, background: str, colors: list[str], formats: Iterable[str]
 ) -> list[bytes]:
+    """Render the figure once per format, with these colors for text, background and lines."""
     import matplotlib
 
     lines = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
@@ -85,7 +84,7 @@ def make_with_theme(
         # Letters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = make(colors)
-        return [figure_bytes(figure, each) for each in image_formats]
+        return [figure_bytes(figure, each) for each in formats]
 
 
 def figure_bytes(figure: "Figure", image_format: str) -> bytes:
@@ -113,15 +112,9 @@ def loss_curves(x_axis: str, runs: list[LoadedRun]) -> DrawAxes:
         floors = {loss for run in runs if (loss := run.best_possible) is not None}
         for loss in merge_close(floors):
             axes.axhline(loss, color=colors[-1], linewidth=1, linestyle=(0, (1, 2)))
-            axes.annotate(
-                f"best possible {loss:.3f}",
-                (1, loss),
-                (0, 3),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-            )
+            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right"}
+            text = f"best possible {loss:.3f}"
+            axes.annotate(text, (1, loss), (0, 3), textcoords="offset points", fontsize=8, **place)
         if top := loss_axis_top(runs):
             axes.set_ylim(top=top)
         axes.set_xlabel(label)
@@ -175,12 +168,7 @@ def merge_close(values: set[float]) -> list[float]:
 
 
 def scaling_plot(
-    runs: list[LoadedRun],
-    x: list[float],
-    y: list[float],
-    law: PowerLaw | None,
-    x_label: str,
-    y_label: str,
+    runs: list[LoadedRun], x: Floats, y: Floats, law: PowerLaw | None, x_label: str, y_label: str
 ) -> DrawAxes:
     """Draw each run's loss against its size on logarithmic axes, with the fitted power law."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

@@ -20,8 +20,7 @@ from gptlab.evaluation.text_quality import distinct_share, ngrams
 from gptlab.generation.engine import generate_samples
 from gptlab.generation.quantize import quantize_linears
 from gptlab.generation.sample import GenerationRequest
-from gptlab.model import checkpoint
-from gptlab.model.checkpoint import LoadedModel
+from gptlab.model.checkpoint import LoadedModel, load_checkpoint
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError, exit_on_error
 
@@ -31,9 +30,8 @@ Continuation = tuple[list[int], list[float]]  # tokens after the prompt, their l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m gptlab.report.sampling_study", description=__doc__
-    )
+    program = "python -m gptlab.report.sampling_study"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("run", nargs="?", default="latest", help="run folder (default: latest)")
     parser.add_argument("--texts", type=int, default=50, help="number of documents")
     parser.add_argument("--tokens", type=int, default=100, help="tokens to generate per document")
@@ -42,7 +40,7 @@ def main() -> None:
     with exit_on_error("report"):
         if arguments.texts < 1 or arguments.tokens < 1:
             raise UserError("--texts and --tokens must be at least 1")
-        model = checkpoint.load_checkpoint(run_dir.find_checkpoint(arguments.run, "runs"))
+        model = load_checkpoint(run_dir.find_checkpoint(arguments.run, "runs"))
         quantize_linears(model.net, arguments.weights)
         for line in compare_sampling(model, arguments.texts, arguments.tokens):
             print(line)
@@ -105,14 +103,9 @@ def score_real_text(model: LoadedModel, ids: list[int]) -> Continuation:
 def generate_continuation(
     model: LoadedModel, ids: list[int], tokens: int, sampling: SamplingConfig, seed: int
 ) -> Continuation:
+    prompt = ids[:PROMPT_TOKENS]
     request = GenerationRequest(
-        model.net,
-        model.tokenizer,
-        ids[:PROMPT_TOKENS],
-        sampling,
-        max_new_tokens=tokens,
-        seed=seed,
-        logprobs=True,
+        model.net, model.tokenizer, prompt, sampling, 1, tokens, seed, logprobs=True
     )
     (sample,) = generate_samples(request)
     return sample.new_tokens, sample.logprobs

@@ -1,11 +1,7 @@
 """Test whether the losses of runs differ, using their losses on the same documents."""
 
-from gptlab.evaluation.document_scores import (
-    DOCUMENTS_FILE,
-    DocumentScores,
-    paired_difference,
-    read_document_scores,
-)
+from gptlab.evaluation import document_scores
+from gptlab.evaluation.document_scores import DocumentScores
 from gptlab.report.load_runs import LoadedRun
 
 MIN_DOCUMENTS = 20  # a bootstrap over fewer documents finds differences that are chance
@@ -19,7 +15,8 @@ def compare_to_best(runs: list[LoadedRun]) -> list[list[str]]:
     """
     groups: dict[tuple[str, str, bytes], list[tuple[LoadedRun, DocumentScores]]] = {}
     for run in runs:
-        settings, splits = read_document_scores(run.folder / DOCUMENTS_FILE)
+        file = run.folder / document_scores.DOCUMENTS_FILE
+        settings, splits = document_scores.read_document_scores(file)
         for split, scores in splits.items():
             key = (split, settings, scores.tokens.tobytes())
             groups.setdefault(key, []).append((run, scores))
@@ -42,7 +39,8 @@ def rank_group(split: str, group: list[tuple[LoadedRun, DocumentScores]]) -> lis
     pairs = len(group) * (len(group) - 1) / 2
     rows = [[f"{first.label}, {split}", "0", "", f"lowest: {best.loss:.4f} nats per token"]]
     for run, scores in others:
-        difference, low, high = paired_difference(scores, best, confidence=1 - 0.05 / pairs)
+        confidence = 1 - 0.05 / pairs
+        difference, low, high = document_scores.paired_difference(scores, best, confidence)
         interval = f"{low:.4f} to {high:.4f}"
         verdict = "differs" if low > 0 else "not significantly different from the best"
         if len(best.nats) < MIN_DOCUMENTS:

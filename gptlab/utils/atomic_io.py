@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from gptlab.utils.errors import UserError
 
 UNWRITABLE = {  # a full disk, no permission, or no valid path
@@ -48,14 +50,8 @@ def atomic_folder(final: Path, key: str = "corpus_root") -> Iterator[Path]:
 def remove_abandoned_builds(final: Path) -> None:
     """Remove unfinished builds of killed processes on this machine."""
     for building in final.parent.glob(f".{final.name}.{platform.node()}.*.building"):
-        if not process_is_alive(int(building.name.split(".")[-2])):
+        if not psutil.pid_exists(int(building.name.split(".")[-2])):
             shutil.rmtree(building, ignore_errors=True)
-
-
-def process_is_alive(process_id: int) -> bool:
-    import psutil
-
-    return psutil.pid_exists(process_id)
 
 
 def write_files_atomically(folder: Path, files: dict[str, bytes]) -> None:

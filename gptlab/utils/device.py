@@ -13,8 +13,8 @@ from gptlab.utils.errors import UserError
 
 def resolve_accelerator(name: str, key: str = "trainer.accelerator") -> str:
     """Return cuda, mps or cpu; raise UserError if this machine lacks the named device."""
-    is_available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    gpus = [gpu for gpu, check in is_available.items() if check()]
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    gpus = [gpu for gpu in available if available[gpu]]
     devices = gpus if name == "gpu" else [d for d in (*gpus, "cpu") if name in (d, "auto")]
     if not devices:
         raise UserError(f"{key}={name}: torch finds no such device on this machine; try auto")

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptlab.utils.atomic_io import process_is_alive
+import psutil
+
 from gptlab.utils.errors import UserError, did_you_mean
 
 CHECKPOINT_NAMES = ("best.ckpt", "last.ckpt")  # in order of preference
@@ -75,7 +76,7 @@ def remove_abandoned_staging_dir(folder: Path) -> None:
     """Remove the reservation of a killed process on this machine."""
     with contextlib.suppress(OSError, ValueError):
         node, process_id = (staging_dir(folder) / OWNER_FILE).read_text().rsplit(" ", 1)
-        if node == platform.node() and not process_is_alive(int(process_id)):
+        if node == platform.node() and not psutil.pid_exists(int(process_id)):
             shutil.rmtree(staging_dir(folder), ignore_errors=True)
 
 
@@ -133,8 +134,7 @@ def is_weights_path(path: Path) -> bool:
 
 def latest_checkpoint(root: Path) -> Path:
     """The newest run's checkpoint, including jobs of sweeps; a baseline's only as a last resort."""
-    folders = sort_newest_first([*root.glob("*"), *root.glob("*_sweep/*")])
-    for folder in sorted(folders, key=lambda folder: folder.name.endswith(BASELINE_SUFFIX)):
+    for folder in sorted(newest_first(root), key=lambda f: f.name.endswith(BASELINE_SUFFIX)):
         if checkpoint := preferred_checkpoint(folder):
             return checkpoint
     raise UserError(f"run=latest: no checkpoint in {root}; train one with `python train.py`")
@@ -156,18 +156,17 @@ def find_unfinished(run: str, run_root: str) -> Path | None:
     path = locate_run("resume", run, run_root)
     if run != "latest":
         return path.parent.parent if path.is_file() else path
-    folders = sort_newest_first([*path.glob("*"), *path.glob("*_sweep/*")])
-    if not folders:
+    if not (folders := newest_first(path)):
         raise UserError(f"resume=latest: no run in {path}; start one with `python train.py`")
     unfinished = [folder for folder in folders if not is_finished(folder)]
     idle = (f for f in unfinished if not (is_locked(f) or is_locked(f.parent)))
     return next(idle, unfinished[0] if unfinished else None)
 
 
-def sort_newest_first(folders: list[Path]) -> list[Path]:
-    """Keep the folders that hold a run or sweep; sort them by start time, newest first."""
+def newest_first(root: Path) -> list[Path]:
+    """The runs, sweeps and sweep jobs in a folder, the latest started first."""
     started = []
-    for folder in folders:
+    for folder in (*root.glob("*"), *root.glob("*_sweep/*")):
         with contextlib.suppress(OSError):  # neither a run nor a sweep, or being removed
             started.append((start_time(folder), folder.name, folder))
     return [path for *_, path in sorted(started, reverse=True) if not path.name.startswith(".")]

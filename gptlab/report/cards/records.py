@@ -17,7 +17,7 @@ import yaml
 
 from gptlab.config.keys import flatten
 from gptlab.config.schema import TrainConfig
-from gptlab.report.load_runs import MetricPoint, flatten_stored_config, read_metrics
+from gptlab.report.load_runs import MetricPoint, read_metrics
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 
@@ -76,7 +76,7 @@ def make_record(folder: Path) -> RunRecord:
         raise UserError(f"{folder}: is not a finished run (summary.json, config.yaml)") from None
     if not summary["experiment"]:
         raise UserError(f"{folder}: was not trained with experiment=NAME")
-    flat = flatten_stored_config(stored)
+    flat = flatten(stored)
     config = {key: value for key, value in flat.items() if key not in PRIVATE_KEYS}
     for key in PATH_KEYS:
         config[key] = strip_folders(config.get(key))

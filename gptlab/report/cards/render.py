@@ -12,14 +12,8 @@ from typing import Any
 import yaml
 
 from gptlab.config.cli import CONF_DIR
-from gptlab.report.cards.records import (
-    RunRecord,
-    SeedGroup,
-    group_by_seed,
-    load_records,
-    make_record,
-    save_record,
-)
+from gptlab.report.cards import records
+from gptlab.report.cards.records import RunRecord, SeedGroup
 from gptlab.report.load_runs import format_setting
 from gptlab.report.plots import save_card_curves
 from gptlab.training.callbacks.progress_bar import format_duration
@@ -69,7 +63,7 @@ FORMATS = {result: number_format for _, result, number_format in RESULT_ROWS}
 def main() -> None:
     with exit_on_error("report"):
         for folder in sys.argv[1:]:
-            print(f"stored {save_record(make_record(Path(folder)), DOCS / 'runs')}")
+            print(f"stored {records.save_record(records.make_record(Path(folder)), DOCS / 'runs')}")
         write_cards(DOCS, ROOT / "README.md")
 
 
@@ -79,8 +73,8 @@ def write_cards(docs: Path, readme: Path) -> None:
     rows = []
     for name, texts in published.items():
         experiments = (name, *texts.get("variants", []))
-        records = [r for each in experiments for r in load_records(docs / "runs", each)]
-        groups = group_by_seed(records)
+        runs = [run for each in experiments for run in records.load_records(docs / "runs", each)]
+        groups = records.group_by_seed(runs)
         if groups:
             save_card_curves({g.label: g.first.curve for g in groups}, docs / f"{name}.png")
         (docs / f"{name}.md").write_text(render_card(name, texts, groups), encoding="utf-8")
@@ -93,8 +87,7 @@ def write_cards(docs: Path, readme: Path) -> None:
 
 
 def readme_row(name: str, texts: dict[str, Any], groups: list[SeedGroup]) -> list[str]:
-    """Summarize an experiment: one result for it and for each variant, those closest to its own
-    settings."""
+    """Summarize an experiment: the result closest to its settings, for it and each variant."""
     best: dict[str, SeedGroup] = {}
     for group in sorted(groups, key=lambda g: (g.is_named, len(g.first.changed_settings()))):
         best.setdefault(group.first.experiment, group)
