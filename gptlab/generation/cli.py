@@ -69,11 +69,10 @@ def check_settings(config: GenerateConfig) -> None:
     """Raise UserError for settings that contradict each other."""
     if config.prompt is not None and config.prompt_file is not None:
         raise UserError("prompt and prompt_file: give one of them, not both")
-    if config.best_of is not None and config.best_of < config.num_samples:
-        raise UserError(
-            f"best_of={config.best_of} must be at least num_samples={config.num_samples}"
-        )
-    if config.best_of is not None and config.sampling.beams > 1:
+    best_of, num_samples = config.best_of, config.num_samples
+    if best_of is not None and best_of < num_samples:
+        raise UserError(f"best_of={best_of} must be at least num_samples={num_samples}")
+    if best_of is not None and config.sampling.beams > 1:
         raise UserError("best_of and sampling.beams: give one of them, not both")
     if "" in stop_strings(config):
         raise UserError('stop is empty; give the text to stop at, as in stop="The end"')
@@ -86,31 +85,32 @@ def read_prompt(config: GenerateConfig) -> str:
 
     Raises UserError if it is empty or not UTF-8.
     """
-    prompt = config.prompt
-    if config.prompt_file is not None:
-        try:
+    prompt, source = config.prompt, "standard input"
+    try:
+        if config.prompt_file is not None:
+            source = f"prompt_file={config.prompt_file}"
             prompt = Path(config.prompt_file).expanduser().read_text(encoding="utf-8-sig")
-        except (OSError, RuntimeError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise UserError(f"prompt_file={config.prompt_file}: {reason}") from None
-    elif prompt == "-":
-        if sys.stdin is None:
-            raise UserError("prompt=-: there is no standard input")
-        if is_terminal(sys.stdin):
-            print_status("type the prompt; finish with Ctrl-D on a line of its own")
-        try:
+        elif prompt == "-":
+            if sys.stdin is None:
+                raise UserError("prompt=-: there is no standard input")
+            if is_terminal(sys.stdin):
+                print_status("type the prompt; finish with Ctrl-D on a line of its own")
             prompt = sys.stdin.buffer.read().decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise UserError("prompt=-: standard input is not UTF-8 text") from None
-    if prompt is not None and prompt != config.prompt:  # drop the newline that ends a file
+    except UnicodeDecodeError:
+        raise UserError(f"{source} is not UTF-8 text") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: an unknown home folder
+        raise UserError(f"{source}: {getattr(error, 'strerror', error)}") from None
+    if prompt is None:
+        return ""
+    if prompt != config.prompt:  # drop the newline that ends a file
         prompt = prompt.removesuffix("\n").removesuffix("\r")
-    check_utf8(prompt or "")
-    if prompt == "":
+    check_utf8(prompt)
+    if not prompt:
         raise UserError(
             'prompt is empty; type some words, as in prompt="Once upon a time", or leave the key '
             "out to let the model start by itself"
         )
-    return prompt or ""
+    return prompt
 
 
 def check_utf8(prompt: str) -> None:
@@ -145,9 +145,8 @@ def interactive_loop(config: GenerateConfig, model: LoadedModel) -> None:
         save_as = config.save_as and numbered_path(config.save_as, turn + 1)
         try:
             check_utf8(text)
-            generate_and_show(
-                replace(config, seed=config.seed + turn, save_as=save_as), model, text
-            )
+            turn_config = replace(config, seed=config.seed + turn, save_as=save_as)
+            generate_and_show(turn_config, model, text)
         except UserError as error:
             print_status(error.line())
         except KeyboardInterrupt:

@@ -43,22 +43,6 @@ def no_repeat_ngram(logits_BxV: Tensor, n: int, texts: Sequence[list[int]]) -> T
     return logits_BxV
 
 
-def temperature(logits_BxC: Tensor, value: float) -> Tensor:
-    """Sharpen the distribution (below 1) or flatten it (above); 0 keeps the most likely token."""
-    if value < 1e-5:  # dividing would overflow
-        return top_k(logits_BxC, 1)
-    return logits_BxC / value
-
-
-def top_k(logits_BxC: Tensor, k: int) -> Tensor:
-    """Keep exactly the k most likely tokens, or all if there are fewer.
-
-    Fan et al. (2018), arXiv:1805.04833.
-    """
-    kept = logits_BxC.topk(min(k, logits_BxC.shape[-1]))
-    return torch.full_like(logits_BxC, NEGATIVE_INFINITY).scatter(-1, kept.indices, kept.values)
-
-
 def top_p(logits_BxC: Tensor, p: float, logsumexp_Bx1: Tensor | None = None) -> Tensor:
     """Keep the fewest most likely tokens whose probabilities add up to p.
 
@@ -100,7 +84,8 @@ def apply_penalties(
 def candidate_logits(logits_BxV: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
     """Return the logits that can matter under these settings, and their token ids, both (B, C).
 
-    Top-p nearly always keeps fewer than a thousand tokens, so only those have to be sorted.
+    Top-k keeps exactly the k most likely tokens. Fan et al. (2018), arXiv:1805.04833. Top-p nearly
+    always keeps fewer than a thousand tokens, so only those have to be sorted.
     """
     if config.top_k is not None:
         return logits_BxV.topk(min(config.top_k, logits_BxV.shape[-1]))
@@ -118,13 +103,14 @@ def candidate_probabilities(
 ) -> tuple[Tensor, Tensor]:
     """Return the probabilities of the tokens to choose from, and their ids, both (B, C).
 
-    Applies, where set: penalties, temperature, top-k, top-p, min-p, in this order.
+    Applies, where set: penalties, temperature, top-k, top-p, min-p, in this order. A temperature
+    below 1 sharpens the distribution, above 1 flattens it, and 0 keeps the most likely token.
     """
     logits_BxV = apply_penalties(logits_BxV.float(), config, texts)
-    if config.temperature < 1e-5:
+    if config.temperature < 1e-5:  # dividing would overflow
         best = logits_BxV.max(dim=-1, keepdim=True)
         return torch.ones_like(best.values), best.indices
-    logits_BxV = temperature(logits_BxV, config.temperature)
+    logits_BxV = logits_BxV / config.temperature
     logits_BxC, ids_BxC = candidate_logits(logits_BxV, config)
     if config.top_p is not None:
         # After top-k, the probabilities of the kept tokens add up to 1.
@@ -133,16 +119,6 @@ def candidate_probabilities(
     if config.min_p is not None:
         logits_BxC = min_p(logits_BxC, config.min_p)
     return logits_BxC.softmax(dim=-1), ids_BxC
-
-
-def full_probabilities(
-    logits_BxV: Tensor, config: SamplingConfig, texts: Sequence[list[int]] | None = None
-) -> Tensor:
-    """Return the same probabilities over the whole vocabulary, (B, V)."""
-    texts = [[]] * len(logits_BxV) if texts is None else texts
-    probabilities_BxC, ids_BxC = candidate_probabilities(logits_BxV, config, texts)
-    zeros_BxV = torch.zeros_like(logits_BxV, dtype=torch.float32)
-    return zeros_BxV.scatter(-1, ids_BxC, probabilities_BxC)
 
 
 def sample_columns(probabilities_BxC: Tensor, generators: Sequence[torch.Generator]) -> list[int]:

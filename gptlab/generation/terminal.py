@@ -1,26 +1,18 @@
 """Show samples on a terminal, or write them into a pipe, while they grow.
 
-Texts go to standard output, everything else to standard error.
+A display is updated after each token, and finished with the samples that were selected. Texts go to
+standard output, everything else to standard error.
 """
 
 import shutil
 import sys
 import unicodedata
-from typing import Protocol
 
 from gptlab.generation.sample import Sample
 from gptlab.utils.console import print_status
 
 MIN_COLUMN_WIDTH = 30  # terminal cells
 SEPARATOR = " │ "
-
-
-class Display(Protocol):
-    """Is updated after each token, and finished with the samples that were selected."""
-
-    def update(self, samples: list[Sample]) -> None: ...
-
-    def finish(self, samples: list[Sample]) -> None: ...
 
 
 class StreamDisplay:
@@ -37,7 +29,7 @@ class StreamDisplay:
             self.printed = len(sample.text)
 
     def finish(self, samples: list[Sample]) -> None:
-        self.update(samples[:1])
+        self.update(samples)
         print(flush=True)
         for number, sample in enumerate(samples[1:], start=2):
             print_status(f"\n— sample {number} —")
@@ -59,10 +51,8 @@ class LineWrapper:
             rest = text[self.start : self.start + fitting + 1]
             newline = rest.find("\n")
             space = rest.rfind(" ") if len(rest) > fitting else -1
-            if newline >= 0:
-                length, skipped = newline, 1
-            elif space > 0:
-                length, skipped = space, 1
+            if newline >= 0 or space > 0:
+                length, skipped = (newline if newline >= 0 else space), 1
             elif len(rest) > fitting:
                 length, skipped = fitting, 0
             else:
@@ -118,9 +108,7 @@ class ColumnDisplay:
                 unfinished.append(len(column.lines))
         longest = max(len(column.lines) for column in self.columns)
         for row in range(self.printed_rows, min(unfinished, default=longest)):
-            cells = [
-                column.lines[row] if row < len(column.lines) else "" for column in self.columns
-            ]
+            cells = ["".join(column.lines[row : row + 1]) for column in self.columns]
             print(SEPARATOR.join(pad(cell, self.width) for cell in cells).rstrip(), flush=True)
             self.printed_rows = row + 1
 
@@ -138,7 +126,7 @@ def max_columns(terminal_width: int) -> int:
     return max(1, (terminal_width + len(SEPARATOR)) // (MIN_COLUMN_WIDTH + len(SEPARATOR)))
 
 
-def make_display(prompt: str, num_samples: int) -> Display:
+def make_display(prompt: str, num_samples: int) -> StreamDisplay | ColumnDisplay:
     """Return columns for several samples on a wide terminal, otherwise a plain stream."""
     width = shutil.get_terminal_size().columns
     if num_samples > 1 and sys.stdout.isatty() and max_columns(width) > 1:

@@ -43,15 +43,11 @@ def load_checkpoint(path: Path) -> LoadedModel:
         raise UserError(f"{path}: not a gptlab checkpoint (it has no {', '.join(missing)})")
     try:
         tokenizer = load_tokenizer(content["tokenizer"])
-        net = build_net(content["config"]["model"])
-        weights = {
-            key.removeprefix("net."): value
-            for key, value in content["state_dict"].items()
-            if key.startswith("net.")
-        }
+        net = build_net(config_from_stored(ModelConfig, content["config"]["model"]))
         finetune = content["config"].get("finetune", {})
         add_lora(net, config_from_stored(FinetuneConfig, finetune))
-        net.load_state_dict(weights)
+        weights = {k: v for k, v in content["state_dict"].items() if k.startswith("net.")}
+        net.load_state_dict({key.removeprefix("net."): value for key, value in weights.items()})
         merge_lora(net)
         if tokenizer.vocab_size > net.embedding.num_embeddings:
             raise ValueError("the tokenizer has more tokens than the model")
@@ -109,26 +105,22 @@ def read_lora_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise TypeError("its base model has no name")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its parts do not fit together ({error!r:.200})") from None
+    hint = "export the whole model, without adapter=true"
     if not matrices:
-        raise UserError(
-            f"{path}: was trained without LoRA; export the whole model, without adapter=true"
-        )
+        raise UserError(f"{path}: was trained without LoRA; {hint}")
     if config.n_classes:
         raise UserError(f"{path}: is a classifier, and an adapter cannot store its head")
     if other_weights:
-        raise UserError(
-            f"{path}: weights outside of LoRA were trained too ({', '.join(other_weights)}); "
-            "export the whole model, without adapter=true"
-        )
+        names = ", ".join(other_weights)
+        raise UserError(f"{path}: weights outside of LoRA were trained too ({names}); {hint}")
     return gpt2.to_peft(matrices, config, rank, alpha, base)
 
 
-def build_net(config: Mapping[str, Any]) -> GPT:
-    """Build the decoder of a stored config; an invalid one may raise anything."""
-    model_config = config_from_stored(ModelConfig, config)
-    validate_config(TrainConfig(model=model_config))
-    check_size(model_config)
-    return GPT(model_config)
+def build_net(config: ModelConfig) -> GPT:
+    """Build the decoder of an untrusted config; an invalid one may raise anything."""
+    validate_config(TrainConfig(model=config))
+    check_size(config)
+    return GPT(config)
 
 
 def config_from_stored(schema: type[Config], config: Mapping[str, Any]) -> Config:

@@ -20,9 +20,8 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, positions: layers.Positions):
         super().__init__()
         make_norm = resolve_choice("model.norm_type", config.norm_type, layers.NORMS)
-        make_feed_forward = resolve_choice(
-            "model.feed_forward", config.feed_forward, layers.FEED_FORWARDS
-        )
+        kind, feed_forwards = config.feed_forward, layers.FEED_FORWARDS
+        make_feed_forward = resolve_choice("model.feed_forward", kind, feed_forwards)
         self.residual = resolve_choice("model.norm", config.norm, layers.RESIDUALS)
         self.attention_norm = make_norm(config)
         self.attention = layers.CausalSelfAttention(config, positions)

@@ -37,18 +37,9 @@ RESIDUALS: dict[str, Callable[[Tensor, Layer, Layer], Tensor]] = {
 
 # --- Norms (model.norm_type) ---
 
-
-def layer_norm(config: ModelConfig) -> nn.Module:
-    return nn.LayerNorm(config.d_model, bias=config.bias)
-
-
-def rms_norm(config: ModelConfig) -> nn.Module:
-    return nn.RMSNorm(config.d_model, eps=1e-5)
-
-
 NORMS: dict[str, Callable[[ModelConfig], nn.Module]] = {
-    "layernorm": layer_norm,
-    "rmsnorm": rms_norm,
+    "layernorm": lambda config: nn.LayerNorm(config.d_model, bias=config.bias),
+    "rmsnorm": lambda config: nn.RMSNorm(config.d_model, eps=1e-5),
 }
 
 
@@ -191,8 +182,7 @@ POSITIONS: dict[str, Callable[[ModelConfig], Positions]] = {
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
     """Attention by PyTorch's fused kernel.
 
-    The T queries, (B, H, T, K), belong to the last T of the S tokens in keys and values,
-    (B, H, S, K).
+    q, (B, H, T, K), has the last T of the S tokens in k and v, (B, H, S, K).
     """
     mask = None
     if causal and q.shape[2] != k.shape[2]:
@@ -206,20 +196,18 @@ def eager_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: floa
     return F.dropout(attention_weights(q, k, causal), dropout) @ v
 
 
-def attention_weights(q_BxHxTxK: Tensor, k_BxHxSxK: Tensor, causal: bool) -> Tensor:
+def attention_weights(q: Tensor, k: Tensor, causal: bool) -> Tensor:
     """Return how much each token (row) attends to each (column), (B, H, T, S); rows sum to 1."""
-    scores_BxHxTxS = q_BxHxTxK @ k_BxHxSxK.transpose(-2, -1) / math.sqrt(q_BxHxTxK.shape[-1])
+    scores_BxHxTxS = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if causal:
-        scores_BxHxTxS = scores_BxHxTxS.masked_fill(
-            future_mask(q_BxHxTxK, k_BxHxSxK), float("-inf")
-        )
+        scores_BxHxTxS = scores_BxHxTxS.masked_fill(future_mask(q, k), float("-inf"))
     return scores_BxHxTxS.softmax(dim=-1)
 
 
-def future_mask(q_BxHxTxK: Tensor, k_BxHxSxK: Tensor) -> Tensor:
+def future_mask(q: Tensor, k: Tensor) -> Tensor:
     """Return which tokens come after each of the last T of S tokens, (T, S)."""
-    T, S = q_BxHxTxK.shape[2], k_BxHxSxK.shape[2]
-    return torch.ones(T, S, dtype=torch.bool, device=q_BxHxTxK.device).triu(1 + S - T)
+    T, S = q.shape[2], k.shape[2]
+    return torch.ones(T, S, dtype=torch.bool, device=q.device).triu(1 + S - T)
 
 
 ATTENTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, bool, float], Tensor]] = {

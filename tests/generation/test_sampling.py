@@ -21,8 +21,17 @@ def random_logits(rows: int = 3, vocabulary: int = 40) -> torch.Tensor:
     return 3 * torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(0))
 
 
+def full_probabilities(
+    logits_BxV: torch.Tensor, config: SamplingConfig, texts: list[list[int]] | None = None
+) -> torch.Tensor:
+    """Return the probabilities over the whole vocabulary, (B, V)."""
+    texts = [[]] * len(logits_BxV) if texts is None else texts
+    probabilities_BxC, ids_BxC = sampling.candidate_probabilities(logits_BxV, config, texts)
+    return torch.zeros_like(logits_BxV).scatter(-1, ids_BxC, probabilities_BxC)
+
+
 def probabilities(**settings) -> list[float]:
-    return sampling.full_probabilities(LOGITS_1xV, SamplingConfig(**settings))[0].tolist()
+    return full_probabilities(LOGITS_1xV, SamplingConfig(**settings))[0].tolist()
 
 
 @pytest.mark.fast
@@ -40,7 +49,7 @@ def test_probabilities_equal_those_computed_by_hand() -> None:
 
 
 def test_top_k_keeps_exactly_k_of_equal_logits() -> None:
-    kept = sampling.full_probabilities(torch.zeros(3, 7), SamplingConfig(top_k=4))
+    kept = full_probabilities(torch.zeros(3, 7), SamplingConfig(top_k=4))
     assert ((kept > 0).sum(-1) == 4).all() and torch.allclose(kept.sum(-1), torch.ones(3))
 
 
@@ -76,7 +85,7 @@ def test_draws_follow_the_probabilities(settings: dict) -> None:
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_each_setting_equals_transformers(settings: dict, processor) -> None:
-    actual = sampling.full_probabilities(random_logits(), SamplingConfig(**settings), TEXTS)
+    actual = full_probabilities(random_logits(), SamplingConfig(**settings), TEXTS)
     expected = processor(torch.tensor(TEXTS), random_logits()).softmax(dim=-1)
     torch.testing.assert_close(actual, expected)
 
@@ -87,8 +96,9 @@ def test_all_settings_apply_in_the_documented_order() -> None:
     )
     expected = sampling.repetition_penalty(random_logits(), 1.2, TEXTS)
     expected = sampling.no_repeat_ngram(expected, 2, TEXTS) / 0.7
-    expected = sampling.min_p(sampling.top_p(sampling.top_k(expected, 20), 0.9), 0.02)
-    actual = sampling.full_probabilities(random_logits(), settings, TEXTS)
+    expected = TopKLogitsWarper(20)(None, expected)
+    expected = sampling.min_p(sampling.top_p(expected, 0.9), 0.02)
+    actual = full_probabilities(random_logits(), settings, TEXTS)
     torch.testing.assert_close(actual, expected.softmax(dim=-1))
     assert ((actual > 0).sum(dim=-1) < 20).all()
 
@@ -96,7 +106,7 @@ def test_all_settings_apply_in_the_documented_order() -> None:
 @pytest.mark.parametrize("spread", [0.1, 6.0])  # 0.1: flat, more candidates than the shortcut
 def test_top_p_of_a_large_vocabulary_equals_transformers(spread: float) -> None:
     large = random_logits(4, 30_000) / 3 * spread
-    actual = sampling.full_probabilities(large, SamplingConfig(top_p=0.9))
+    actual = full_probabilities(large, SamplingConfig(top_p=0.9))
     expected = TopPLogitsWarper(0.9)(None, large).softmax(dim=-1)
     sizes = (actual > 0).sum(dim=-1), (expected > 0).sum(dim=-1)
     assert (sizes[0] - sizes[1]).abs().max() <= 1  # by rounding
@@ -109,14 +119,12 @@ def test_settings_do_not_modify_the_logits() -> None:
     settings = SamplingConfig(
         temperature=0.5, top_k=5, top_p=0.5, min_p=0.1, repetition_penalty=2.0, no_repeat_ngram=1
     )
-    sampling.full_probabilities(logits, settings, TEXTS)
+    full_probabilities(logits, settings, TEXTS)
     assert torch.equal(logits, random_logits())
 
 
 def test_a_token_stays_possible_even_if_every_token_would_repeat() -> None:
-    actual = sampling.full_probabilities(
-        random_logits(1, 3), SamplingConfig(no_repeat_ngram=1), [[0, 1, 2]]
-    )
+    actual = full_probabilities(random_logits(1, 3), SamplingConfig(no_repeat_ngram=1), [[0, 1, 2]])
     assert actual.isfinite().all() and actual.sum() == pytest.approx(1)
 
 

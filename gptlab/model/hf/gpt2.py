@@ -129,8 +129,8 @@ def config_from_gpt2(weights: dict[str, Tensor], settings: dict[str, Any] | None
     if not isinstance(n_head, int) or n_head < 1 or d_model % n_head:
         raise UserError(f"n_head={n_head} must divide its width {d_model}; is config.json missing?")
     head, embedding = weights["head.weight"], weights["embedding.weight"]
-    return replace(
-        ModelConfig(**STRUCTURE),
+    return ModelConfig(
+        **STRUCTURE,
         feed_forward=activations[0],
         n_layer=max(blocks) + 1,
         n_head=n_head,

@@ -3,7 +3,6 @@
 Llama's format fits models with rotary positions, RMSNorm and SwiGLU.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -109,8 +108,8 @@ def config_from_llama(weights: dict[str, Tensor], settings: dict[str, Any]) -> M
         raise UserError(f"its config.json has {', '.join(unsupported)}: gptlab does not support it")
     vocab_size, d_model = weights["embedding.weight"].shape
     d_ff = len(weights["blocks.0.feed_forward.up.weight"])
-    return replace(
-        ModelConfig(**STRUCTURE),
+    return ModelConfig(
+        **STRUCTURE,
         n_layer=int(settings["num_hidden_layers"]),
         n_head=int(settings["num_attention_heads"]),
         d_model=d_model,

@@ -14,15 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptlab.config.schema import ModelConfig, TrainConfig
-from gptlab.config.validation import validate_config
+from gptlab.config.schema import ModelConfig
 from gptlab.data.prompt_templates import PROMPT_TEMPLATES
 from gptlab.data.sources import require_network
 from gptlab.data.tokenizer import GPT2Tokenizer, load_tokenizer
-from gptlab.model.checkpoint import LoadedModel, load_checkpoint
+from gptlab.model.checkpoint import LoadedModel, build_net, load_checkpoint
 from gptlab.model.gpt import GPT
 from gptlab.model.hf import gpt2, llama
-from gptlab.model.size import check_size
 from gptlab.utils.errors import UserError, did_you_mean
 from gptlab.utils.run_dir import WEIGHT_FILES, is_weights_path
 
@@ -47,11 +45,10 @@ def resolve_pretrained(name: str) -> Path:
     except (RuntimeError, OSError) as error:
         raise UserError(f"model.pretrained={name:.200}: {error!s:.200}") from None
     if exists:
-        if not is_weights_path(path):
-            raise UserError(
-                f"model.pretrained={name} has no weights (looked for {', '.join(WEIGHT_FILES)})"
-            )
-        return path
+        if is_weights_path(path):
+            return path
+        files = ", ".join(WEIGHT_FILES)
+        raise UserError(f"model.pretrained={name} has no weights (looked for {files})")
     if not HUB_NAME.fullmatch(name) or name.endswith((".safetensors", ".bin")):
         siblings = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, siblings)
@@ -64,19 +61,14 @@ def download_pretrained(name: str) -> Path:
 
     HF_ENDPOINT names a mirror, HF_HOME another cache. Raises UserError.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import errors, hf_hub_download
 
     def get(file: str, local_files_only: bool = False) -> Path:
         path = hf_hub_download(name, file, local_files_only=local_files_only)
         return check_sha256(Path(path))
 
     for file in WEIGHT_FILES:
-        with contextlib.suppress(LocalEntryNotFoundError, OSError, ValueError):
+        with contextlib.suppress(errors.LocalEntryNotFoundError, OSError, ValueError):
             get("config.json", local_files_only=True)
             return get(file, local_files_only=True).parent
     require_network(name, "model.pretrained", OFFLINE_HINT)
@@ -84,11 +76,11 @@ def download_pretrained(name: str) -> Path:
         get("config.json")
         try:
             return get(WEIGHT_FILES[0]).parent
-        except EntryNotFoundError:
+        except errors.EntryNotFoundError:
             return get(WEIGHT_FILES[1]).parent
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [repr(error)])[0]
-        if isinstance(error, EntryNotFoundError | RepositoryNotFoundError):
+        if isinstance(error, errors.EntryNotFoundError | errors.RepositoryNotFoundError):
             reason = "the hub has no such model, or no weights in a readable format"
         raise UserError(
             f"model.pretrained={name}: cannot be downloaded ({reason}); {OFFLINE_HINT}"
@@ -114,22 +106,24 @@ def load_pretrained(path: Path) -> LoadedModel:
     file = path if path.is_file() else next(p for n in WEIGHT_FILES if (p := path / n).is_file())
     settings = read_json_object(folder / "config.json")
     exported = read_json_object(folder / GPTLAB_FILE) or {}
+    problem = f"{file}: does not fit its config.json"
     try:
         weights, config = convert_weights(read_weights(file), settings)
-        validate_config(TrainConfig(model=config))
-        check_size(config)
-        net = GPT(config)
+        net = build_net(config)
         copy_weights(net, weights)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise UserError(f"{file}: does not fit its config.json ({error!r:.200})") from None
-    try:
+        problem = f"{folder / GPTLAB_FILE}: damaged"
         return assemble_model(net, file, exported)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise UserError(f"{folder / GPTLAB_FILE}: damaged ({error!r:.200})") from None
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+        AttributeError,
+    ) as error:
+        raise UserError(f"{problem} ({error!r:.200})") from None
 
 
 def assemble_model(net: GPT, file: Path, exported: dict[str, Any]) -> LoadedModel:
@@ -141,10 +135,8 @@ def assemble_model(net: GPT, file: Path, exported: dict[str, Any]) -> LoadedMode
     config = net.config
     tokenizer = load_tokenizer(exported["tokenizer"]) if exported else GPT2Tokenizer()
     vocab_size = net.embedding.num_embeddings
-    if tokenizer.vocab_size > vocab_size:
-        raise UserError(
-            f"its tokenizer has {tokenizer.vocab_size:,} tokens, the model only {vocab_size:,}"
-        )
+    if (tokens := tokenizer.vocab_size) > vocab_size:
+        raise UserError(f"its tokenizer has {tokens:,} tokens, the model only {vocab_size:,}")
     eot_first = bool(exported.get("eot_first", False))
     data = {"eot_first": eot_first, **dict(exported.get("data", {}))}
     if data.get("task") == "instructions" and data["template"] not in PROMPT_TEMPLATES:
@@ -206,11 +198,8 @@ def copy_weights(net: GPT, weights: dict[str, Tensor]) -> None:
     actual = {name: tuple(weight.shape) for name, weight in weights.items()}
     faults = [f"{name} is missing" for name in expected if name not in actual]
     faults += [f"{name} is unexpected" for name in actual if name not in expected]
-    faults += [
-        f"{name} has shape {actual[name]}, not {shape}"
-        for name, shape in expected.items()
-        if name in actual and actual[name] != shape
-    ]
+    wrong = {name: shape for name, shape in actual.items() if shape != expected.get(name, shape)}
+    faults += [f"{name} has shape {s}, not {expected[name]}" for name, s in wrong.items()]
     if faults:
         more = f"; and {len(faults) - 12} more" if len(faults) > 12 else ""
         raise UserError(f"its weights do not fit: {'; '.join(faults[:12])}{more}")
