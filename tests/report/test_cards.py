@@ -52,7 +52,7 @@ def test_card_shows_the_results_of_its_runs(command, tmp_path: Path, docs) -> No
     assert all(f"{loss:.4f} nats per token" in card for loss in losses)
     assert "trainer.max_steps=2 (not 10000)" in card and "| seeds | 1, 2 |" in card
     assert "'data.path=[stories.txt]'" in card and "deep" not in card and str(tmp_path) not in card
-    assert "on all of its data: not measured" in card
+    assert "We changed the settings in the first row and trained on a sample of the data." in card
     assert (folder / "tiny_char.png").read_bytes().startswith(b"\x89PNG")
     for record in (folder / "runs" / "tiny_char").iterdir():
         assert "deep" not in record.read_text() and str(tmp_path) not in record.read_text()
@@ -71,12 +71,14 @@ def test_groups_of_runs_have_unique_labels() -> None:
     def run(**config) -> records.RunRecord:
         return records.RunRecord({"experiment": "tiny_char"}, {"seed": 1} | config, {}, {})
 
-    runs = [run(**{"optim.lr": rate}) for rate in (0.1, 0.2)] + [run(name="mine"), run(name="mine")]
-    groups = records.group_by_seed(runs)
+    three = {"model.n_layer": 1, "model.n_head": 1}
+    runs = [run(**{"optim.lr": 0.1})] + [run(**three, **{"optim.lr": rate}) for rate in (0.1, 0.2)]
+    groups = records.group_by_seed([*runs, run(name="mine"), run(name="mine")])
     assert [group.label for group in groups] == [
-        *("tiny_char, changed", "tiny_char, changed (2)", "tiny_char: mine"),
+        *("tiny_char, lr=0.1", "tiny_char, changed settings", "tiny_char, changed settings (2)"),
+        "tiny_char: mine",
     ]
-    assert len(groups[2].records) == 2
+    assert len(groups[3].records) == 2
 
 
 def test_long_curves_are_averaged() -> None:

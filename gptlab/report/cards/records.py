@@ -17,7 +17,7 @@ import yaml
 
 from gptlab.config.keys import flatten
 from gptlab.config.schema import TrainConfig
-from gptlab.report.load_runs import MetricPoint, read_metrics
+from gptlab.report.load_runs import MetricPoint, format_setting, read_metrics
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 
@@ -53,6 +53,11 @@ class RunRecord:
     def results(self) -> dict[str, float]:
         before = {f"before:{name}": value for name, value in self.summary["before"].items()}
         return self.summary["after"] | before
+
+    @property
+    def has_data_sample(self) -> bool:
+        """Whether a local file replaces the data set; data=text always takes a local file."""
+        return bool(self.config.get("data.path")) and self.config["data.source"] != "text"
 
     def changed_settings(self) -> dict[str, tuple[Any, Any]]:
         """Map each key that differs from the experiment's to (this run's value, its value)."""
@@ -188,6 +193,14 @@ class SeedGroup:
         return statistics.stdev(values) if several else None
 
 
+def describe_change(changed: dict[str, tuple[Any, Any]]) -> str:
+    """Name up to two changed settings, such as `, norm=post final_norm=false`."""
+    if len(changed) > 2:
+        return ", changed settings"
+    short = [f"{k.rpartition('.')[2]}={format_setting(v)}" for k, (v, _) in changed.items()]
+    return f", {' '.join(short)}" if short else ""
+
+
 def group_by_seed(records: list[RunRecord]) -> list[SeedGroup]:
     """Group runs that differ only in their seed; label the groups uniquely."""
     same_config: dict[str, list[RunRecord]] = {}
@@ -198,7 +211,7 @@ def group_by_seed(records: list[RunRecord]) -> list[SeedGroup]:
     groups, used = [], Counter[str]()
     for members in same_config.values():
         name, experiment = members[0].config.get("name"), members[0].experiment
-        changed = ", changed" if members[0].changed_settings() else ""
+        changed = describe_change(members[0].changed_settings())
         label = f"{experiment}: {name}" if name else experiment + changed
         used[label] += 1
         groups.append(SeedGroup(members, label if used[label] == 1 else f"{label} ({used[label]})"))

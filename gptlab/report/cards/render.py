@@ -1,7 +1,7 @@
 """Generate the experiment cards and the README's table from the records of measured runs.
 
 `python -m gptlab.report.cards RUN_FOLDER …` first stores a record of each run in
-docs/experiments/runs. Texts come from docs/experiments/published.yaml, figures from the records.
+docs/experiments/runs. Texts come from docs/experiments/published.yaml, results from the records.
 """
 
 import re
@@ -35,9 +35,13 @@ RESULT_ROWS = [
     ("loss estimated from 200 random batches", "estimate/loss", ".4f"),
     ("perplexity on the training windows", "windows/perplexity", ".4g"),
     ("longest span copied from the training text, tokens", "memorisation/longest", ".0f"),
-    ("the same for held-out text", "memorisation_held_out/longest", ".0f"),
+    ("longest such span in held-out text, tokens", "memorisation_held_out/longest", ".0f"),
     ("10-token spans copied from the training text", "memorisation/10_grams", ".1%"),
-    ("the same for held-out text", "memorisation_held_out/10_grams", ".1%"),
+    (
+        "10-token spans of held-out text in the training text",
+        "memorisation_held_out/10_grams",
+        ".1%",
+    ),
     ("validation loss before training, same data", "before:valid/loss", ".4f"),
     ("HellaSwag before, mean loss per token", "before:hellaswag/acc_norm", ".2%"),
     ("HellaSwag after, mean loss per token", "hellaswag/acc_norm", ".2%"),
@@ -104,7 +108,7 @@ def readme_row(name: str, texts: dict[str, Any], groups: list[SeedGroup]) -> lis
 def describe_scale(group: SeedGroup) -> str:
     """Say in a few words how a measurement relates to the full experiment."""
     words = ["scaled down" if group.first.changed_settings() else "full settings"]
-    if group.first.config.get("data.path"):
+    if group.first.has_data_sample:
         words.append("data sample")
     if len(group.records) > 1:
         words.append(f"{len(group.records)} seeds")
@@ -142,7 +146,7 @@ def render_card(name: str, texts: dict[str, Any], groups: list[SeedGroup]) -> st
         " ".join(texts["samples"].split()),
         *(samples_section(g.first, g.label) for g in groups if g.first.samples),
         "## Runs",
-        "The commands use today's keys; each run used the code of the commit named with it."
+        "The commands use the current keys; each run used the code of its commit."
         if groups
         else not_measured,
         *(describe_run(record) for g in groups for record in g.records),
@@ -158,11 +162,9 @@ def markdown_table(heading: list[str], rows: list[list[Any]]) -> str:
 
 def measured_section(groups: list[SeedGroup]) -> list[str]:
     """Return a table with a column for each group of runs and a row for each result they have."""
-    firsts = [group.first for group in groups]
-    has_full = any(not (r.changed_settings() or r.config.get("data.path")) for r in firsts)
-    parts = [] if has_full else [f"The full experiment on all of its data: {NOT_MEASURED}."]
     if not groups:
-        return parts
+        return [f"{NOT_MEASURED.capitalize()}."]
+    firsts = [group.first for group in groups]
     rows = [
         ["settings", *(describe_changes(r) for r in firsts)],
         ["parameters", *(f"{r.summary['parameters']:,}" for r in firsts)],
@@ -177,7 +179,17 @@ def measured_section(groups: list[SeedGroup]) -> list[str]:
             rows.append([heading, *(format_result(g, result) for g in groups)])
     rows.append(["time", *(describe_time(g) for g in groups)])
     rows.append(["machine", *(describe_machine(r) for r in firsts)])
-    return [*parts, markdown_table(["", *(g.label for g in groups)], rows)]
+    return [*describe_limits(firsts), markdown_table(["", *(g.label for g in groups)], rows)]
+
+
+def describe_limits(records: list[RunRecord]) -> list[str]:
+    """Say in a sentence what all runs lack of the full experiment; empty if one lacks nothing."""
+    actions = []
+    if all(record.changed_settings() for record in records):
+        actions.append("changed the settings in the first row")
+    if all(record.has_data_sample for record in records):
+        actions.append("trained on a sample of the data")
+    return [f"We {' and '.join(actions)}."] if actions else []
 
 
 def describe_changes(record: RunRecord) -> str:
@@ -194,8 +206,8 @@ def describe_data(record: RunRecord) -> str:
     repaired = "repaired" if corpus["repaired"] else "not repaired"
     return (
         f"documents: {', '.join(splits)}; vocabulary {corpus['vocabulary']:,}; broken encoding in "
-        f"{corpus['mojibake']:,} places, {repaired}; held-out documents also in the training text: "
-        f"{corpus['duplicates_across_splits']:,}"
+        f"{corpus['mojibake']:,} places, {repaired}; held-out documents that also occur in the "
+        f"training text: {corpus['duplicates_across_splits']:,}"
     )
 
 
