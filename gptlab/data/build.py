@@ -15,7 +15,7 @@ from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.record_corpus import build_record_corpus
 from gptlab.data.records import RecordSource, make_record_source
-from gptlab.data.sources import TextSource, make_text_source
+from gptlab.data.sources import make_text_source
 from gptlab.data.text_corpus import build_text_corpus
 from gptlab.data.tokenizer import Tokenizer, build_tokenizer, fingerprint
 from gptlab.utils.atomic_io import atomic_folder
@@ -44,11 +44,9 @@ def open_corpus(
     Raises UserError if a source cannot be read; then nothing is left on disk.
     """
     root = Path(corpus_root).expanduser()
-    source: TextSource | RecordSource
-    if data.task == "text":
-        source, names = make_text_source(data, seed, root), IDENTITY_KEYS
-    else:
-        source, names = make_record_source(data, root), RECORD_IDENTITY_KEYS
+    is_text = data.task == "text"
+    source = make_text_source(data, seed, root) if is_text else make_record_source(data, root)
+    names = IDENTITY_KEYS if is_text else RECORD_IDENTITY_KEYS
     settings = {name: getattr(data, name) for name in names}
     encoding = fingerprint(tokenizer_override) if tokenizer_override else asdict(tokenizer)
     key = [CORPUS_FORMAT, source.identity(), encoding, settings, seed]

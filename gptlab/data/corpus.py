@@ -132,8 +132,7 @@ class SplitWriter:
     def __init__(self, folder: Path, name: str, tokenizer: Tokenizer):
         self.path = folder / f"{name}.bin"
         self.file = self.path.open("wb")
-        self.eot = tokenizer.eot
-        self.dtype = token_dtype(tokenizer.vocab_size)
+        self.eot, self.dtype = tokenizer.eot, token_dtype(tokenizer.vocab_size)
         self.split = Split()
         self.ends = array("Q")
         self.negative_log_likelihoods: list[float] = []

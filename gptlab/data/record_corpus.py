@@ -85,9 +85,8 @@ def check_split_classes(
         if {record.label for record in splits[name]} >= required:
             continue
         if not classes:
-            raise UserError(
-                f"{len(records):,} records are too few, or too similar, for a {name} split"
-            )
+            number = f"{len(records):,}"
+            raise UserError(f"{number} records are too few, or too similar, for a {name} split")
         counts = Counter(record.label for record in records)
         rarest, count = min(counts.items(), key=lambda item: item[1])
         raise UserError(

@@ -29,10 +29,6 @@ class Message:
     text: str
     label: str
 
-    @property
-    def content(self) -> str:
-        return self.text
-
 
 @dataclass(frozen=True)
 class Instruction:
@@ -42,10 +38,6 @@ class Instruction:
     input: str
     output: str
     label: ClassVar[None] = None
-
-    @property
-    def content(self) -> str:
-        return f"{self.instruction}\n{self.input}"
 
 
 Record = Message | Instruction
@@ -186,11 +178,9 @@ def make_record_source(config: DataConfig, corpus_root: Path) -> RecordSource:
     if config.path is not None:
         return RecordFiles(config, corpus_root)
     source = resolve_choice("data.source", config.source, RECORD_SOURCES)
-    if config.task not in source.tasks:
-        raise UserError(
-            f"data.source={config.source} has no records for data.task={config.task}; "
-            f"use data.task={source.tasks[0]}"
-        )
+    if (task := config.task) not in source.tasks:
+        problem = f"data.source={config.source} has no records for data.task={task}"
+        raise UserError(f"{problem}; use data.task={source.tasks[0]}")
     return source(config, corpus_root)
 
 

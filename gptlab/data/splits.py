@@ -155,7 +155,9 @@ def split_records(
         classes[text].add(record.label)
     conflicting = sum(len(groups.pop(text)) for text in list(groups) if len(classes[text]) > 1)
     groups_by_class: dict[str | None, list[list[Record]]] = defaultdict(list)
-    for text in sorted(groups, key=lambda text: shuffle_key(seed, text)):
+    salt = seed.to_bytes(8, "little")
+    order = sorted(groups, key=lambda t: blake2b(t.encode(), key=salt, digest_size=8).digest())
+    for text in order:
         groups_by_class[next(iter(classes[text]))].append(groups[text])
     counts = {name: sum(map(len, groups)) for name, groups in groups_by_class.items()}
     limit = (min if data.balance_classes else max)(counts.values(), default=0)
@@ -186,9 +188,6 @@ def normalize_record(record: Record) -> str:
 
     In messages long numbers are equal too: an advertisement comes with many telephone numbers.
     """
-    text = " ".join(record.content.casefold().split())
-    return re.sub(r"\d{4,}", "0000", text) if isinstance(record, Message) else text
-
-
-def shuffle_key(seed: int, text: str) -> bytes:
-    return blake2b(text.encode(), key=seed.to_bytes(8, "little"), digest_size=8).digest()
+    if isinstance(record, Message):
+        return re.sub(r"\d{4,}", "0000", " ".join(record.text.casefold().split()))
+    return " ".join(f"{record.instruction}\n{record.input}".casefold().split())

@@ -216,8 +216,7 @@ class CharTokenizer(VocabularyTokenizer):
 
 
 class WordTokenizer(VocabularyTokenizer):
-    """One token for each word or punctuation mark, with the space before it; rare words are
-    spelled.
+    """One token for each word or punctuation mark, with the space before it. Spells rare words.
 
     The vocabulary has the `max_words` most frequent pieces of the corpus. If others remain, it has
     every character of the corpus too, so that it can encode all of the corpus.
@@ -248,9 +247,7 @@ class WordTokenizer(VocabularyTokenizer):
 
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
-    "gpt2": GPT2Tokenizer,
-    "char": CharTokenizer,
-    "words": WordTokenizer,
+    each.name: each for each in (GPT2Tokenizer, CharTokenizer, WordTokenizer)
 }
 
 

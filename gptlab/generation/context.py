@@ -50,7 +50,7 @@ class ContextWindow:
         if self.ids_BxT.shape[1] == self.window:
             self.ids_BxT = self.ids_BxT[:, self.window - self.window // 2 :]
             if self.cache is not None:
-                self.cache.clear()
+                self.cache.length = 0
         new_Bx1 = torch.tensor(tokens, device=self.ids_BxT.device)[:, None]
         self.ids_BxT = torch.cat((self.ids_BxT, new_Bx1), dim=1)
 
@@ -80,7 +80,7 @@ def next_logits(context: ContextWindow, vocab_size: int) -> Tensor:
     Raises UserError if a logit is not finite.
     """
     logits_BxV = context.logits()
-    logits_BxV[:, vocab_size:] = float("-inf")
+    logits_BxV[:, vocab_size:] = -torch.inf
     if not logits_BxV[:, :vocab_size].isfinite().all():
         raise UserError("the model's logits are not finite: its training diverged")
     return logits_BxV

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gptlab.config.schema import SamplingConfig
 
-NEGATIVE_INFINITY = float("-inf")  # the logit of an excluded token
 TOP_P_CANDIDATES = 1024
 
 
@@ -39,24 +38,22 @@ def no_repeat_ngram(logits_BxV: Tensor, n: int, texts: Sequence[list[int]]) -> T
         starts = range(len(tokens) - n + 1)
         repeats = {tokens[i + n - 1] for i in starts if tokens[i : i + n - 1] == last}
         if len(repeats) < int(logits_V.isfinite().sum()):
-            logits_V[list(repeats)] = NEGATIVE_INFINITY
+            logits_V[list(repeats)] = -torch.inf
     return logits_BxV
 
 
 def top_p(logits_BxC: Tensor, p: float, logsumexp_Bx1: Tensor | None = None) -> Tensor:
     """Keep the fewest most likely tokens whose probabilities add up to p.
 
+    `logsumexp_Bx1` is over the whole vocabulary, if the logits are only the most likely of it.
     Holtzman et al. (2019), "The Curious Case of Neural Text Degeneration", arXiv:1904.09751.
-
-    Args:
-        logsumexp_Bx1: over the whole vocabulary, if the logits are only the most likely of it.
     """
     if logsumexp_Bx1 is None:
         logsumexp_Bx1 = logits_BxC.logsumexp(dim=-1, keepdim=True)
     ordered = logits_BxC.sort(descending=True, stable=True)
     probability_BxC = (ordered.values - logsumexp_Bx1).exp()
     preceding_BxC = probability_BxC.cumsum(dim=-1) - probability_BxC
-    values = ordered.values.masked_fill(preceding_BxC >= p, NEGATIVE_INFINITY)
+    values = ordered.values.masked_fill(preceding_BxC >= p, -torch.inf)
     return torch.empty_like(logits_BxC).scatter(-1, ordered.indices, values)
 
 
@@ -67,7 +64,7 @@ def min_p(logits_BxC: Tensor, p: float) -> Tensor:
     """
     probability_BxC = logits_BxC.softmax(dim=-1)
     threshold_Bx1 = p * probability_BxC.amax(dim=-1, keepdim=True)
-    return logits_BxC.masked_fill(probability_BxC < threshold_Bx1, NEGATIVE_INFINITY)
+    return logits_BxC.masked_fill(probability_BxC < threshold_Bx1, -torch.inf)
 
 
 def apply_penalties(

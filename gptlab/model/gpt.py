@@ -41,11 +41,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer.
-
-    Args:
-        config: needs a `vocab_size`; a part that is in no table raises UserError.
-    """
+    """A decoder-only transformer; UserError if the config names a part that is in no table."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -24,11 +24,7 @@ class LayerKVCache:
 
 
 class KVCache:
-    """Keys and values of all layers, in memory allocated once.
-
-    Args:
-        shape: (L, B, H, W, K).
-    """
+    """Keys and values of all layers, in memory allocated once; `shape` is (L, B, H, W, K)."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device):
         self.kv_2xLxBxHxWxK = torch.empty(2, *shape, dtype=dtype, device=device)
@@ -37,9 +33,6 @@ class KVCache:
     def layers(self) -> Iterator[LayerKVCache]:
         for keys, values in zip(*self.kv_2xLxBxHxWxK, strict=True):
             yield LayerKVCache(keys, values, self.length)
-
-    def clear(self) -> None:
-        self.length = 0
 
     def select(self, rows: list[int]) -> None:
         """Replace the samples by samples rows[0], rows[1], …; rows may be dropped or repeated."""

@@ -200,7 +200,7 @@ def attention_weights(q: Tensor, k: Tensor, causal: bool) -> Tensor:
     """Return how much each token (row) attends to each (column), (B, H, T, S); rows sum to 1."""
     scores_BxHxTxS = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if causal:
-        scores_BxHxTxS = scores_BxHxTxS.masked_fill(future_mask(q, k), float("-inf"))
+        scores_BxHxTxS = scores_BxHxTxS.masked_fill(future_mask(q, k), -torch.inf)
     return scores_BxHxTxS.softmax(dim=-1)
 
 

@@ -1,7 +1,6 @@
 """The plots of the toy stories and the words that only they use; notation: story_rules.py."""
 
 # --- plots: things lost, found and broken ----------------------------------------------------
-
 LOST_AND_BROKEN = {
     "lost_toy": """could not find {hero.his} {look} {color} {it:toy}. {react} {meet} They {looked}
         under the {wa:furniture} and behind the {furniture-wa}. {atlast}, {friend} {found} the
@@ -55,7 +54,6 @@ LOST_WORDS = {
 }
 
 # --- plots: making and learning --------------------------------------------------------------
-
 MAKING = {
     "stuck_kite": """was flying a {look} {color} {it:flyer} when the wind blew it into a {tall}
         {tree}. {react} {meet} {comfort} {friend} {fetched} a {pole} and got the {it} down.
@@ -100,7 +98,6 @@ MAKING_WORDS = {
 }
 
 # --- plots: friends and kindness -------------------------------------------------------------
-
 KINDNESS = {
     "picnic": """packed {food_one:food}, {food-food_one} and a {look} {color} blanket for a
         picnic, but {thief} ate it all. {react} {meet} {friend} had a {basket} full of {it:fruit}.

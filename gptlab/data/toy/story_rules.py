@@ -16,7 +16,6 @@ learned quickly and spread the surprise over the whole story.
 from gptlab.data.toy import story_plots
 
 # --- who and where ---------------------------------------------------------------------------
-
 WHO = {
     "story": "{opening} {hero.He} {loved} {ha:hobby} and {hobby-ha}. {when}, {hero} {plot}",
     "opening": """
@@ -67,7 +66,6 @@ WHO = {
 }
 
 # --- sentences that many plots share ---------------------------------------------------------
-
 FRAMES = {
     "react": """
         "{alas}," {sighed} {hero} {sadly}. | {hero.He} felt {fa:sad} and {sad-fa}.""",
@@ -115,7 +113,6 @@ FRAMES = {
 }
 
 # --- the lesson ------------------------------------------------------------------------------
-
 LESSONS = {
     "night": """That night | That evening | At bedtime | At sunset | After supper | From then on
         | From that day on | Ever after""",
@@ -143,8 +140,6 @@ LESSONS = {
     "share_end": "{night}, {hero} {knew} that {sharing} {moral}",
     "brave_end": "{night}, {hero} {knew} that {courage} {moral}",
 }
-
-# ---------------------------------------------------------------------------------------------
 
 PLOT = {"plot": " | ".join(f"{{{name}}}" for name in story_plots.PLOTS)}
 SECTIONS: tuple[dict[str, str], ...] = (WHO, FRAMES, LESSONS, *story_plots.SECTIONS, PLOT)

@@ -77,10 +77,8 @@ def full_model_files(model: LoadedModel) -> tuple[dict[str, Tensor], Files]:
             reasons.append(str(error))
     else:
         raise UserError(f"{model.path}: transformers has no such model: {'; '.join(reasons)}")
-    tokenizer, data = model.tokenizer, model.config["data"]
-    task = {"task": data.get("task", "text")}
-    if task["task"] == "instructions":
-        task["template"] = data["template"]
+    tokenizer, data = model.tokenizer, {"task": "text", **model.config["data"]}
+    keys = ("task", "template") if data["task"] == "instructions" else ("task",)
     special_tokens = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
     return hf_weights, {
         "config.json": settings | special_tokens,
@@ -90,7 +88,7 @@ def full_model_files(model: LoadedModel) -> tuple[dict[str, Tensor], Files]:
             "eot_first": model.eot_first,
             "step": model.step,
             "window": config.trained_length,
-            "data": task,
+            "data": {key: data[key] for key in keys},
         },
         **tokenizer_files(tokenizer, config.window),
     }

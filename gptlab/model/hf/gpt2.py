@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from gptlab.config.schema import ModelConfig
-from gptlab.utils.errors import UserError
+from gptlab.utils.errors import UserError, resolve_choice
 
 HF_TO_GPTLAB = {
     "transformer.wte": "embedding",
@@ -53,10 +53,9 @@ def from_gpt2(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, weight in weights.items():
         if MASKS.search(name):
             continue
-        has_prefix = name.startswith(("transformer.", "lm_head."))
-        full_name = name if has_prefix else f"transformer.{name}"
+        prefix = "" if name.startswith(("transformer.", "lm_head.")) else "transformer."
         weight = weight.T if CONV1D.search(name) else weight
-        converted[rename_weight(full_name, HF_TO_GPTLAB)] = weight
+        converted[rename_weight(prefix + name, HF_TO_GPTLAB)] = weight
     if "embedding.weight" in converted:
         converted.setdefault("head.weight", converted["embedding.weight"])
     return converted
@@ -99,10 +98,7 @@ def to_gpt2_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_gpt2(weights: dict[str, Tensor], settings: dict[str, Any] | None) -> ModelConfig:
-    """Return the model config for converted weights.
-
-    Args:
-        settings: the content of config.json; None if there is none.
+    """Return the model config for converted weights and config.json (None if there is none).
 
     Raises UserError if this is not a GPT-2, or one with settings that gptlab does not implement.
     """
@@ -110,14 +106,9 @@ def config_from_gpt2(weights: dict[str, Tensor], settings: dict[str, Any] | None
     for key, value in REQUIRED_SETTINGS.items():
         if settings[key] != value:
             raise UserError(f"its config.json has {key}={settings[key]}; gptlab needs {value}")
-    hf_activation = settings.get("activation_function", "gelu_new")
-    activations = [name for name, hf_names in ACTIVATIONS.items() if hf_activation in hf_names]
-    if not activations:
-        supported = ", ".join(name for hf_names in ACTIVATIONS.values() for name in hf_names)
-        raise UserError(
-            f"its config.json has activation_function={hf_activation}; gptlab needs one of "
-            f"{supported}"
-        )
+    names = {hf_name: name for name, hf_names in ACTIVATIONS.items() for hf_name in hf_names}
+    activation = settings.get("activation_function", "gelu_new")
+    feed_forward = resolve_choice("its config.json: activation_function", activation, names)
     try:
         vocab_size, d_model = weights["embedding.weight"].shape
         context_length = len(weights["positions.table.weight"])
@@ -131,7 +122,7 @@ def config_from_gpt2(weights: dict[str, Tensor], settings: dict[str, Any] | None
     head, embedding = weights["head.weight"], weights["embedding.weight"]
     return ModelConfig(
         **STRUCTURE,
-        feed_forward=activations[0],
+        feed_forward=feed_forward,
         n_layer=max(blocks) + 1,
         n_head=n_head,
         d_model=d_model,

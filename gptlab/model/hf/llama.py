@@ -31,6 +31,10 @@ STRUCTURE: dict[str, Any] = {  # what makes a gptlab model a Llama
     **{"bias": False, "qkv_bias": None, "head_bias": False, "scale_embeddings": False},
     **{"feed_forward": "swiglu", "let_attention_see_the_future": False, "n_classes": None},
 }
+REQUIRED_SETTINGS: dict[str, Any] = {  # the only values of config.json that gptlab implements
+    **{"rms_norm_eps": 1e-5, "hidden_act": "silu", "attention_bias": False},
+    **{"rope_theta": 10_000.0, "rope_type": "default", "rope_scaling": None},
+}
 
 
 def to_llama_config(config: ModelConfig) -> dict[str, Any]:
@@ -92,17 +96,11 @@ def config_from_llama(weights: dict[str, Tensor], settings: dict[str, Any]) -> M
 
     Raises UserError for settings that gptlab does not implement.
     """
-    settings = {"rope_scaling": None, "num_key_value_heads": None, **settings}
-    rope = settings.get("rope_parameters") or {}
-    theta = settings.get("rope_theta", rope.get("rope_theta", 10_000.0))
-    required = {"rms_norm_eps": 1e-5, "hidden_act": "silu", "attention_bias": False}
+    settings = (settings.get("rope_parameters") or {}) | settings
     unsupported = [
-        f"{name}={settings[name]}" for name, value in required.items()
-        if settings.get(name, value) != value
-    ]  # fmt: skip
-    unsupported += [f"rope_theta={theta}"] if theta != 10_000.0 else []
-    unsupported += ["rope_scaling"] if settings["rope_scaling"] else []
-    if settings["num_key_value_heads"] not in (None, settings.get("num_attention_heads")):
+        f"{k}={settings[k]}" for k, v in REQUIRED_SETTINGS.items() if settings.get(k, v) != v
+    ]
+    if settings.get("num_key_value_heads") not in (None, settings.get("num_attention_heads")):
         unsupported.append("fewer key and value heads than query heads")
     if unsupported:
         raise UserError(f"its config.json has {', '.join(unsupported)}: gptlab does not support it")

@@ -50,8 +50,7 @@ def resolve_pretrained(name: str) -> Path:
         files = ", ".join(WEIGHT_FILES)
         raise UserError(f"model.pretrained={name} has no weights (looked for {files})")
     if not HUB_NAME.fullmatch(name) or name.endswith((".safetensors", ".bin")):
-        siblings = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, siblings)
+        hint = did_you_mean(path.name, [sibling.name for sibling in path.parent.glob("*")])
         raise UserError(f"model.pretrained={name}: no such file or folder{hint}")
     return download_pretrained(name)
 
@@ -82,9 +81,8 @@ def download_pretrained(name: str) -> Path:
         reason = (str(error).splitlines() or [repr(error)])[0]
         if isinstance(error, errors.EntryNotFoundError | errors.RepositoryNotFoundError):
             reason = "the hub has no such model, or no weights in a readable format"
-        raise UserError(
-            f"model.pretrained={name}: cannot be downloaded ({reason}); {OFFLINE_HINT}"
-        ) from None
+        problem = f"model.pretrained={name}: cannot be downloaded ({reason})"
+        raise UserError(f"{problem}; {OFFLINE_HINT}") from None
 
 
 def check_sha256(path: Path) -> Path:
@@ -129,16 +127,14 @@ def load_pretrained(path: Path) -> LoadedModel:
 def assemble_model(net: GPT, file: Path, exported: dict[str, Any]) -> LoadedModel:
     """Combine the net with its tokenizer; invalid content of gptlab.json may raise anything.
 
-    Args:
-        exported: content of gptlab.json; empty for a model that gptlab did not export.
+    `exported` is that content, empty for a model that gptlab did not export.
     """
     config = net.config
     tokenizer = load_tokenizer(exported["tokenizer"]) if exported else GPT2Tokenizer()
     vocab_size = net.embedding.num_embeddings
     if (tokens := tokenizer.vocab_size) > vocab_size:
         raise UserError(f"its tokenizer has {tokens:,} tokens, the model only {vocab_size:,}")
-    eot_first = bool(exported.get("eot_first", False))
-    data = {"eot_first": eot_first, **dict(exported.get("data", {}))}
+    data = {"eot_first": bool(exported.get("eot_first", False)), **dict(exported.get("data", {}))}
     if data.get("task") == "instructions" and data["template"] not in PROMPT_TEMPLATES:
         raise ValueError("unknown prompt template")
     if (window := exported.get("window")) is not None:
@@ -146,8 +142,7 @@ def assemble_model(net: GPT, file: Path, exported: dict[str, Any]) -> LoadedMode
             raise ValueError(f"window={window} must be from 1 to {config.context_length}")
         config.trained_length = int(window)
     net.eval()
-    stored = {"model": vars(config), "data": data}
-    step = int(exported.get("step", 0))
+    stored, step = {"model": vars(config), "data": data}, int(exported.get("step", 0))
     return LoadedModel(file, net, tokenizer, stored, step, data["eot_first"], {})
 
 
