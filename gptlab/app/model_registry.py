@@ -59,14 +59,14 @@ class ModelRegistry:
 
     def runs(self) -> dict[str, Path]:
         """Return the run folders by name, the most recently started first."""
-        found = []
+        started = []
         for folder in [*self.root.glob("*"), *self.root.glob("*_sweep/*")]:
             with contextlib.suppress(OSError):  # deleted meanwhile
                 if folder.name[0] != "." and (folder / "checkpoints").is_dir():
                     name = folder.relative_to(self.root).as_posix()
                     if name == replace_invalid(name):
-                        found.append(((folder / "config.yaml").stat().st_mtime, name, folder))
-        below_root = {name: folder for _, name, folder in sorted(found, reverse=True)}
+                        started.append(((folder / "config.yaml").stat().st_mtime, name, folder))
+        below_root = {name: folder for _, name, folder in sorted(started, reverse=True)}
         return self.external_runs | below_root | self.external_runs
 
     def run_folder(self, run: str) -> Path:

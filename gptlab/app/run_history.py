@@ -76,7 +76,8 @@ def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
     else:
         folder = registry.run_folder(run)
         summary, config = summarize_run(run, folder), read_config(folder)
-        curves, samples = read_run_curves(folder), read_samples(folder)
+        metrics, samples = read_metrics(*file_state(folder / "metrics.csv")), read_samples(folder)
+        curves = {name: average_points(points) for name, points in metrics.items()}
     files = {"config": config, "curves": curves, "samples": samples}
     return summary | {"checkpoints": checkpoints} | files
 
@@ -84,11 +85,6 @@ def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
 def config_group(config: dict[str, Any], name: str) -> dict[str, Any]:
     group = config.get(name)
     return group if isinstance(group, dict) else {}
-
-
-def read_run_curves(folder: Path) -> dict[str, Points]:
-    curves = read_metrics(*file_state(folder / "metrics.csv"))
-    return {name: average_points(points) for name, points in curves.items()}
 
 
 def file_state(path: Path) -> FileState:

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from gptlab.config.cli import command
+from gptlab.config.cli import command, compose_config
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
@@ -27,21 +27,9 @@ from gptlab.training.run_plan import RunPlan, make_run_plan
 GetBatch = Callable[[int], tuple[Tensor, Tensor]]  # number: (source, target)
 
 
-def run_train_command(arguments: list[str], action: Callable[[TrainConfig], object]) -> None:
-    """Call `action` with the configuration of `python train.py ARGUMENTS`, without output."""
-    GlobalHydra.instance().clear()
-    original, sys.argv = sys.argv, ["train.py", *arguments]
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            command("train")(action)()
-    finally:
-        sys.argv = original
-
-
 def load_config(arguments: list[str]) -> TrainConfig:
-    configs: list[TrainConfig] = []
-    run_train_command(arguments, configs.append)
-    return configs[0]
+    """The configuration of `python train.py ARGUMENTS`."""
+    return compose_config("train", arguments)
 
 
 def open_config_corpus(config: TrainConfig) -> Corpus:
@@ -77,7 +65,13 @@ def time_gptlab_step(arguments: list[str], steps: int, warm_up_steps: int = 10) 
     StepTimer.warm_up_steps = warm_up_steps
     max_steps = f"trainer.max_steps={warm_up_steps + steps}"
     timer = "+callbacks.step_timer._target_=gptlab.bench.baselines.StepTimer"
-    run_train_command([*arguments, max_steps, timer], train)
+    original, sys.argv = sys.argv, ["train.py", *arguments, max_steps, timer]
+    GlobalHydra.instance().clear()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            command("train")(train)()
+    finally:
+        sys.argv = original
     return (StepTimer.end - StepTimer.start) / steps
 
 

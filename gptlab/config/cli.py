@@ -135,6 +135,18 @@ def to_config(name: str, composed: Any) -> Any:
     return config
 
 
+def compose_config(name: str, arguments: list[str]) -> Any:
+    """The validated configuration of a command with these arguments, without running it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    ConfigStore.instance().store(f"{name}_schema", SCHEMAS[name])
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return to_config(name, compose(name, [quote_free_text(a) for a in arguments]))
+
+
 OPEN_GROUPS = ("trainer.extra.", "callbacks.", "logger.")  # accept new keys with a plus
 TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 

@@ -16,7 +16,9 @@ UNKNOWN = ("error", "skip")
 LAYERS = "gptlab.model.layers"
 FIFTH = "null: a fifth of the run, at most 1000; 0: never"
 TEMPLATES = "gptlab.data.prompt_templates.PROMPT_TEMPLATES"
+SOURCES = ("gptlab.data.sources.SOURCES", "gptlab.data.records.RECORD_SOURCES")
 WEIGHT_DTYPES = ("float32", "bfloat16", "int8")
+INSPECTIONS = "gptlab.evaluation.interpretability_plots.INSPECTIONS"
 TRAINING_SUITES = ("samples", "gptlab.evaluation.suites.SUITES")
 RUN = "latest, a run folder, or a checkpoint file"
 RUN_ROOT = "folder of all runs"
@@ -73,11 +75,7 @@ class DataConfig:
     """Where documents come from and how they become batches (gptlab/data)."""
 
     task: str = key("text", "what to learn", choices=("text", "classification", "instructions"))
-    source: str = key(
-        "text",
-        "text: your own files (data.path); otherwise a built-in source",
-        choices=("gptlab.data.sources.SOURCES", "gptlab.data.records.RECORD_SOURCES"),
-    )
+    source: str = key("text", "text: files of data.path; otherwise built in", choices=SOURCES)
     path: Any = text_key(None, "your own files instead: a file, a list of files, or a folder")
     valid_path: Any = text_key(None, "held-out documents; null: split off as data.split says")
     hub: str | None = text_key(None, "source=hub: Hugging Face dataset, or a folder with its copy")
@@ -262,9 +260,7 @@ class TrainConfig:
     eval_before: list[str] = key([], "evaluations at step 0", choices=TRAINING_SUITES)
     eval_after: list[str] = key(["perplexity"], "evaluations at the end", choices=TRAINING_SUITES)
     log_interpretability: list[str] = key(
-        ["attention"],
-        "plots for TensorBoard after training",
-        choices="gptlab.evaluation.interpretability_plots.INSPECTIONS",
+        ["attention"], "plots for TensorBoard after training", choices=INSPECTIONS
     )
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -351,7 +347,7 @@ class AppConfig:
     token: str | None = text_key(None, "password, at least 16 letters; null: none")
     max_new_tokens: int = key(1000, "longest sample of any request, in tokens", low=1)
     max_queue: int = key(8, "maximum queue length; beyond it, HTTP 429", low=0, high=1000)
-    max_models: int = key(3, "models kept in memory; the least recently used goes", low=1, high=100)
+    max_models: int = key(3, "models in memory; the oldest unused is dropped", low=1, high=100)
     weight_dtype: str = key("float32", "bfloat16, int8: faster, less exact", choices=WEIGHT_DTYPES)
     accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
     open_browser: bool = key(True, "open the page in a browser, if there is a screen")

@@ -26,7 +26,7 @@ SWEEP_DIR_KEY = "hydra.sweep.dir"
 CONFIG_GROUPS = (
     "callbacks|data|experiment|finetune|logger|model|optim|profile|sampling|tokenizer|trainer"
 )
-# Arguments that a stored sweep may repeat without being asked: values of known keys, and choices
+# Arguments that a stored sweep may repeat without asking: values of known keys, and choices
 # by name (Hydra would follow a path to any file).
 SAFE_OVERRIDE = re.compile(
     rf"-m|--multirun|(({CONFIG_GROUPS})(@[\w.]+)?|hydra/launcher)=(\w+(,\w+)*)"

@@ -22,15 +22,7 @@ CHOICES = [path.relative_to(CONF_DIR) for path in CONF_DIR.glob("*/*.yaml")]
 
 
 def compose(*arguments: str) -> TrainConfig:
-    """Compose and validate as train.py does."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-
-    from gptlab.config.cli import to_config
-
-    ConfigStore.instance().store("train_schema", SCHEMAS["train"])
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return to_config("train", compose("train", [quote_free_text(a) for a in arguments]))
+    return cli.compose_config("train", list(arguments))
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)

@@ -7,13 +7,13 @@ import pytest
 import torch
 import yaml
 
+from gptlab.config.cli import compose_config
 from gptlab.config.schema import TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import Batch, TextDataModule
 from gptlab.data.sequences import IGNORE_INDEX
 from gptlab.model.gpt import GPT, count_parameters
-from gptlab.report.cards.records import compose_train_config
 from gptlab.training.run_plan import RunPlan, make_run_plan
 from tests.conftest import ROOT, TINY
 
@@ -26,7 +26,7 @@ def open_experiment(
 ) -> tuple[TrainConfig, RunPlan, Corpus]:
     """Plan an experiment in its full size, on embedded stories."""
     data = ["data=toy_stories", "data.max_samples=60", f"corpus_root={tmp_path / 'corpora'}"]
-    config = compose_train_config([f"experiment={experiment}", *data, *overrides])
+    config = compose_config("train", [f"experiment={experiment}", *data, *overrides])
     corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
     return config, make_run_plan(config, corpus), corpus
 
@@ -78,7 +78,7 @@ def test_tinystories_prenorm_has_the_published_settings(tmp_path: Path) -> None:
     assert (model.feed_forward, model.position, model.final_norm) == ("gelu", "sinusoidal", True)
     assert not model.tied_head and model.context_length == 128
     assert parameters_of(plan) == 162_250_752
-    own = compose_train_config(["experiment=tinystories_prenorm"])
+    own = compose_config("train", ["experiment=tinystories_prenorm"])
     assert own.data.max_samples == 10_000 and own.data.split == 0
     assert data.stride < model.context_length and data.batching == "sliding"
     assert (plan.shape.batch_size, plan.shape.accumulate, config.trainer.max_epochs) == (8, 1, 5)
@@ -116,7 +116,7 @@ def test_tiny_char_has_the_published_settings(tmp_path: Path, experiment: str) -
         assert (model.feed_forward, model.position) == ("relu2", "rotary")
         assert (optim.name, optim.lr, optim.schedule) == ("adamw", 6e-3, "cosine")
         assert parameters_of(plan) <= 129 * vocabulary + 201_344
-    own = compose_train_config([f"experiment={experiment}"])
+    own = compose_config("train", [f"experiment={experiment}"])
     assert own.prompt == " " and own.data.max_samples == 211_971 and "estimate" in own.eval_after
     batch = first_batch(config, plan, corpus)
     assert batch["input"].shape == (16, 32)
@@ -133,7 +133,7 @@ def test_fineweb_16m_has_the_published_settings(tmp_path: Path) -> None:
     assert parameters_of(plan) == 16_299_520
     assert (plan.shape.batch_size, plan.tokens_per_step, plan.steps) == (4, 32_768, 12_207)
     assert plan.steps * plan.tokens_per_step == pytest.approx(400e6, rel=1e-4)
-    own = compose_train_config(["experiment=fineweb_16m"])
+    own = compose_config("train", ["experiment=fineweb_16m"])
     assert own.data.max_tokens * (1 - own.data.split) == 300e6
     assert own.data.hub_config == "sample-10BT" and own.prompt == "Hello, I'm a language model,"
     assert (optim.lr, optim.min_lr, optim.warmup_steps) == (6e-4, 6e-5, 469)
@@ -173,7 +173,7 @@ def test_every_experiment_runs_offline_with_a_tiny_model(
     assert result.code == 0, result.err
     (run,) = (tmp_path / "runs").iterdir()
     summary = json.loads((run / "summary.json").read_text())
-    own = compose_train_config([f"experiment={experiment}"])
+    own = compose_config("train", [f"experiment={experiment}"])
     stored = yaml.safe_load((run / "config.yaml").read_text())
     assert stored["tokenizer"]["name"] == own.tokenizer.name
     for key in ("batching", "row_length", "eot_first", "learn_eot"):

@@ -114,7 +114,7 @@ function draw() {
   $("step-slider").setAttribute("aria-valuetext", $("step-label").textContent);
   const legend = visible.length
     ? `Loss in nats per token (e^loss is the perplexity); ${visible.map(({ name }) => CURVE_NAMES[name]).join(", ")}; dots: checkpoints.` : "";
-  const hint = all.length === 1 ? " Only one checkpoint was kept; train with trainer.keep_step_checkpoints=true to keep more." : "";
+  const hint = all.length === 1 ? " This run has one checkpoint; train with trainer.keep_step_checkpoints=true to keep more." : "";
   $("chart-legend").textContent = legend + hint;
 }
 

@@ -15,8 +15,8 @@ from zlib import crc32
 
 import yaml
 
+from gptlab.config.cli import compose_config
 from gptlab.config.keys import flatten
-from gptlab.config.schema import TrainConfig
 from gptlab.report.load_runs import MetricPoint, format_setting, read_metrics
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
@@ -142,21 +142,7 @@ def load_records(folder: Path, experiment: str) -> list[RunRecord]:
 @cache
 def experiment_config(experiment: str) -> dict[str, Any]:
     """Return the flat configuration of `python train.py experiment=…`."""
-    return flatten(compose_train_config([f"experiment={experiment}"]))
-
-
-def compose_train_config(overrides: list[str]) -> TrainConfig:
-    """Compose and validate the configuration of train.py with these command-line overrides."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-
-    from gptlab.config.cli import CONF_DIR, to_config
-
-    GlobalHydra.instance().clear()
-    ConfigStore.instance().store("train_schema", TrainConfig)
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return to_config("train", compose("train", overrides))
+    return flatten(compose_config("train", [f"experiment={experiment}"]))
 
 
 @dataclass
