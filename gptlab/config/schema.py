@@ -347,7 +347,7 @@ class AppConfig:
     token: str | None = text_key(None, "password, at least 16 letters; null: none")
     max_new_tokens: int = key(1000, "longest sample of any request, in tokens", low=1)
     max_queue: int = key(8, "maximum queue length; beyond it, HTTP 429", low=0, high=1000)
-    max_models: int = key(3, "models in memory; the oldest unused is dropped", low=1, high=100)
+    max_models: int = key(3, "models in memory, the most recently used", low=1, high=100)
     weight_dtype: str = key("float32", "bfloat16, int8: faster, less exact", choices=WEIGHT_DTYPES)
     accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
     open_browser: bool = key(True, "open the page in a browser, if there is a screen")
