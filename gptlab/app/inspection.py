@@ -79,7 +79,7 @@ def inspect_nearest_tokens(model: LoadedModel, text: str, unknown: str) -> dict[
     tokenizer, tokens = model.tokenizer, []
     ids = encode_text(model, text, unknown)
     for id in interpretability.longest_tokens(tokenizer, ids, MAX_NEAREST_TOKENS):
-        nearest = interpretability.nearest_tokens(model.net, id, tokenizer.vocab_size, most=8)
+        nearest = interpretability.nearest_tokens(model.net, id, tokenizer.vocab_size, top_k=8)
         words = [[token_text(tokenizer, other), round(cosine, 4)] for other, cosine in nearest]
         tokens.append({"token": token_text(tokenizer, id), "nearest": words})
     return {"tokens": tokens}

@@ -27,7 +27,7 @@ from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.data.toy.stories import story_grammar
-from gptlab.training.run_summary import cpu_name
+from gptlab.utils.device import cpu_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TINY_CHAR = [

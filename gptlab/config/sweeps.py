@@ -171,7 +171,7 @@ def parse_override(argument: str) -> Any:
 
 
 def override_key(argument: str) -> str:
-    return argument.partition("=")[0].lstrip("+")
+    return argument.partition("=")[0].lstrip("+~")
 
 
 def hydra_config() -> Any:

@@ -147,6 +147,10 @@ def read_bpe_merges(sha256: str) -> str:
     return content.decode()
 
 
+class UnknownCharactersError(UserError):
+    """A text has characters or words that the vocabulary lacks."""
+
+
 class VocabularyTokenizer:
     """A list of pieces of text whose positions are the ids; end-of-text is the last id."""
 
@@ -182,7 +186,7 @@ class VocabularyTokenizer:
             return [token for token in ids if token != -1]
         unknown = list(dict.fromkeys(p for p in self.split(text) if p not in self.ids))
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-        raise UserError(
+        raise UnknownCharactersError(
             f"the model's vocabulary lacks: {', '.join(map(repr, unknown[:8]))}{more}; remove this "
             "from the text, or skip it with unknown=skip (to generate or evaluate) or "
             "tokenizer.unknown=skip (for a corpus)"

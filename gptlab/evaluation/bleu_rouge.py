@@ -11,12 +11,11 @@ from torchmetrics.functional.text import bleu_score, rouge_score
 
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation.context import EvalContext, Results, named_results
-from gptlab.evaluation.continuations import continue_documents
 
 
 def evaluate_bleu_rouge(context: EvalContext) -> Results:
     """Compare generated second halves of held-out documents to the real ones."""
-    samples, endings = continue_documents(context)
+    samples, endings = context.continue_documents()
     real = [decode(context.tokenizer, ending) for ending in endings]
     results: Results = {"bleu_rouge/n": len(real)}
     for name, scores in compare_continuations([sample.text for sample in samples], real).items():
@@ -24,9 +23,7 @@ def evaluate_bleu_rouge(context: EvalContext) -> Results:
     return results
 
 
-def compare_continuations(
-    generated: Sequence[str], real: Sequence[str]
-) -> dict[str, dict[str, float]]:
+def compare_continuations(generated: Sequence[str], real: Sequence[str]) -> dict[str, Results]:
     """Score continuations against the real ones, against other texts', and other texts' too."""
     others = [*real[1:], *real[:1]]
     return {
@@ -36,7 +33,7 @@ def compare_continuations(
     }
 
 
-def bleu_rouge(generated: Sequence[str], real: Sequence[str]) -> dict[str, float]:
+def bleu_rouge(generated: Sequence[str], real: Sequence[str]) -> Results:
     """BLEU (Papineni et al., 2002), ROUGE-1 and ROUGE-L (Lin, 2004) as F-measures, 0 to 1."""
     rouge = rouge_score(list(generated), list(real), rouge_keys=("rouge1", "rougeL"))
     return {

@@ -1,8 +1,6 @@
 """How well a classifier works: accuracy, F1, confusion. In shapes: N messages, C classes."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,51 +22,47 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 
-@dataclass
-class ClassificationResult:
-    """Figures over all messages."""
+@torch.inference_mode()
+def evaluate_classifier(context: EvalContext, split: str) -> Results:
+    """Evaluate a classifier on a split; with a count for each pair of true and predicted class.
 
-    loss: float  # nats per message
-    accuracy: float
-    f1: float  # of the second class of two; the mean over classes of more
-    confusion: list[list[int]]  # C × C: row: the true class, column: the predicted one
-
-    @property
-    def messages(self) -> int:
-        return sum(map(sum, self.confusion))
-
-
-def classifier_results(context: EvalContext, split: str) -> Results:
-    """Evaluate a classifier on a split; with a count for each pair of true and predicted class."""
-    classes = context.corpus.classes or []
-    result = evaluate_classifier(context.net, in_order(context.batches(split)), context.precision)
+    `loss` is in nats per message. `f1` is that of the second class of two; of more, the mean over
+    classes.
+    """
+    classes, nats = context.corpus.classes or [], 0.0
+    with eval_mode(context.net) as device:
+        metrics = make_metrics(len(classes)).to(device)
+        for batch in in_order(context.batches(split)):
+            on_device = {name: batch[name].to(device) for name in ("input", "target")}
+            with autocast(context.precision, device.type):
+                logits_NxC, labels_N = classification_logits(context.net, on_device)
+            metrics.update(logits_NxC.argmax(dim=1), labels_N)
+            nats += float(F.cross_entropy(logits_NxC, labels_N, reduction="sum"))
+    computed = metrics.compute()
+    confusion_CxC = computed["confusion"].tolist()  # row: the true class, column: the predicted one
+    messages = sum(map(sum, confusion_CxC))
     figures = {
-        "loss": result.loss,
-        "perplexity": perplexity(result.loss),
-        "accuracy": result.accuracy,
-        "f1": result.f1,
-        "tokens": result.messages,
+        "loss": nats / messages,
+        "perplexity": perplexity(nats / messages),
+        "accuracy": float(computed["accuracy"]),
+        "f1": float(computed["f1"]),
+        "tokens": messages,
     }
-    for true, row in zip(classes, result.confusion, strict=True):
+    for true, row in zip(classes, confusion_CxC, strict=True):
         for predicted, count in zip(classes, row, strict=True):
             figures[f"{true}_as_{predicted}"] = count
     return named_results(split, figures)
 
 
 def make_metrics(classes: int) -> "MetricCollection":
-    from torchmetrics import MetricCollection  # takes seconds to import
-    from torchmetrics.classification import (
-        BinaryF1Score,
-        MulticlassAccuracy,
-        MulticlassConfusionMatrix,
-        MulticlassF1Score,
-    )
+    from torchmetrics import MetricCollection  # takes seconds
+    from torchmetrics import classification as metrics
 
     return MetricCollection(
         {
-            "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "f1": BinaryF1Score() if classes == 2 else MulticlassF1Score(classes),
-            "confusion": MulticlassConfusionMatrix(classes),
+            "accuracy": metrics.MulticlassAccuracy(classes, average="micro"),
+            "f1": metrics.BinaryF1Score() if classes == 2 else metrics.MulticlassF1Score(classes),
+            "confusion": metrics.MulticlassConfusionMatrix(classes),
         }
     )
 
@@ -79,25 +73,6 @@ def classification_logits(net: GPT, batch: Batch) -> tuple[Tensor, Tensor]:
     labelled_BxT = target_BxT != IGNORE_INDEX
     logits_NxC = net.head(net.hidden(source_BxT)[labelled_BxT])
     return logits_NxC.float(), target_BxT[labelled_BxT]
-
-
-@torch.inference_mode()
-def evaluate_classifier(net: GPT, batches: Iterable[Batch], precision: str) -> ClassificationResult:
-    nats = 0.0
-    with eval_mode(net) as device:
-        metrics = make_metrics(net.head.out_features).to(device)
-        for batch in batches:
-            on_device = {name: batch[name].to(device) for name in ("input", "target")}
-            with autocast(precision, device.type):
-                logits_NxC, labels_N = classification_logits(net, on_device)
-            metrics.update(logits_NxC.argmax(dim=1), labels_N)
-            nats += float(F.cross_entropy(logits_NxC, labels_N, reduction="sum"))
-    computed = metrics.compute()
-    result = ClassificationResult(
-        nats, float(computed["accuracy"]), float(computed["f1"]), computed["confusion"].tolist()
-    )
-    result.loss /= result.messages
-    return result
 
 
 def class_names(model: LoadedModel) -> list[str]:

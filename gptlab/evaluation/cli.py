@@ -6,12 +6,7 @@ from gptlab.config.schema import EvaluateConfig
 from gptlab.evaluation.classification import class_names, rank_classes
 from gptlab.evaluation.context import Results, checkpoint_context
 from gptlab.evaluation.judge import judge_responses
-from gptlab.evaluation.results_store import (
-    RESULTS_FILE,
-    format_results,
-    results_dir,
-    store_results,
-)
+from gptlab.evaluation.results_store import RESULTS_FILE, format_results, results_dir, store_results
 from gptlab.evaluation.suites import SUITES, check_suites
 from gptlab.model.hf.pretrained import load_model
 from gptlab.utils import run_dir
@@ -61,10 +56,8 @@ def classify_text(config: EvaluateConfig, text: str) -> None:
     path = run_dir.find_checkpoint(config.run, config.run_root)
     model = load_model(path)
     if not class_names(model):
-        raise UserError(
-            f"run={config.run}: {path} is not a classifier; train one with "
-            "`python train.py data=toy_spam`"
-        )
+        train = "python train.py data=toy_spam"
+        raise UserError(f"run={config.run}: {path} is not a classifier; train one with `{train}`")
     model.net.to(accelerator)
     ranked = rank_classes(model, text, config.unknown)
     length, window = len(model.tokenizer.encode(text.strip())), model.net.config.window

@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from gptlab.config.schema import (
-    DataConfig,
-    EvaluateConfig,
-    HellaswagConfig,
-    SamplingConfig,
-)
+from gptlab.config.schema import DataConfig, EvaluateConfig, SamplingConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TrainingBatches, ValidationBatches
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
     from gptlab.evaluation.document_scores import DocumentScores
 
 Results = dict[str, float]  # by `name/figure`, such as valid/loss or hellaswag/acc_norm
-TRAINING_SAMPLES = 20  # texts that a suite generates when it runs before or after training
+MIN_TOKENS = 8  # of a document that is worth continuing
 
 
 def named_results(name: str, figures: Mapping[str, float | None]) -> Results:
@@ -50,6 +46,7 @@ def bytes_of_tokens(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
 class EvalContext:
     """A model, a corpus, and how to evaluate one on the other."""
 
+    config: TrainConfig | EvaluateConfig  # for sampling, max_new_tokens, prompt, seed, hellaswag
     net: GPT
     tokenizer: Tokenizer
     dataset: tuple[DataConfig, Corpus] | None  # None: only for suites that need no corpus
@@ -60,14 +57,9 @@ class EvalContext:
     stride: int | None = None  # score the last `stride` tokens of each window; None: all
     by_document: bool = False  # score perplexity document by document, with a standard error
     eot_first: bool  # whether prompts begin with end-of-text
-    sampling: SamplingConfig
-    num_samples: int = TRAINING_SAMPLES  # generated texts
-    max_new_tokens: int  # of each generated text
-    prompt: str  # of texts generated from their first word on
+    num_samples: int = 20  # texts that a suite generates
     # Prompt of the memorisation suite; None: the first halves of held-out documents.
     memorisation_prompt: list[int] | None = None
-    seed: int
-    hellaswag: HellaswagConfig
     raw_dir: Path  # where downloads are stored
     output_dir: Path | None = None  # where suites write files, if they may
     document_scores: "dict[str, DocumentScores]" = field(default_factory=dict)  # by split
@@ -90,8 +82,9 @@ class EvalContext:
         return self.data.task if self.dataset else "text"
 
     @property
-    def held_out_splits(self) -> list[str]:
-        return [split for split in self.corpus.splits if split != "train"]
+    def prompt_start(self) -> list[int]:
+        """The tokens that a prompt starts with: end-of-text, or none."""
+        return [self.tokenizer.eot] if self.eot_first else []
 
     @cached_property
     def token_bytes(self) -> Tensor:
@@ -99,10 +92,10 @@ class EvalContext:
         return bytes_of_tokens(self.tokenizer, self.net.embedding.num_embeddings)
 
     def sequences(self, split: str) -> Sequences:
-        return make_sequences(self.corpus, split, self.context_length, self.data, self.seed)
+        return make_sequences(self.corpus, split, self.context_length, self.data, self.config.seed)
 
     def batches(self, split: str) -> ValidationBatches:
-        """Read a split in order, each target once, up to `settings.max_tokens`."""
+        """Read a split in order, each target once, up to `max_tokens`."""
         sequences = self.sequences(split)
         if self.stride and isinstance(sequences, DocumentSequences):
             raise UserError(
@@ -115,9 +108,32 @@ class EvalContext:
         """Draw batches of a split in the order of training."""
         return TrainingBatches(self.sequences(split), BatchShape(self.batch_size, 1))
 
-    def documents(self, split: str, count: int) -> list[list[int]]:
-        """Read the first documents of a split, without their end-of-text."""
-        return list(self.corpus.documents(split, count))
+    def documents_to_continue(self) -> list[list[int]]:
+        """Read the first held-out documents that are long enough; raises UserError below 2."""
+        count = self.num_samples
+        if count < 2:
+            raise UserError(f"num_samples={count}: must be at least 2, to compare texts")
+        first = self.corpus.documents("valid", 4 * count)
+        documents = [document for document in first if len(document) >= MIN_TOKENS][:count]
+        if len(documents) < 2:
+            raise UserError(
+                f"{self.corpus.folder}: has fewer than 2 held-out documents of at least "
+                f"{MIN_TOKENS} tokens; raise data.split, or leave bleu_rouge and memorisation out"
+            )
+        return documents
+
+    def continue_documents(self) -> tuple[list[Sample], list[list[int]]]:
+        """Generate the second half of held-out documents; return it and the real one's tokens."""
+        samples, endings = [], []
+        bar = tqdm(
+            self.documents_to_continue(), "generating", unit=" texts", disable=None, leave=False
+        )
+        for number, document in enumerate(bar):
+            half = len(document) // 2
+            prompt = self.prompt_start + document[:half]
+            samples += self.generate(prompt, seed=self.config.seed + number)
+            endings.append(document[half:][: self.config.max_new_tokens])
+        return samples, endings
 
     def generate(
         self,
@@ -128,10 +144,9 @@ class EvalContext:
         progress: str | None = None,
     ) -> list[Sample]:
         """Continue a prompt; `progress` names a progress bar of the tokens."""
-        sampling, length = sampling or self.sampling, self.max_new_tokens
-        request = GenerationRequest(
-            self.net, self.tokenizer, prompt, sampling, num_samples, length, seed
-        )
+        text, sampling = (self.net, self.tokenizer, prompt), sampling or self.config.sampling
+        length = self.config.max_new_tokens
+        request = GenerationRequest(*text, sampling, num_samples, length, seed)
         return generate_samples(request, progress)
 
 
@@ -145,15 +160,14 @@ def checkpoint_context(
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
     model.net.to(accelerator)
     names_data = any(name.split("=")[0].split(".")[0] == "data" for name in overrides)
-    skip = config.unknown == "skip" or (
-        needs_corpus and names_data and config.tokenizer.unknown == "skip"
-    )
-    if skip and isinstance(model.tokenizer, VocabularyTokenizer):
+    unknown = (config.unknown, config.tokenizer.unknown if needs_corpus and names_data else None)
+    if "skip" in unknown and isinstance(model.tokenizer, VocabularyTokenizer):
         model.tokenizer.unknown = "skip"
     root = Path(str(config.corpus_root or model.config.get("corpus_root") or "corpora"))
     root = root.expanduser()
     dataset = open_dataset(config, model, root, names_data) if needs_corpus else None
     return EvalContext(
+        config=config,
         net=model.net,
         tokenizer=model.tokenizer,
         dataset=dataset,
@@ -164,12 +178,7 @@ def checkpoint_context(
         stride=config.stride,
         by_document=True,
         eot_first=model.eot_first,
-        sampling=config.sampling,
         num_samples=config.num_samples,
-        max_new_tokens=config.max_new_tokens,
-        prompt=config.prompt or "",
-        seed=config.seed,
-        hellaswag=config.hellaswag,
         raw_dir=root / "raw",
     )
 
@@ -182,11 +191,10 @@ def open_dataset(
         data, seed, stored = config.data, config.seed, None
     else:
         data, seed, stored = run_dataset(model, root)
-    corpus = stored or open_corpus(
-        data, config.tokenizer, seed, str(root), tokenizer_override=model.tokenizer
-    )
+    tokenizer = model.tokenizer
+    corpus = stored or open_corpus(data, config.tokenizer, seed, str(root), False, tokenizer)
     window, classes = model.net.config.window, corpus.classes
-    if vocabulary(corpus.tokenizer) != vocabulary(model.tokenizer):
+    if vocabulary(corpus.tokenizer) != vocabulary(tokenizer):
         raise UserError(f"{corpus.folder}: has another vocabulary than the model {model.path}")
     if bool(classes) != bool(model.net.config.n_classes):
         raise UserError(

@@ -35,7 +35,7 @@ class DocumentScores:
         """Nats per token; every token has the same weight."""
         return float(self.nats.sum() / self.tokens.sum())
 
-    def standard_error(self, seed: int = 0) -> float | None:
+    def standard_error(self) -> float | None:
         """Estimate the standard error of the loss by a bootstrap over documents.
 
         Tokens of one document depend on each other, so whole documents are drawn. None for a
@@ -43,7 +43,7 @@ class DocumentScores:
         """
         if len(self.nats) < 2:
             return None
-        return float(np.std(bootstrap(self.nats, self.tokens, seed), ddof=1))
+        return float(np.std(bootstrap(self.nats, self.tokens), ddof=1))
 
     def figures(self) -> dict[str, float | None]:
         return {
@@ -57,9 +57,9 @@ class DocumentScores:
         }
 
 
-def bootstrap(sums: np.ndarray, tokens: np.ndarray, seed: int) -> np.ndarray:
+def bootstrap(sums: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """Draw documents with replacement; return sum / tokens of each draw."""
-    random, count = np.random.default_rng(seed), len(sums)
+    random, count = np.random.default_rng(0), len(sums)
     means = np.empty(BOOTSTRAP_DRAWS)
     for number in range(BOOTSTRAP_DRAWS):
         drawn = random.integers(count, size=count)
@@ -68,7 +68,7 @@ def bootstrap(sums: np.ndarray, tokens: np.ndarray, seed: int) -> np.ndarray:
 
 
 def paired_difference(
-    a: DocumentScores, b: DocumentScores, confidence: float = 0.95, seed: int = 0
+    a: DocumentScores, b: DocumentScores, confidence: float = 0.95
 ) -> tuple[float, float, float]:
     """Estimate by how many nats per token `a` is worse than `b`, with a confidence interval.
 
@@ -77,7 +77,7 @@ def paired_difference(
     """
     difference = a.nats - b.nats
     mean = float(difference.sum() / a.tokens.sum())
-    error = float(np.std(bootstrap(difference, a.tokens, seed), ddof=1))
+    error = float(np.std(bootstrap(difference, a.tokens), ddof=1))
     margin = NormalDist().inv_cdf((1 + confidence) / 2) * error
     return mean, mean - margin, mean + margin
 
@@ -93,12 +93,8 @@ def score_documents(
     nats, ids, rows, means = [], [], [], []
     every_batch = in_order(batches, progress="perplexity")
     for logits_BxTxV, target_BxT, cpu_target_BxT in predict(net, every_batch, precision):
-        losses = F.cross_entropy(
-            logits_BxTxV.float().flatten(0, 1),
-            target_BxT.flatten(),
-            ignore_index=IGNORE_INDEX,
-            reduction="none",
-        )
+        logits_NxV, target_N = logits_BxTxV.float().flatten(0, 1), target_BxT.flatten()
+        losses = F.cross_entropy(logits_NxV, target_N, ignore_index=IGNORE_INDEX, reduction="none")
         real_BxT = cpu_target_BxT != IGNORE_INDEX
         nats.append(losses.view(real_BxT.shape).cpu()[real_BxT].double().numpy())
         ids.append(cpu_target_BxT[real_BxT].numpy())

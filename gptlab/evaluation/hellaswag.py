@@ -9,6 +9,7 @@ of one style to those of the other.
 
 import json
 import math
+import operator
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,11 +82,10 @@ def strip_markup(text: str) -> str:
 def evaluate_hellaswag(
     context: EvalContext, name: str = "hellaswag", style: type[Question] = Question
 ) -> Results:
-    config = context.hellaswag
+    config = context.config.hellaswag
     questions = read_questions(config, context.raw_dir, style)
-    result = answer_questions(
-        context.net, context.tokenizer, questions, context.precision, config.batch_size
-    )
+    settings = context.precision, config.batch_size
+    result = answer_questions(context.net, context.tokenizer, questions, *settings)
     return named_results(name, result.figures())
 
 
@@ -96,7 +96,7 @@ def check_hellaswag_file(config: TrainConfig | EvaluateConfig) -> None:
 
 def check_hellaswag(context: EvalContext, style: type[Question] = Question) -> None:
     """Raise UserError if the vocabulary cannot encode the questions."""
-    questions = read_questions(context.hellaswag, context.raw_dir, style)
+    questions = read_questions(context.config.hellaswag, context.raw_dir, style)
     try:
         make_ending_sequences(questions, context.tokenizer, 1)
     except UserError as error:
@@ -111,27 +111,14 @@ class HellaswagResult:
     answers: list[int]
     answers_norm: list[int]
 
-    @property
-    def acc(self) -> float:
-        return accuracy(self.answers, self.labels)
-
-    @property
-    def acc_norm(self) -> float:
-        return accuracy(self.answers_norm, self.labels)
-
-    @property
-    def standard_error(self) -> float:
-        """The binomial standard error of acc_norm."""
-        return math.sqrt(self.acc_norm * (1 - self.acc_norm) / len(self.labels))
-
     def figures(self) -> dict[str, float]:
-        names = ("acc", "acc_norm", "standard_error")
-        figures: dict[str, float] = {name: getattr(self, name) for name in names}
-        return {"n": len(self.labels), **figures, "chance": 0.25}
-
-
-def accuracy(answers: list[int], labels: list[int]) -> float:
-    return sum(a == b for a, b in zip(answers, labels, strict=True)) / len(labels)
+        """Return both accuracies, and the binomial standard error of acc_norm."""
+        count = len(self.labels)
+        acc = sum(map(operator.eq, self.answers, self.labels)) / count
+        acc_norm = sum(map(operator.eq, self.answers_norm, self.labels)) / count
+        error = math.sqrt(acc_norm * (1 - acc_norm) / count)
+        figures = {"acc": acc, "acc_norm": acc_norm, "standard_error": error, "chance": 0.25}
+        return {"n": count, **figures}
 
 
 def read_questions(
@@ -186,7 +173,6 @@ def parse_question(line: str, where: str, style: type[Question]) -> Question:
 class EndingSequence:
     """One ending after its context."""
 
-    number: int  # of the ending, over all questions
     ids: list[int]
     begin: int  # index of the ending's first token
     norm_length: int  # divides the loss for `acc_norm`
@@ -206,7 +192,7 @@ def make_ending_sequences(
             ids = [*(context or [tokenizer.eot]), *tokens][-(context_length + 1) :]
             begin = max(1, len(ids) - len(tokens))
             norm_length = max(1, question.norm_length(ending, len(ids) - begin))
-            sequences.append(EndingSequence(len(sequences), ids, begin, norm_length))
+            sequences.append(EndingSequence(ids, begin, norm_length))
     return sequences
 
 
@@ -216,18 +202,15 @@ def answer_questions(
 ) -> HellaswagResult:
     """Answer all questions on the network's device."""
     sequences = make_ending_sequences(questions, tokenizer, net.config.window)
-    sequences.sort(key=lambda sequence: len(sequence.ids))  # little padding, the same batches
-    sums, means = torch.zeros(len(sequences)), torch.zeros(len(sequences))
-    bar = tqdm(total=len(sequences), desc="hellaswag", unit=" endings", disable=None, leave=False)
-    with eval_mode(net), bar:
-        for first in range(0, len(sequences), batch_size):
-            batch = sequences[first : first + batch_size]
-            nats_B = ending_losses(net, batch, precision)
-            for sequence, nats in zip(batch, nats_B, strict=True):
-                sums[sequence.number] = nats
-                means[sequence.number] = nats / sequence.norm_length
-            bar.update(len(batch))
-    answers, answers_norm = (x.view(-1, 4).argmin(dim=1).tolist() for x in (sums, means))
+    order = sorted(range(len(sequences)), key=lambda n: len(sequences[n].ids))  # little padding
+    sums, lengths = torch.zeros(len(order)), torch.tensor([s.norm_length for s in sequences])
+    starts = range(0, len(order), batch_size)
+    bar = tqdm(starts, desc="hellaswag", unit=" batches", disable=None, leave=False)
+    with eval_mode(net):
+        for start in bar:
+            numbers = order[start : start + batch_size]
+            sums[numbers] = ending_losses(net, [sequences[n] for n in numbers], precision)
+    answers, answers_norm = (x.view(-1, 4).argmin(1).tolist() for x in (sums, sums / lengths))
     return HellaswagResult([question.label for question in questions], answers, answers_norm)
 
 

@@ -4,6 +4,7 @@ Each function runs the network once over a short text, without dropout. In shape
 of the text, V vocabulary, D d_model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,20 +23,23 @@ def attention_maps(net: GPT, ids: list[int]) -> list[Tensor]:
 
     `ids` are at most `net.config.window` tokens.
     """
-    maps: list[Tensor] = []
-
-    def record(module: CausalSelfAttention, inputs: tuple[Tensor]) -> None:
-        maps.append(module.weights(inputs[0])[0].float().cpu())
-
     layers = [module for module in net.modules() if isinstance(module, CausalSelfAttention)]
-    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
-    with eval_mode(net) as device:
-        try:
-            net.hidden(torch.tensor([ids], device=device))
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return maps
+    with eval_mode(net):
+        inputs = module_inputs(net, layers, ids)
+        pairs = zip(layers, inputs, strict=True)
+        return [layer.weights(x_1xTxD)[0].float().cpu() for layer, x_1xTxD in pairs]
+
+
+def module_inputs(net: GPT, modules: Sequence[nn.Module], ids: list[int]) -> list[Tensor]:
+    """Run the network once; return the input (1, T, D) of each of these modules."""
+    inputs: list[Tensor] = []
+    hooks = [m.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for m in modules]
+    try:
+        net.hidden(torch.tensor([ids], device=next(net.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return inputs
 
 
 @dataclass
@@ -52,9 +56,9 @@ class TokenExpectation:
 
 @torch.inference_mode()
 def token_expectations(
-    net: GPT, ids: list[int], vocab_size: int, most: int = 10
+    net: GPT, ids: list[int], vocab_size: int, top_k: int = 10
 ) -> list[TokenExpectation]:
-    """Return what the model predicted for each token but the first, with the `most` likeliest.
+    """Return what the model predicted for each token but the first, with the `top_k` likeliest.
 
     `ids` are at most one token more than the window. `vocab_size` is that of the tokenizer; ids
     beyond it only pad the model's vocabulary. Raises UserError for a model that diverged.
@@ -65,7 +69,7 @@ def token_expectations(
         logits_TxV = net(torch.tensor([ids[:-1]], device=device))[0, :, :vocab_size].float()
     logprobs_TxV = check_finite_logits(logits_TxV).log_softmax(dim=-1)
     entropy_T = -(logprobs_TxV.exp() * logprobs_TxV).nan_to_num().sum(dim=-1)
-    top = logprobs_TxV.topk(min(most, vocab_size), dim=-1)
+    top = logprobs_TxV.topk(min(top_k, vocab_size), dim=-1)
     expectations = []
     for at, token in enumerate(ids[1:]):
         logprob = logprobs_TxV[at, token]
@@ -99,19 +103,9 @@ def logit_lens(net: GPT, ids: list[int], vocab_size: int) -> LogitLens:
     The last row is the model's own prediction. nostalgebraist (2020), "interpreting GPT: the logit
     lens". Arguments as in `token_expectations`, but `ids` are at most the window.
     """
-    states: list[Tensor] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
-        for module in (*net.blocks, net.final_norm)
-    ]
     lens = LogitLens([], [], [])
-    with eval_mode(net) as device:
-        try:
-            net.hidden(torch.tensor([ids], device=device))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for x_1xTxD in states:
+    with eval_mode(net):
+        for x_1xTxD in module_inputs(net, (*net.blocks, net.final_norm), ids):
             logits_TxV = net.head(net.final_norm(x_1xTxD))[0, :, :vocab_size].float()
             logprobs_TxV = check_finite_logits(logits_TxV).log_softmax(dim=-1)
             best = logprobs_TxV.max(dim=-1)
@@ -123,21 +117,19 @@ def logit_lens(net: GPT, ids: list[int], vocab_size: int) -> LogitLens:
 
 
 @torch.inference_mode()
-def nearest_tokens(
-    net: GPT, token: int, vocab_size: int, most: int = 10
-) -> list[tuple[int, float]]:
+def nearest_tokens(net: GPT, token: int, vocab_size: int, top_k: int) -> list[tuple[int, float]]:
     """Find the other tokens with the most similar embeddings, with the cosine similarity."""
     table_VxD = nn.functional.normalize(net.embedding.weight[:vocab_size].float(), dim=-1)
     cosine_V = table_VxD @ table_VxD[token]
     cosine_V[token] = -2  # below any cosine
-    top = cosine_V.topk(min(most, vocab_size - 1))
+    top = cosine_V.topk(min(top_k, vocab_size - 1))
     return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
 
 
-def longest_tokens(tokenizer: Tokenizer, ids: list[int], most: int) -> list[int]:
+def longest_tokens(tokenizer: Tokenizer, ids: list[int], count: int) -> list[int]:
     """Return the longest distinct tokens of a text, to look up their neighbours."""
     distinct = [token for token in dict.fromkeys(ids) if token != tokenizer.eot]
-    return sorted(distinct, key=lambda token: -len(decode(tokenizer, [token])))[:most]
+    return sorted(distinct, key=lambda token: -len(decode(tokenizer, [token])))[:count]
 
 
 def token_label(tokenizer: Tokenizer, token: int) -> str:

@@ -10,19 +10,14 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from gptlab.config.schema import TrainConfig
-from gptlab.evaluation.interpretability import (
-    LogitLens,
-    TokenExpectation,
-    attention_maps,
-    logit_lens,
-    token_expectations,
-    token_label,
-)
+from gptlab.evaluation import interpretability
+from gptlab.evaluation.interpretability import LogitLens, TokenExpectation
 from gptlab.generation.engine import generate_samples
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.checkpoint import LoadedModel
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
@@ -43,7 +38,7 @@ class ModelProbe:
         return f"step {self.model.step:,}"
 
     def labels(self, ids: list[int]) -> list[str]:
-        return [token_label(self.model.tokenizer, token) for token in ids]
+        return [interpretability.token_label(self.model.tokenizer, token) for token in ids]
 
     def add_figure(self, tag: str, figure: "Figure") -> None:
         for writer in self.writers:
@@ -64,11 +59,8 @@ def log_interpretability(
     experiments: list[Any] = [getattr(logger, "experiment", None) for logger in loggers]
     writers = [writer for writer in experiments if hasattr(writer, "add_figure")]
     if writers and names and not model.net.config.n_classes:
-        request = GenerationRequest(
-            *(model.net, model.tokenizer, prompt, config.sampling),
-            max_new_tokens=MAX_TOKENS,
-            seed=config.seed,
-        )
+        text = model.net, model.tokenizer, prompt
+        request = GenerationRequest(*text, config.sampling, 1, MAX_TOKENS, config.seed)
         (sample,) = generate_samples(request)
         probe = ModelProbe(model, sample.tokens[: min(MAX_TOKENS, window)], writers)
         for name in names:
@@ -77,13 +69,15 @@ def log_interpretability(
 
 def log_attention(probe: ModelProbe) -> None:
     labels = probe.labels(probe.ids)
-    for layer, weights_HxTxT in enumerate(attention_maps(probe.model.net, probe.ids)):
+    for layer, weights_HxTxT in enumerate(
+        interpretability.attention_maps(probe.model.net, probe.ids)
+    ):
         figure = plot_attention(weights_HxTxT, labels, f"layer {layer}, {probe.title}")
         probe.add_figure(f"attention/layer_{layer}", figure)
 
 
 def log_logit_lens(probe: ModelProbe) -> None:
-    lens = logit_lens(probe.model.net, probe.ids, probe.model.tokenizer.vocab_size)
+    lens = interpretability.logit_lens(probe.model.net, probe.ids, probe.model.tokenizer.vocab_size)
     words = [probe.labels(row) for row in lens.tokens]
     figure = plot_logit_lens(lens, words, probe.labels(probe.ids), probe.title)
     probe.add_figure("inside/logit_lens", figure)
@@ -91,9 +85,8 @@ def log_logit_lens(probe: ModelProbe) -> None:
 
 def log_surprise(probe: ModelProbe) -> None:
     if len(probe.ids) > 1:
-        expectations = token_expectations(
-            probe.model.net, probe.ids, probe.model.tokenizer.vocab_size
-        )
+        vocab_size = probe.model.tokenizer.vocab_size
+        expectations = interpretability.token_expectations(probe.model.net, probe.ids, vocab_size)
         figure = plot_surprise(expectations, probe.labels(probe.ids[1:]), probe.title)
         probe.add_figure("inside/surprise", figure)
 
@@ -116,18 +109,23 @@ INSPECTIONS: dict[str, Callable[[ModelProbe], None]] = {
 }
 
 
+def make_axes(width: float, height: float) -> "tuple[Figure, Axes]":
+    """Make a figure of this size in inches."""
+    from matplotlib.figure import Figure  # takes long to import
+
+    figure = Figure(figsize=(width, height), dpi=80)
+    return figure, figure.subplots()
+
+
 def plot_attention(weights_HxTxT: Tensor, labels: list[str], title: str) -> "Figure":
     """Plot one layer's heads side by side; the row token attends to the column."""
-    from matplotlib.figure import Figure
-
     heads, length, _ = weights_HxTxT.shape
     columns = min(heads, 4)
     rows = -(-heads // columns)
     pitch = length + 2  # heads are two cells apart
     # One image of all heads, labelled at its edges only: separate axes take seconds to draw.
     tiled = torch.full((rows * pitch - 2, columns * pitch - 2), torch.nan)
-    figure = Figure(figsize=(2.6 * columns + 0.8, 2.6 * rows + 1), dpi=80)
-    axes = figure.subplots()
+    figure, axes = make_axes(2.6 * columns + 0.8, 2.6 * rows + 1)
     for head in range(heads):
         top, left = head // columns * pitch, head % columns * pitch
         # Square roots make weak weights visible.
@@ -153,11 +151,8 @@ def plot_logit_lens(
 
     `words` label the lens's tokens, `labels` those of the text.
     """
-    from matplotlib.figure import Figure
-
     layers, length = len(words), len(labels)
-    figure = Figure(figsize=(0.75 * length + 1.5, 0.32 * layers + 1.3), dpi=80)
-    axes = figure.subplots()
+    figure, axes = make_axes(0.75 * length + 1.5, 0.32 * layers + 1.3)
     image = axes.imshow(lens.probabilities, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     image.axes.invert_yaxis()
     style: dict[str, Any] = {"fontsize": 7, "parse_math": False}
@@ -176,11 +171,8 @@ def plot_logit_lens(
 
 def plot_surprise(expectations: list[TokenExpectation], labels: list[str], title: str) -> "Figure":
     """Plot a bar for the surprise of each token, and a dot for the surprise the model expected."""
-    from matplotlib.figure import Figure
-
     places = range(len(labels))
-    figure = Figure(figsize=(0.4 * len(labels) + 1.5, 2.6), dpi=80)
-    axes = figure.subplots()
+    figure, axes = make_axes(0.4 * len(labels) + 1.5, 2.6)
     axes.bar(places, [each.nats for each in expectations], color="#56b4e9", label="surprise")
     entropies = [each.entropy for each in expectations]
     axes.plot(places, entropies, "o", color="#d55e00", markersize=4, label="expected")

@@ -64,11 +64,8 @@ def is_response(record: Any) -> bool:
 
 def judge_response(record: dict[str, str], config: JudgeConfig, url: str) -> int:
     """Ask the judge for 0 to 100 points; raises UserError if no valid answer comes."""
-    content = {
-        "model": config.model,
-        "messages": [{"role": "user", "content": QUESTION.format(**record)}],
-        "temperature": 0,
-    }
+    messages = [{"role": "user", "content": QUESTION.format(**record)}]
+    content = {"model": config.model, "messages": messages, "temperature": 0}
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(config.api_key_env, "").strip():
         if not key.isascii() or not key.isprintable():  # never show the key itself
@@ -78,8 +75,11 @@ def judge_response(record: dict[str, str], config: JudgeConfig, url: str) -> int
     try:
         request = urllib.request.Request(endpoint, json.dumps(content).encode(), headers)
         with OPENER.open(request, timeout=config.timeout) as response:
-            reply = json.loads(response.read())
-        return parse_points(reply)
+            answer = json.loads(response.read())["choices"][0]["message"]["content"]
+        number = re.search(r"\d+", answer)
+        if number is None or int(number[0]) > 100:
+            raise ValueError(f"it answers {answer!r:.80}")
+        return int(number[0])
     except urllib.error.HTTPError as error:
         body = " ".join(error.read(300).decode(errors="replace").split())
         raise UserError(f"judge.url={url}: {endpoint} answers {error.code} ({body})") from None
@@ -88,12 +88,3 @@ def judge_response(record: dict[str, str], config: JudgeConfig, url: str) -> int
         raise UserError(f"judge.url={url}: no answer from {endpoint} ({reason})") from None
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"judge.url={url}: no points in the judge's answer ({error})") from None
-
-
-def parse_points(reply: Any) -> int:
-    """Read the first number of the judge's answer; raises ValueError if it is not 0 to 100."""
-    answer = reply["choices"][0]["message"]["content"]
-    number = re.search(r"\d+", answer)
-    if number is None or not 0 <= int(number[0]) <= 100:
-        raise ValueError(f"it answers {answer!r:.80}")
-    return int(number[0])

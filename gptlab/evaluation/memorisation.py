@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from gptlab.evaluation.context import EvalContext, Results, named_results
-from gptlab.evaluation.continuations import continue_documents, documents_to_continue
 
 NGRAMS = (5, 10, 20)  # tokens
 CHUNK = 1 << 21  # positions searched together
@@ -22,15 +21,13 @@ def evaluate_memorisation(context: EvalContext) -> Results:
     """Search the training text for spans of generated text, and of as much held-out text."""
     prompt, count = context.memorisation_prompt, context.num_samples
     if prompt is None:
-        samples, held_out = continue_documents(context)
+        samples, held_out = context.continue_documents()
     else:
-        samples = context.generate(prompt, count, context.seed)
-        documents = context.documents("valid", count)
-        held_out = [d[len(prompt) :][: context.max_new_tokens] for d in documents]
-    texts = {
-        "memorisation": [sample.new_tokens for sample in samples],
-        "memorisation_held_out": held_out,
-    }
+        samples = context.generate(prompt, count, context.config.seed)
+        documents = context.corpus.documents("valid", count)
+        held_out = [d[len(prompt) :][: context.config.max_new_tokens] for d in documents]
+    generated = [sample.new_tokens for sample in samples]
+    texts = {"memorisation": generated, "memorisation_held_out": held_out}
     results: Results = {"memorisation/n": len(samples)}
     for name, each in texts.items():
         results |= named_results(name, measure_memorisation(context.corpus.tokens("train"), each))
@@ -40,7 +37,7 @@ def evaluate_memorisation(context: EvalContext) -> Results:
 def check_memorisation(context: EvalContext) -> None:
     """Raise UserError if there are too few held-out documents to continue."""
     if context.memorisation_prompt is None:
-        documents_to_continue(context)
+        context.documents_to_continue()
 
 
 def extend_hashes(hashes: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gptlab.data.dataloader import Batch
 from gptlab.data.sequences import IGNORE_INDEX
-from gptlab.evaluation.classification import classifier_results
+from gptlab.evaluation.classification import evaluate_classifier
 from gptlab.evaluation.context import EvalContext, Results, named_results
 from gptlab.evaluation.document_scores import score_documents
 from gptlab.evaluation.inference import in_order, predict
@@ -20,14 +20,13 @@ ESTIMATE_BATCHES = 200  # as nanoGPT's `eval_iters`
 def evaluate_perplexity(context: EvalContext) -> Results:
     """Score every held-out split in order, each target once; a classifier also by accuracy."""
     results: Results = {}
-    for split in context.held_out_splits:
+    for split in (name for name in context.corpus.splits if name != "train"):
         if context.corpus.classes:
-            results |= classifier_results(context, split)
+            results |= evaluate_classifier(context, split)
         elif context.by_document:
             batches, ends = context.batches(split), context.corpus.document_ends(split)
-            scores = score_documents(
-                context.net, batches, ends, context.token_bytes, context.precision
-            )
+            settings = context.token_bytes, context.precision
+            scores = score_documents(context.net, batches, ends, *settings)
             context.document_scores[split] = scores
             results |= named_results(split, scores.figures())
         else:
@@ -38,8 +37,7 @@ def evaluate_perplexity(context: EvalContext) -> Results:
 def evaluate_estimate(context: EvalContext) -> Results:
     """Estimate the validation loss from a few random batches, as other projects report it."""
     batches = context.random_batches("valid")
-    some = (batches[number] for number in range(ESTIMATE_BATCHES))
-    return split_results(context, "estimate", some)
+    return split_results(context, "estimate", (batches[n] for n in range(ESTIMATE_BATCHES)))
 
 
 def evaluate_training_windows(context: EvalContext) -> Results:
@@ -52,7 +50,7 @@ def evaluate_training_windows(context: EvalContext) -> Results:
     max_tokens = context.max_tokens or context.data.valid_tokens
     limit = max(1, max_tokens // (rows * batches.sequences.length))
     count = min(-(-len(batches.sequences) // rows), limit)
-    return split_results(context, "windows", (batches[number] for number in range(count)))
+    return split_results(context, "windows", (batches[n] for n in range(count)))
 
 
 def split_results(context: EvalContext, name: str, batches: Iterable[Batch]) -> Results:

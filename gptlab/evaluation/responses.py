@@ -16,12 +16,13 @@ SHORT_ANSWER = 5  # words; only answers this short are expected to match exactly
 
 def evaluate_responses(context: EvalContext) -> Results:
     """Generate greedy responses to all test instructions; writes responses.json."""
-    corpus = context.corpus
+    corpus, greedy = context.corpus, SamplingConfig(temperature=0.0)
     records = json.loads((corpus.folder / "test.json").read_text())
-    responses = [
-        generate_response(context, prompt)
-        for prompt in tqdm(test_prompts(context), desc="responses", disable=None, leave=False)
-    ]
+    lengths, responses = corpus.prompt_lengths("test"), []
+    bar = tqdm(corpus.documents("test"), "responses", len(lengths), disable=None, leave=False)
+    for tokens, length in zip(bar, lengths, strict=True):
+        (sample,) = context.generate(context.prompt_start + tokens[:length], sampling=greedy)
+        responses.append(sample.text.strip())
     if context.output_dir:
         rows = [r | {"response": text} for r, text in zip(records, responses, strict=True)]
         content = json.dumps(rows, ensure_ascii=False, indent=1)
@@ -39,30 +40,15 @@ def check_responses_config(config: TrainConfig | EvaluateConfig) -> None:
 def check_responses(context: EvalContext) -> None:
     """Raise UserError if the corpus has no test instructions."""
     if "test" not in context.corpus.splits:
-        raise UserError(
-            f"responses: {context.corpus.folder} has no test instructions; set data.test_split=0.1"
-        )
-
-
-def test_prompts(context: EvalContext) -> list[list[int]]:
-    """Read each test instruction up to its response."""
-    corpus = context.corpus
-    first = [context.tokenizer.eot] if context.eot_first else []
-    records = zip(corpus.documents("test"), corpus.prompt_lengths("test"), strict=True)
-    return [first + tokens[:length] for tokens, length in records]
-
-
-def generate_response(context: EvalContext, prompt: list[int]) -> str:
-    (sample,) = context.generate(prompt, sampling=SamplingConfig(temperature=0.0))
-    return sample.text.strip()
+        folder = context.corpus.folder
+        raise UserError(f"responses: {folder} has no test instructions; set data.test_split=0.1")
 
 
 def score_responses(expected: list[str], responses: list[str]) -> dict[str, float | None]:
     """Score with ROUGE-L (Lin, 2004) as an F-measure, and by exact match of short answers."""
-    short = [place for place, text in enumerate(expected) if len(text.split()) <= SHORT_ANSWER]
-    right = sum(
-        normalize_answer(responses[place]) == normalize_answer(expected[place]) for place in short
-    )
+    pairs = zip(expected, responses, strict=True)
+    short = [pair for pair in pairs if len(pair[0].split()) <= SHORT_ANSWER]
+    right = sum(normalize_answer(answer) == normalize_answer(text) for answer, text in short)
     return {
         "n": len(expected),
         "rouge_l": rouge_l(expected, responses),

@@ -35,10 +35,7 @@ def format_results(suite: str, results: Results) -> list[str]:
         values = (results.get(f"{column}/{figure}") for column in columns)
         rows.append([f"  {figure}", *map(format_value, values)])
     widths = [28, *(max(14, len(column) + 2) for column in columns)]
-    return [
-        "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return ["".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def results_dir(path: Path) -> Path:
@@ -57,7 +54,9 @@ def store_results(folder: Path, model: LoadedModel, context: EvalContext, result
     merged = earlier | results
     files = {RESULTS_FILE: to_json_bytes(facts | {"results": merged})}
     if context.document_scores:
-        settings = scoring_settings(context)
+        # What must be equal for the scores of two models to be comparable.
+        scoring = {"stride": context.stride, "max_tokens": context.max_tokens}
+        settings = json.dumps({"corpus": context.corpus.folder.name} | scoring)
         files[DOCUMENTS_FILE] = pack_document_scores(context.document_scores, settings)
     try:
         write_files_atomically(folder, files)
@@ -83,12 +82,6 @@ def read_results(
             numbers = stored["results"].items()
             return facts, {name: value for name, value in numbers if isinstance(value, int | float)}
     return facts | {"corpus": corpus}, {}
-
-
-def scoring_settings(context: EvalContext) -> str:
-    """Describe what must be equal for the document scores of two models to be comparable."""
-    compared = {"stride": context.stride, "max_tokens": context.max_tokens}
-    return json.dumps({"corpus": context.corpus.folder.name} | compared)
 
 
 def write_scalars(folder: Path, step: int, results: Results) -> None:

@@ -8,17 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from gptlab.config.schema import EvaluateConfig, TrainConfig
-from gptlab.evaluation import (
-    bleu_rouge,
-    hellaswag,
-    memorisation,
-    perplexity,
-    responses,
-    text_quality,
-)
+from gptlab.evaluation import hellaswag, memorisation, perplexity, responses
+from gptlab.evaluation.bleu_rouge import evaluate_bleu_rouge
 from gptlab.evaluation.context import EvalContext, Results
-from gptlab.evaluation.continuations import documents_to_continue
 from gptlab.evaluation.hellaswag import HarnessQuestion
+from gptlab.evaluation.text_quality import evaluate_text_quality
 from gptlab.utils.errors import UserError
 
 GENERATORS = ("text", "instructions")  # values of data.task that train a model to generate text
@@ -63,8 +57,8 @@ SUITES: dict[str, Suite] = {
         check_config=hellaswag.check_hellaswag_file,
         check=partial(hellaswag.check_hellaswag, style=HarnessQuestion),
     ),
-    "bleu_rouge": Suite(bleu_rouge.evaluate_bleu_rouge, check=documents_to_continue),
-    "text_quality": Suite(text_quality.evaluate_text_quality),
+    "bleu_rouge": Suite(evaluate_bleu_rouge, check=EvalContext.documents_to_continue),
+    "text_quality": Suite(evaluate_text_quality),
     "responses": Suite(
         responses.evaluate_responses,
         tasks=("instructions",),

@@ -17,21 +17,20 @@ DECODED_TOKENS = 1 << 20  # of the training text, decoded at a time
 
 def evaluate_text_quality(context: EvalContext) -> Results:
     """Generate texts from `prompt` or from their first word on; measure these and real ones."""
-    tokenizer, count = context.tokenizer, context.num_samples
-    prompt = encode_prompt(tokenizer, context.prompt, context.eot_first)
-    samples = context.generate(prompt, count, context.seed, progress="text_quality")
+    tokenizer, count, text = context.tokenizer, context.num_samples, context.config.prompt or ""
+    prompt = encode_prompt(tokenizer, text, context.eot_first)
+    samples = context.generate(prompt, count, context.config.seed, progress="text_quality")
     known = training_words(training_text(context))
     from_grammar = context.data.source == "toy_stories" and context.data.path is None
     log_probability = story_grammar().log_probability if from_grammar else None
-    generated = [context.prompt + sample.text for sample in samples]
+    generated = [text + sample.text for sample in samples]
     ended = [sample.finish_reason == "end_of_text" for sample in samples]
-    documents = context.documents("valid", count)
+    documents = context.corpus.documents("valid", count)
     real = [decode(tokenizer, document) for document in documents]
     quality = measure_text_quality(generated, ended, known, log_probability)
     real_quality = measure_text_quality(real, [True] * len(real), known, log_probability)
-    return named_results("text_quality", asdict(quality)) | named_results(
-        "text_quality_held_out", asdict(real_quality)
-    )
+    results = named_results("text_quality", asdict(quality))
+    return results | named_results("text_quality_held_out", asdict(real_quality))
 
 
 def training_text(context: EvalContext) -> Iterator[str]:

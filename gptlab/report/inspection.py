@@ -83,7 +83,7 @@ def shade_by_surprise(
     label = partial(token_label, model.tokenizer)
     text, rows = [ShadedToken(decode(model.tokenizer, ids[:1]))], []
     vocab_size = model.tokenizer.vocab_size
-    for token in interpretability.token_expectations(model.net, ids, vocab_size, most=5):
+    for token in interpretability.token_expectations(model.net, ids, vocab_size, top_k=5):
         likeliest = ", ".join(f"{label(t)} {p:.0%}" for t, p in token.likeliest)
         tooltip = f"{token.probability:.1%}, rank {token.rank}; expected: {likeliest}"
         word = decode(model.tokenizer, [token.token])
@@ -113,6 +113,6 @@ def neighbor_rows(model: LoadedModel, ids: list[int]) -> list[list[str]]:
     label, vocab_size = partial(token_label, model.tokenizer), model.tokenizer.vocab_size
     rows = []
     for token in longest_tokens(model.tokenizer, ids, MAX_NEIGHBOR_ROWS):
-        near = interpretability.nearest_tokens(model.net, token, vocab_size, most=6)
+        near = interpretability.nearest_tokens(model.net, token, vocab_size, top_k=6)
         rows.append([label(token), ", ".join(f"{label(t)} {cosine:.2f}" for t, cosine in near)])
     return rows

@@ -24,16 +24,13 @@ class FinishedRun:
 def wants_baseline(config: TrainConfig) -> bool:
     """Whether a baseline is trained after a run of this configuration."""
     pretrained = config.init_from or config.model.pretrained
-    if not (config.baseline and pretrained) or config.from_scratch:
-        return False
-    if config.data.task != "classification":
+    possible = pretrained and not config.from_scratch and config.data.task == "classification"
+    if not (config.baseline and possible):
         return False
     if sweeps.is_sweep_job() or config.trainer.devices * config.trainer.num_nodes > 1:
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print_status(
-                "no baseline is trained in a sweep or on several devices; for one: "
-                "from_scratch=true finetune=all"
-            )
+            reason = "no baseline is trained in a sweep or on several devices"
+            print_status(f"{reason}; for one: from_scratch=true finetune=all")
         return False
     return True
 

@@ -10,10 +10,10 @@ from gptlab.config.cli import describe_choice
 from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.model.gpt import GPT, count_parameters
-from gptlab.training.callbacks.progress_bar import format_duration
 from gptlab.training.preflight import PreflightReport
-from gptlab.training.run_plan import RunPlan
+from gptlab.training.run_plan import RunPlan, TrainingSetup
 from gptlab.training.run_summary import RunSummary
+from gptlab.utils.console import format_duration
 from gptlab.utils.device import available_memory
 
 
@@ -34,29 +34,23 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:.2g} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
-def opening_lines(
-    config: TrainConfig,
-    plan: RunPlan,
-    corpus: Corpus,
-    net: GPT,
-    report: PreflightReport,
-    folder: Path | None,
-    done_steps: int,
-) -> str:
+def opening_lines(setup: TrainingSetup, report: PreflightReport, folder: Path | None) -> str:
     """Describe the run, one fact per line.
 
     Shows the failed checks, or all of them in a preflight without a run, where `folder` is None.
     """
-    remaining = plan.steps - done_steps
+    plan, seconds = setup.plan, report.seconds_per_step * (setup.plan.steps - setup.done_steps)
+    available = available_memory(plan.accelerator)
+    of_available = f" of {gigabytes(available)} available" if available else ""
     lines = {
-        "model": describe_model(plan, net),
-        "data": describe_corpus(corpus),
+        "model": describe_model(plan, setup.net),
+        "data": describe_corpus(setup.corpus),
         **({"weights": f"from {plan.origin}"} if plan.origin else {}),
-        "steps": describe_steps(config, plan, corpus, done_steps),
-        "optimizer": describe_optimizer(config),
+        "steps": describe_steps(setup),
+        "optimizer": describe_optimizer(setup.config),
         "device": describe_device(plan),
-        "memory": f"about {gigabytes(report.memory)}" + describe_available_memory(plan.accelerator),
-        "time": f"about {format_duration(report.seconds_per_step * remaining)}",
+        "memory": f"about {gigabytes(report.memory)}{of_available}",
+        "time": f"about {format_duration(seconds)}",
         **({"run folder": str(folder)} if folder else {}),
     }
     text = [f"  {name:<10} {value}" for name, value in lines.items()]
@@ -69,11 +63,9 @@ def opening_lines(
 
 def describe_optimizer(config: TrainConfig) -> str:
     """Optimizer, schedule and rate, and where they come from: a model may choose its own."""
-    origin = "" if config.resume else describe_choice("optim")
-    return (
-        f"{config.optim.name}, {config.optim.schedule} schedule, learning rate {config.optim.lr:g}"
-        f"{f' (optim={origin})' if origin else ''}"
-    )
+    optim, origin = config.optim, "" if config.resume else describe_choice("optim")
+    suffix = f" (optim={origin})" if origin else ""
+    return f"{optim.name}, {optim.schedule} schedule, learning rate {optim.lr:g}{suffix}"
 
 
 def describe_model(plan: RunPlan, net: GPT) -> str:
@@ -88,34 +80,34 @@ def describe_model(plan: RunPlan, net: GPT) -> str:
 
 
 def describe_corpus(corpus: Corpus) -> str:
-    splits = corpus.splits
-    held_out = ", ".join(f"{s.documents:,} {n}" for n, s in splits.items() if n != "train")
+    held_out, train = dict(corpus.splits), corpus.splits["train"]
+    del held_out["train"]
+    counts = ", ".join(f"{split.documents:,} {name}" for name, split in held_out.items())
     return (
-        f"{corpus.folder.name}: {plural(splits['train'].documents, 'document')}, "
-        f"{short_number(splits['train'].tokens)} tokens "
-        f"(vocabulary {corpus.tokenizer.vocab_size:,}); "
-        f"held out: {held_out} ({corpus.meta['split_rule']})"
+        f"{corpus.folder.name}: {plural(train.documents, 'document')}, "
+        f"{short_number(train.tokens)} tokens (vocabulary {corpus.tokenizer.vocab_size:,}); "
+        f"held out: {counts} ({corpus.meta['split_rule']})"
     )
 
 
-def describe_steps(config: TrainConfig, plan: RunPlan, corpus: Corpus, done_steps: int) -> str:
-    total: float = plan.steps * plan.tokens_per_step
-    if config.data.batching == "rows":  # whole documents are padded: count the corpus's tokens
-        total = min(total, plan.epochs * corpus.splits["train"].tokens)
-    resuming = f"; resuming after step {done_steps:,}" if done_steps else ""
+def describe_steps(setup: TrainingSetup) -> str:
+    plan, total = setup.plan, float(setup.plan.steps * setup.plan.tokens_per_step)
+    if setup.config.data.batching == "rows":  # documents are padded: count the corpus's tokens
+        total = min(total, plan.epochs(plan.steps) * setup.corpus.splits["train"].tokens)
+    resuming = f"; resuming after step {setup.done_steps:,}" if setup.done_steps else ""
     return (
         f"{plan.steps:,} of {describe_batch(plan)} = {short_number(total)} tokens = "
-        f"{plan.epochs:.3g} passes over the data{resuming}"
+        f"{plan.epochs(plan.steps):.3g} passes over the data{resuming}"
     )
 
 
 def describe_batch(plan: RunPlan) -> str:
     shape = plan.shape
-    rows = f"{shape.batch_size} × {plan.row_tokens} tokens"
-    factors = [f"{shape.batch_size} records" if plan.varying else rows]
-    factors += [f"{shape.accumulate} accumulated"] if shape.accumulate > 1 else []
-    factors += [f"{shape.world_size} devices"] if shape.world_size > 1 else []
-    return " × ".join(factors)
+    text = f"{shape.batch_size} records"
+    if not plan.varying:
+        text = f"{shape.batch_size} × {plan.row_tokens} tokens"
+    text += f" × {shape.accumulate} accumulated" if shape.accumulate > 1 else ""
+    return text + (f" × {shape.world_size} devices" if shape.world_size > 1 else "")
 
 
 COMPILE_SUFFIX = {
@@ -130,11 +122,6 @@ def describe_device(plan: RunPlan) -> str:
     if plan.accelerator == "cpu":
         name = f"CPU, {plural(torch.get_num_threads(), 'thread')}"
     return f"{name}, {plan.precision}{COMPILE_SUFFIX[plan.compile]}"
-
-
-def describe_available_memory(device: str) -> str:
-    available = available_memory(device)
-    return f" of {gigabytes(available)} available" if available else ""
 
 
 def closing_lines(
@@ -166,56 +153,51 @@ def closing_lines(
     return "\n".join(lines)
 
 
-SPLIT_NAMES = {
-    "valid": "validation",
-    "last": "last step",
-    "test": "test",
-    "estimate": "estimate",
-    "windows": "own windows",
+TEXT_RESULTS = (
+    "perplexity {perplexity:.4g}, {bits_per_byte:.3f} bits/byte, loss {loss:.4f} nats/token "
+    "({tokens:,} tokens)"
+)
+SPAN_RESULTS = (
+    "verbatim from the training text: longest span {longest} tokens, mean {mean_longest:.1f}, "
+    "{10_grams:.1%} of all 10-grams"
+)
+# The line of each suite or split: its label, and a template of its figures.
+RESULT_LINES = {
+    "valid": ("validation", TEXT_RESULTS),
+    "last": ("last step", TEXT_RESULTS),
+    "test": ("test", TEXT_RESULTS),
+    "estimate": ("estimate", TEXT_RESULTS),
+    "windows": ("own windows", TEXT_RESULTS),
+    "responses": (
+        "responses",
+        "ROUGE-L {rouge_l:.4f} on {n} test instructions (against shuffled answers "
+        "{rouge_l_shuffled:.4f})",
+    ),
+    "hellaswag": (
+        "hellaswag",
+        "{acc_norm:.2%} correct by mean loss, {acc:.2%} by summed loss, of {n:,} questions "
+        "(chance 25 %, standard error {standard_error:.2%})",
+    ),
+    "memorisation": ("memorisation", SPAN_RESULTS),
+    "memorisation_held_out": ("held-out text", SPAN_RESULTS),
 }
+EXACT_RESULTS = "; exact match on {exact:.1%} of the {exact_n} short answers"
 
 
 def result_lines(after: dict[str, float]) -> list[str]:
     """One line per held-out split and per evaluation suite."""
     lines = []
-    for name, label in SPLIT_NAMES.items():
-        if f"{name}/loss" in after:
-            metrics = {
-                key.partition("/")[2]: value
-                for key, value in after.items()
-                if key.startswith(f"{name}/")
-            }
-            classes = "accuracy" in metrics
-            text = describe_class_results(metrics) if classes else describe_text_results(metrics)
+    for suite, (label, template) in RESULT_LINES.items():
+        prefix = f"{suite}/"
+        figures = {k.removeprefix(prefix): after[k] for k in after if k.startswith(prefix)}
+        if figures:
+            template += EXACT_RESULTS if "exact" in figures else ""
+            classes = "accuracy" in figures
+            text = describe_class_results(figures) if classes else template.format(**figures)
             lines.append(f"  {label:<13} {text}")
     if lines:  # explain the unit once
         lines[0] = re.sub(r"(nats/\w+) \(", r"\1 (natural-log units; ", lines[0])
-    if "responses/n" in after:
-        lines.append(f"  {'responses':<13} {describe_responses(after)}")
-    if "hellaswag/n" in after:
-        lines.append(
-            f"  {'hellaswag':<13} {after['hellaswag/acc_norm']:.2%} correct by mean loss, "
-            f"{after['hellaswag/acc']:.2%} by summed loss, of {after['hellaswag/n']:,} questions "
-            f"(chance 25 %, standard error {after['hellaswag/standard_error']:.2%})"
-        )
-    if "memorisation/longest" in after:
-        for suffix, label in (("", "memorisation"), ("_held_out", "held-out text")):
-            longest, mean, ten_grams = (
-                after[f"memorisation{suffix}/{metric}"]
-                for metric in ("longest", "mean_longest", "10_grams")
-            )
-            lines.append(
-                f"  {label:<13} verbatim from the training text: longest span {longest} tokens, "
-                f"mean {mean:.1f}, {ten_grams:.1%} of all 10-grams"
-            )
     return lines
-
-
-def describe_text_results(metrics: dict[str, float]) -> str:
-    return (
-        f"perplexity {metrics['perplexity']:.4g}, {metrics['bits_per_byte']:.3f} bits/byte, "
-        f"loss {metrics['loss']:.4f} nats/token ({metrics['tokens']:,} tokens)"
-    )
 
 
 def describe_class_results(metrics: dict[str, float]) -> str:
@@ -226,23 +208,9 @@ def describe_class_results(metrics: dict[str, float]) -> str:
         label, _, predicted = key.partition("_as_")
         confusions.append(f"{metrics[key]:.0f} '{label}' classified as '{predicted}'")
     return (
-        f"accuracy {metrics['accuracy']:.2%}, F1 {metrics['f1']:.4f}, loss "
-        f"{metrics['loss']:.4f} nats/message ({metrics['tokens']:,} messages): "
-        f"{', '.join(confusions)}"
+        f"accuracy {metrics['accuracy']:.2%}, F1 {metrics['f1']:.4f}, loss {metrics['loss']:.4f} "
+        f"nats/message ({metrics['tokens']:,} messages): {', '.join(confusions)}"
     )
-
-
-def describe_responses(after: dict[str, float]) -> str:
-    text = (
-        f"ROUGE-L {after['responses/rouge_l']:.4f} on {after['responses/n']} test instructions "
-        f"(against shuffled answers {after['responses/rouge_l_shuffled']:.4f})"
-    )
-    if "responses/exact" in after:
-        text += (
-            f"; exact match on {after['responses/exact']:.1%} of the "
-            f"{after['responses/exact_n']} short answers"
-        )
-    return text
 
 
 def next_command(config: TrainConfig, example: str) -> str:

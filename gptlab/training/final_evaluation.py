@@ -12,51 +12,23 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from gptlab.config import sweeps
 from gptlab.config.keys import flatten
 from gptlab.config.schema import TrainConfig
-from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode
-from gptlab.evaluation.context import EvalContext, Results
+from gptlab.evaluation.context import Results
 from gptlab.evaluation.interpretability_plots import log_interpretability
 from gptlab.evaluation.suites import SAMPLES, SUITES, run_suites
-from gptlab.generation.engine import training_prompt
 from gptlab.model import checkpoint
 from gptlab.model.checkpoint import LoadedModel
-from gptlab.model.gpt import GPT, count_parameters
+from gptlab.model.gpt import count_parameters
+from gptlab.training import run_summary
 from gptlab.training.baseline import compare_to_baseline
 from gptlab.training.callbacks.initial_evaluation import InitialEvaluation
 from gptlab.training.console import closing_lines
 from gptlab.training.resume import ResumedRun
-from gptlab.training.run_plan import RunPlan
-from gptlab.training.run_summary import (
-    RunSummary,
-    corpus_facts,
-    git_commit,
-    machine_facts,
-    typed_command,
-)
-from gptlab.training.trainer import TrainingSetup, find_callback
+from gptlab.training.run_plan import TrainingSetup
+from gptlab.training.run_summary import RunSummary
+from gptlab.training.trainer import find_callback
 from gptlab.utils.atomic_io import link_or_copy
 from gptlab.utils.errors import UserError, is_gpu_out_of_memory
-
-
-def evaluation_context(config: TrainConfig, plan: RunPlan, net: GPT, corpus: Corpus) -> EvalContext:
-    """Return the context in which a run evaluates its model, before and after training."""
-    return EvalContext(
-        net=net,
-        tokenizer=corpus.tokenizer,
-        dataset=(config.data, corpus),
-        precision=plan.precision,
-        context_length=plan.model.context_length,
-        batch_size=plan.shape.batch_size,
-        max_tokens=config.data.final_tokens,
-        eot_first=config.data.eot_first,
-        sampling=config.sampling,
-        max_new_tokens=config.max_new_tokens,
-        prompt=config.prompt or "",
-        memorisation_prompt=training_prompt(config, corpus),
-        seed=config.seed,
-        hellaswag=config.hellaswag,
-        raw_dir=Path(config.corpus_root).expanduser() / "raw",
-    )
 
 
 def evaluate_checkpoints(setup: TrainingSetup, folder: Path) -> tuple[LoadedModel, Results]:
@@ -83,8 +55,8 @@ def evaluate_checkpoints(setup: TrainingSetup, folder: Path) -> tuple[LoadedMode
         if results["valid/loss"] <= earlier_results["valid/loss"]:
             link_or_copy(last, best).replace(best)
         else:
-            last_valid = {n: v for n, v in results.items() if n.startswith("valid/")}
-            last_valid = {n.replace("valid/", "last/"): v for n, v in last_valid.items()}
+            valid = [name for name in results if name.startswith("valid/")]
+            last_valid = {name.replace("valid", "last", 1): results[name] for name in valid}
             best_model, results = earlier, earlier_results | last_valid
     rest = [name for name in setup.config.eval_after if name not in ("perplexity", SAMPLES)]
     on_last = [name for name in rest if SUITES[name].last_checkpoint]
@@ -92,15 +64,13 @@ def evaluate_checkpoints(setup: TrainingSetup, folder: Path) -> tuple[LoadedMode
     return best_model, results | run(on_last, last_model)
 
 
-def evaluate_finished_run(
-    trainer: Trainer, setup: TrainingSetup, folder: Path, resumed: ResumedRun | None
-) -> RunSummary:
+def evaluate_finished_run(trainer: Trainer, setup: TrainingSetup, folder: Path) -> RunSummary:
     """Evaluate and summarize a trained run, and compare it if it is a baseline.
 
     Raises UserError if the GPU has no memory left: resuming the run repeats the evaluation.
     """
     try:
-        summary = finish_run(trainer, setup, folder, resumed)
+        summary = finish_run(trainer, setup, folder)
     except Exception as error:
         if not is_gpu_out_of_memory(error):
             raise
@@ -113,36 +83,34 @@ def evaluate_finished_run(
     return summary
 
 
-def finish_run(
-    trainer: Trainer, setup: TrainingSetup, folder: Path, resumed: ResumedRun | None
-) -> RunSummary:
+def finish_run(trainer: Trainer, setup: TrainingSetup, folder: Path) -> RunSummary:
     """Evaluate the checkpoints; log, store and print the results.
 
     summary.json marks a run as finished, so it is written last.
     """
-    config, plan, data = setup.config, setup.plan, setup.data
-    output_dir = folder if trainer.is_global_zero else None
-    setup = replace(setup, evaluation=replace(setup.evaluation, output_dir=output_dir))
+    config, plan, data, resumed = setup.config, setup.plan, setup.data, setup.resumed
+    setup.evaluation.output_dir = folder if trainer.is_global_zero else None
     model, after = evaluate_checkpoints(setup, folder)
     if (best_possible := data.best_possible(config.data.final_tokens)) is not None:
         after["valid/best_possible"] = best_possible
     initial_evaluation = find_callback(trainer, InitialEvaluation)
     metrics_logger, overrides = initial_evaluation.metrics_logger, original_overrides(resumed)
+    experiments = [o.partition("=")[2] for o in overrides if sweeps.override_key(o) == "experiment"]
     elapsed_time = metrics_logger.elapsed_time
     summary = RunSummary(
         overrides=sweeps.varied_overrides(),
-        experiment=experiment_name(overrides),
-        command=resumed.command if resumed else typed_command(),
+        experiment=experiments[-1] if experiments else None,
+        command=resumed.command if resumed else run_summary.typed_command(),
         began=elapsed_time.began,
         seconds=elapsed_time.seconds(),
         cpu_seconds=elapsed_time.cpu_seconds(),
-        machine=machine_facts(plan),
-        commit=git_commit(),
+        machine=run_summary.machine_facts(plan),
+        commit=run_summary.git_commit(),
         parameters=count_parameters(model.net),
         steps=trainer.global_step,
         tokens=metrics_logger.tokens_seen,
-        epochs=trainer.global_step * plan.shape.sequences_per_step / plan.sequences_per_epoch,
-        corpus=corpus_facts(data.corpus),
+        epochs=plan.epochs(trainer.global_step),
+        corpus=run_summary.corpus_facts(data.corpus),
         scored=f"{model.path.name}, step {model.step}",
         before=initial_evaluation.results,
         after=after,
@@ -150,20 +118,14 @@ def finish_run(
     if trainer.is_global_zero:
         loggers = make_closing_loggers(trainer, folder)
         with contextlib.suppress(UserError):  # of a diverged model
-            log_interpretability(loggers, model, training_prompt(config, data.corpus), config)
+            log_interpretability(loggers, model, setup.prompt, config)
         log_hyperparameters(loggers, config, overrides, summary)
         summary.write(folder)
         stories = data.validation_batches("valid", config.data.final_tokens).num_sequences
-        print(closing_lines(config, folder, summary, stories, shortest_message(data.corpus)))
+        messages = data.corpus.documents("valid", 50 if data.corpus.classes else 0)
+        texts = (decode(data.corpus.tokenizer, message) for message in messages)
+        print(closing_lines(config, folder, summary, stories, min(texts, key=len, default="")))
     return summary
-
-
-def shortest_message(corpus: Corpus) -> str:
-    """A short held-out message of a labelled corpus, as an example to classify; otherwise empty."""
-    if not corpus.classes:
-        return ""
-    messages = (decode(corpus.tokenizer, tokens) for tokens in corpus.documents("valid", 50))
-    return min(messages, key=len)
 
 
 def original_overrides(resumed: ResumedRun | None) -> list[str]:
@@ -171,11 +133,6 @@ def original_overrides(resumed: ResumedRun | None) -> list[str]:
     if resumed is None or sweeps.is_sweep_job():
         return list(HydraConfig.get().overrides.task)
     return [word for word in shlex.split(resumed.command)[2:] if "=" in word]
-
-
-def experiment_name(overrides: list[str]) -> str | None:
-    names = [o.partition("=")[2] for o in overrides if sweeps.override_key(o) == "experiment"]
-    return names[-1] if names else None
 
 
 def make_closing_loggers(trainer: Trainer, folder: Path) -> list[Logger]:
@@ -210,10 +167,8 @@ def log_hyperparameters(
     for override in overrides:
         key = sweeps.override_key(override)
         settings[key] = flat.get(key, override.partition("=")[2])
-    hparams = {
-        key: value if isinstance(value, bool | int | float) else str(value)
-        for key, value in settings.items()
-    }
+    numbers = {key: value for key, value in settings.items() if isinstance(value, int | float)}
+    hparams = {key: str(value) for key, value in settings.items()} | numbers
     after, step = summary.after, summary.steps
     final = {f"final/{name.replace('/', '_')}": value for name, value in after.items()}
     compared = {name: value for name, value in final.items() if name.startswith("final/valid")}

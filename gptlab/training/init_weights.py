@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
+from gptlab.config import sweeps
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
-from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer
+from gptlab.data.tokenizer import Tokenizer, UnknownCharactersError, VocabularyTokenizer
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
 from gptlab.model.hf.pretrained import load_model, resolve_pretrained
@@ -28,7 +29,7 @@ def prefer_init_from(config: TrainConfig, overrides: Iterable[str]) -> TrainConf
     """
     if not (config.init_from and config.model.pretrained):
         return config
-    if any(override.partition("=")[0] == "model.pretrained" for override in overrides):
+    if "model.pretrained" in map(sweeps.override_key, overrides):
         raise UserError("init_from and model.pretrained exclude each other: leave one of them out")
     return replace(config, model=replace(config.model, pretrained=None))
 
@@ -50,7 +51,7 @@ def load_initial_model(config: TrainConfig, overrides: Iterable[str]) -> LoadedM
     structure, tokenizer = initial.net.config, initial.tokenizer
     if structure.n_classes and config.data.task != "classification":
         raise UserError(f"{key}: is a classifier and cannot generate text")
-    overridden = {override.partition("=")[0].lstrip("+") for override in overrides}
+    overridden = {sweeps.override_key(override) for override in overrides}
     for name in STRUCTURE_KEYS:
         value, requested = getattr(structure, name), getattr(config.model, name)
         if name == "d_ff":
@@ -83,21 +84,14 @@ def required_tokenizer(tokenizer: Tokenizer | None, config: TrainConfig) -> Toke
 def open_training_corpus(config: TrainConfig, initial: LoadedModel | None) -> Corpus:
     """Open or build the corpus of a new run, in the vocabulary of its initial model."""
     tokenizer = required_tokenizer(initial.tokenizer if initial else None, config)
+    settings = config.data, config.tokenizer, config.seed, config.corpus_root
     try:
-        return open_corpus(
-            config.data,
-            config.tokenizer,
-            config.seed,
-            config.corpus_root,
-            tokenizer_override=tokenizer,
-        )
-    except UserError as error:
-        if tokenizer is None or "vocabulary lacks" not in str(error):
+        return open_corpus(*settings, tokenizer_override=tokenizer)
+    except UnknownCharactersError as error:
+        if tokenizer is None:
             raise
-        raise UserError(
-            f"init_from={config.init_from}: {error}; or start from a run with tokenizer=gpt2, "
-            "which can encode any text"
-        ) from None
+        alternative = "or start from a run with tokenizer=gpt2, which can encode any text"
+        raise UserError(f"init_from={config.init_from}: {error}; {alternative}") from None
 
 
 def adopt_structure(config: ModelConfig, structure: ModelConfig) -> ModelConfig:

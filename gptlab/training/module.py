@@ -84,9 +84,8 @@ class LanguageModel(LightningModule):
     # Training, in the order in which Lightning calls the hooks.
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        seed_device(
-            derive_seed(self.seed, batch["micro_batch"] + 1, self.global_rank), self.device.type
-        )
+        seed = derive_seed(self.seed, batch["micro_batch"] + 1, self.global_rank)
+        seed_device(seed, self.device.type)
         # Free the gradients before the forward pass, which needs their memory.
         if batch["micro_batch"] % self.trainer.accumulate_grad_batches == 0:
             for group in self.trainer.optimizers[0].param_groups:
@@ -110,10 +109,8 @@ class LanguageModel(LightningModule):
             nats = self.net(source, target)
         if self.uses_loss_scaling:
             self.record_non_finite(nats)
-        return {
-            "loss": nats * (micro_batches * self.trainer.world_size * weight),
-            "nats": nats.detach(),
-        }
+        share = micro_batches * self.trainer.world_size * weight
+        return {"loss": nats * share, "nats": nats.detach()}
 
     def optimizer_zero_grad(self, *_: object) -> None:
         """Do nothing: on_train_batch_start has freed the old gradients, and when Lightning calls
@@ -139,13 +136,8 @@ class LanguageModel(LightningModule):
         fused = self.device.type in ("cpu", "cuda") and not self.uses_loss_scaling
         optimizer = make_optimizer(self.net, self.optim_config, fused, self.layer_decay)
         # LambdaLR multiplies each group's own rate, which is optim.lr but for layer_decay.
-        schedule = LambdaLR(
-            optimizer,
-            lambda step: (
-                learning_rate(step, self.total_steps, self.optim_config)
-                / (self.optim_config.lr or 1.0)
-            ),
-        )
+        rates, lr = (self.total_steps, self.optim_config), self.optim_config.lr or 1.0
+        schedule = LambdaLR(optimizer, lambda step: learning_rate(step, *rates) / lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # Divergence.

@@ -34,11 +34,8 @@ def sgd(groups: ParameterGroups, config: OptimConfig, fused: bool) -> Optimizer:
     return SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
 
 
-OPTIMIZERS: dict[str, Callable[[ParameterGroups, OptimConfig, bool], Optimizer]] = {
-    "adamw": adamw,
-    "adam": adam,
-    "sgd": sgd,
-}
+OptimizerFactory = Callable[[ParameterGroups, OptimConfig, bool], Optimizer]
+OPTIMIZERS: dict[str, OptimizerFactory] = {"adamw": adamw, "adam": adam, "sgd": sgd}
 
 
 # Schedules: (step, total steps, config) -> learning rate, after the warm-up.

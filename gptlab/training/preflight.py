@@ -10,19 +10,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from gptlab.config import sweeps
 from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
-from gptlab.data.dataloader import TextDataModule, TrainingBatches
-from gptlab.data.sequences import IGNORE_INDEX, RecordSequences
-from gptlab.model.gpt import GPT
+from gptlab.data.dataloader import TrainingBatches
+from gptlab.data.sequences import IGNORE_INDEX, RecordSequences, Sequences
+from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.model.size import check_size
-from gptlab.training.memory_estimate import check_memory, estimate_memory
-from gptlab.training.run_plan import RunPlan
+from gptlab.training.optim import optimizer_values_per_weight
+from gptlab.training.run_plan import RunPlan, TrainingSetup
 from gptlab.training.trainer import check_trainer_arguments, instantiate_callbacks
-from gptlab.utils.device import autocast, resolve_accelerator, resolve_precision
+from gptlab.utils.device import (
+    autocast,
+    available_memory,
+    resident_memory,
+    resolve_accelerator,
+    resolve_precision,
+)
 from gptlab.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 FIRST_LOSS_MARGIN = 1.0  # nats above ln(vocabulary): more means that the initial weights are wide
 CAUSALITY_TOKENS = 16
 OVERFIT_STEPS = 100
+ALLOCATOR_OVERHEAD = 1.15  # freed blocks that malloc retains; measured on six models: 1.05 to 1.3
 # The vocabulary is known only with the corpus. These bounds suffice to refuse an absurd model.
 VOCABULARY_BOUNDS = {"gpt2": 50_257, "words": 2, "char": 2}
 
@@ -40,10 +48,8 @@ def check_settings(config: TrainConfig) -> None:
     trainer, model = config.trainer, config.model
     check_trainer_arguments(trainer.extra)
     if trainer.devices * trainer.num_nodes > 1 and sweeps.is_sweep_job():
-        raise UserError(
-            f"trainer.devices={trainer.devices}: a sweep (-m) runs on one device; start its jobs "
-            "one by one"
-        )
+        key = f"trainer.devices={trainer.devices}"
+        raise UserError(f"{key}: a sweep (-m) runs on one device; start its jobs one by one")
     vocabulary = model.vocab_size or VOCABULARY_BOUNDS.get(config.tokenizer.name, 2)
     check_size(replace(model, vocab_size=vocabulary))
     accelerator = resolve_accelerator(trainer.accelerator)
@@ -76,22 +82,18 @@ class PreflightReport:
 
 
 def run_preflight(
-    net: GPT,
-    data: TextDataModule,
-    plan: RunPlan,
-    random_weights: bool,
-    thorough: bool,
-    compiled_step: "CompiledStep | None" = None,
+    setup: TrainingSetup, random_weights: bool, compiled_step: "CompiledStep | None" = None
 ) -> PreflightReport:
     """Check net, device and data before the first step, without changing a weight.
 
     Compiles `compiled_step`, if there is one. Raises UserError for what would ruin the run.
     """
+    net, data, plan = setup.net, setup.data, setup.plan
     batch = TrainingBatches(data.sequences, data.shape)[data.first_micro_batch]
     source_BxT, target_BxT = (batch[name].to(plan.accelerator) for name in ("input", "target"))
     net.to(plan.accelerator)
     checks = [check_causality(net, source_BxT[0]), check_split_overlap(data.corpus)]
-    row_1xT = longest_row(data).to(plan.accelerator) if plan.varying else source_BxT[:1]
+    row_1xT = longest_row(data.sequences).to(plan.accelerator) if plan.varying else source_BxT[:1]
     memory = estimate_memory(net, row_1xT, plan)
     check_memory(memory, plan.accelerator)
     if device_check := check_device(net, source_BxT[:1], target_BxT[:1], plan):
@@ -102,18 +104,17 @@ def run_preflight(
     seconds, loss = time_step(net, source_BxT, target_BxT, plan, compiled_step)
     if random_weights:
         checks.insert(0, check_first_loss(loss, net.head.out_features))
-    if thorough:
+    if setup.config.preflight == "only":
         checks.append(check_overfitting(net, source_BxT, target_BxT))
     net.to("cpu")
     return PreflightReport(checks, seconds, memory)
 
 
-def longest_row(data: TextDataModule) -> Tensor:
+def longest_row(records: Sequences) -> Tensor:
     """The longest training record, (1, T)."""
-    windows = data.sequences
-    assert isinstance(windows, RecordSequences)
-    longest = windows.token_counts(np.arange(len(windows))).argmax()
-    return windows.read_documents(np.array([longest]))[0]
+    assert isinstance(records, RecordSequences)
+    longest = records.token_counts(np.arange(len(records))).argmax()
+    return records.read_documents(np.array([longest]))[0]
 
 
 def time_step(
@@ -147,12 +148,9 @@ def time_step(
 def check_first_loss(loss: float, vocabulary: int) -> Check:
     """An untrained model gives every token about the same probability."""
     uniform = math.log(vocabulary)
-    return Check(
-        "first loss",
-        f"{loss:.3f} nats/token (natural-log units); a uniform guess has ln(vocabulary) = "
-        f"{uniform:.3f}",
-        loss < uniform + FIRST_LOSS_MARGIN,
-    )
+    guess = f"a uniform guess has ln(vocabulary) = {uniform:.3f}"
+    result = f"{loss:.3f} nats/token (natural-log units); {guess}"
+    return Check("first loss", result, loss < uniform + FIRST_LOSS_MARGIN)
 
 
 def check_causality(net: GPT, row_T: Tensor) -> Check:
@@ -174,18 +172,14 @@ def check_causality(net: GPT, row_T: Tensor) -> Check:
             "the model sees the future: an output depends on later tokens, so its loss means "
             "nothing; look for a missing mask in what you changed"
         )
-    return Check(
-        "no gradient from the future", "LEAKS, as configured" if leaks else "none", not leaks
-    )
+    result = "LEAKS, as configured" if leaks else "none"
+    return Check("no gradient from the future", result, not leaks)
 
 
 def check_split_overlap(corpus: Corpus) -> Check:
     count = corpus.meta["duplicates_across_splits"]
-    return Check(
-        "splits do not overlap",
-        f"{count:,} held-out documents are also in the training text",
-        not count,
-    )
+    result = f"{count:,} held-out documents are also in the training text"
+    return Check("splits do not overlap", result, not count)
 
 
 def check_overfitting(net: GPT, source_BxT: Tensor, target_BxT: Tensor) -> Check:
@@ -231,3 +225,68 @@ def check_device(net: GPT, source_1xT: Tensor, target_1xT: Tensor, plan: RunPlan
         )
     result = f"{plan.accelerator} {plan.precision} agrees with the CPU within {difference:.2%}"
     return Check("device", result)
+
+
+def estimate_memory(net: GPT, source_1xT: Tensor, plan: RunPlan) -> int:
+    """Bytes at the peak of a training step, on the device of `source_1xT`.
+
+    Counts what autograd saves in the blocks for one row and multiplies it by the rows of a
+    micro-batch; the rest follows from the sizes. On a CPU, includes the process's present memory.
+    """
+    rows, tokens = plan.shape.batch_size, plan.shape.batch_size * plan.row_tokens
+    activations = saved_activation_bytes(net, source_1xT, plan.precision) * rows
+    width = 2 if plan.precision == "bf16-true" else 4  # bytes per parameter
+    parameters = count_parameters(net)
+    gradients = parameters * width
+    state = gradients * optimizer_values_per_weight(plan.optim)
+    loss = head_and_loss_bytes(net, tokens, width, plan.compile == "step")
+    accumulated = gradients if plan.shape.accumulate > 1 else 0
+    # The optimizer's update needs a temporary as large as the gradients.
+    peak = max(accumulated + activations + loss, 2 * gradients)
+    if source_1xT.device.type != "cpu":
+        return sum(p.numel() for p in net.parameters()) * width + state + peak
+    # The process holds the weights already.
+    return round((resident_memory() + state + peak) * ALLOCATOR_OVERHEAD)
+
+
+def head_and_loss_bytes(net: GPT, tokens: int, width: int, compiled_step: bool) -> int:
+    """Bytes for the logits, their log-probabilities and two gradients, or for one chunk of these.
+
+    A chunked loss computes in autocast's half precision and adds the gradients of the head's
+    weights and input. In a compiled step the weights' gradient comes last, so all chunks stay.
+    """
+    logits = tokens * net.head.out_features
+    if logits <= net.max_logits:
+        return 4 * logits * width
+    weights = net.head.weight.numel()
+    retained = logits if compiled_step else net.max_logits
+    return (net.max_logits + retained + 2 * weights + tokens * net.config.d_model) * width
+
+
+def saved_activation_bytes(net: GPT, source_BxT: Tensor, precision: str) -> int:
+    """Bytes that autograd saves for the backward pass of the blocks, weights excluded."""
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    saved: dict[int, int] = {}
+
+    def record(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    device = source_BxT.device.type
+    with saved_tensors_hooks(record, lambda tensor: tensor), autocast(precision, device):
+        x_BxTxD = net.hidden(source_BxT)
+    del x_BxTxD  # alive until here: otherwise storages would reuse addresses
+    return sum(saved.values())
+
+
+def check_memory(needed: int, device: str) -> None:
+    """Raise UserError if the run does not fit into memory."""
+    available = available_memory(device)
+    if available is not None and needed > available:
+        raise UserError(
+            f"this run needs about {needed / 1e9:.1f} GB of memory, but {available / 1e9:.1f} GB "
+            "are available; try a smaller data.batch_size (trainer.tokens_per_step keeps the "
+            "result the same), model.context_length or model"
+        )

@@ -5,6 +5,7 @@ steps) come from its checkpoint.
 """
 
 import contextlib
+import re
 import shlex
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -12,24 +13,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+from omegaconf import OmegaConf
+
 from gptlab.config import sweeps
+from gptlab.config.cli import CONF_DIR, to_config
+from gptlab.config.keys import flatten
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import load_tokenizer
 from gptlab.model import checkpoint
 from gptlab.training.init_weights import required_tokenizer
-from gptlab.training.resumed_config import (
-    CHANGEABLE_GROUPS,
-    merge_config,
-    override_group,
-    override_key,
-)
 from gptlab.utils import run_dir
 from gptlab.utils.atomic_io import link_or_copy
 from gptlab.utils.console import print_status
 from gptlab.utils.elapsed_time import ElapsedTime
 from gptlab.utils.errors import UserError, failure_line
+
+# Keys that may be typed when resuming; any other key would make it another run.
+CHANGEABLE_TRAINER_KEYS = ("max_steps", "log_every", "fast_loop", "keep_freed_memory")
+CHANGEABLE_KEYS = tuple(f"trainer.{name}" for name in CHANGEABLE_TRAINER_KEYS)
+CHANGEABLE_GROUPS = ("logger", "callbacks")
+LOCATION_KEYS = ("resume", "preflight", "run_root", "corpus_root")
 
 
 class NothingToResume(Exception):
@@ -62,13 +68,8 @@ class ResumedRun:
         config, tokenizer = self.config, None
         if config.init_from or config.model.pretrained:
             tokenizer = required_tokenizer(load_tokenizer(self.tokenizer), config)
-        corpus = open_corpus(
-            config.data,
-            config.tokenizer,
-            config.seed,
-            config.corpus_root,
-            tokenizer_override=tokenizer,
-        )
+        settings = config.data, config.tokenizer, config.seed, config.corpus_root
+        corpus = open_corpus(*settings, tokenizer_override=tokenizer)
         if corpus.folder.name != self.corpus:
             raise UserError(
                 f"resume={self.folder}: its text has changed: the run was trained on "
@@ -104,19 +105,15 @@ def find_resumed_run(
     else:
         return None
     if folder is None:
-        raise NothingToResume(
-            f"every run in {config.run_root} is finished: there is nothing to resume"
-        )
+        raise NothingToResume(f"every run in {config.run_root} is finished: nothing to resume")
     finished = run_dir.is_finished(folder)
-    if finished and "trainer.max_steps" not in map(override_key, overrides):
-        raise NothingToResume(f"{folder} is finished: there is nothing to resume")
+    if finished and "trainer.max_steps" not in map(sweeps.override_key, overrides):
+        raise NothingToResume(f"{folder} is finished: nothing to resume")
     resumed = read_stopped_run(
         folder, lambda stored, resolved: merge_config(config, overrides, stored, resolved, folder)
     )
     if finished and (resumed.config.trainer.max_steps or 0) <= resumed.step:
-        raise NothingToResume(
-            f"{folder} has {resumed.step:,} steps already: there is nothing to resume"
-        )
+        raise NothingToResume(f"{folder} has {resumed.step:,} steps already: nothing to resume")
     return resumed
 
 
@@ -187,3 +184,82 @@ def explain_restore_errors(resumed: ResumedRun | None) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{resumed.path}: its state does not fit this run ({reason})") from None
+
+
+def override_group(override: str) -> str:
+    return sweeps.override_key(override).partition(".")[0]
+
+
+def merge_config(
+    config: TrainConfig,
+    overrides: list[str],
+    stored: dict[str, Any],
+    resolved: dict[str, Any],
+    folder: Path,
+) -> TrainConfig:
+    """Apply what the run resolved by itself, and the permitted overrides, to its stored config.
+
+    `config` is the composed configuration of the present command. Raises UserError for an
+    override that would make it another run.
+    """
+    for override in overrides:
+        key, group = sweeps.override_key(override), override_group(override)
+        if key not in (*CHANGEABLE_KEYS, *LOCATION_KEYS) and group not in CHANGEABLE_GROUPS:
+            allowed = (*CHANGEABLE_KEYS, *CHANGEABLE_GROUPS, *LOCATION_KEYS)
+            raise UserError(
+                f"{override}: a resumed run keeps its settings; only {', '.join(allowed)} may be "
+                f"typed; to start a new run from its weights: init_from={folder} {override}"
+            )
+    stored = {**stored, **{group: {**stored[group]} for group in ("trainer", "optim")}}
+    for key, value in resolved.items():
+        group, _, name = key.partition(".")
+        stored[group][name] = value
+    parts = {group: stored.pop(group) for group in CHANGEABLE_GROUPS}
+    merged = to_config("train", OmegaConf.create(escape_interpolations(stored)))
+    merged.run_root, merged.preflight = config.run_root, config.preflight
+    present = flatten(config)
+    for key in map(sweeps.override_key, overrides):
+        if key == "corpus_root":
+            merged.corpus_root = config.corpus_root
+        if key in CHANGEABLE_KEYS:
+            name = key.removeprefix("trainer.")
+            merged.trainer = replace(merged.trainer, **{name: present[key]})
+    overridden = {override_group(override) for override in overrides}
+    for group, settings in parts.items():
+        from_command = group in overridden
+        value = getattr(config, group) if from_command else restore_group(group, settings, folder)
+        setattr(merged, group, value)
+    return merged
+
+
+def restore_group(group: str, stored: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Rebuild stored callbacks or loggers from conf/GROUP; only numbers come from the run's file.
+
+    Naming a class executes it, and a path decides where files are written: neither is taken from
+    a run folder, which may be a stranger's. Raises UserError for anything else that it asks for.
+    """
+    shipped: dict[str, dict[str, Any]] = {}
+    for path in (CONF_DIR / group).glob("*.yaml"):
+        shipped |= yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    restored = {}
+    for name, settings in stored.items():
+        own = shipped.get(name, {})
+        numbers = {key for key, value in own.items() if isinstance(value, int | float)}
+        typed = {k: v for k, v in settings.items() if k in numbers and isinstance(v, int | float)}
+        restored[name] = own | typed
+        if restored[name] != settings:
+            raise UserError(
+                f"{group}.{name}: is not a choice that gptlab ships, and classes and paths are "
+                f"never taken from a run folder ({folder}); type its settings again, or continue "
+                f"without it: {group}=none"
+            )
+    return restored
+
+
+def escape_interpolations(value: Any) -> Any:
+    """Escape every `${` in a configuration: stored text is no interpolation."""
+    if isinstance(value, dict):
+        return {key: escape_interpolations(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escape_interpolations(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

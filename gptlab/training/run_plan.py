@@ -1,7 +1,12 @@
-"""The plan of a run: every size, step count and device that its configuration leaves open."""
+"""The plan of a run: every size, step count and device that its configuration leaves open.
+
+TrainingSetup joins it with the data and the model: all that is known before a run folder exists.
+"""
 
 import math
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +14,13 @@ import numpy as np
 from gptlab.config.schema import ModelConfig, OptimConfig, TrainConfig
 from gptlab.config.validation import validate_row_length
 from gptlab.data.corpus import Corpus
-from gptlab.data.dataloader import BatchShape
+from gptlab.data.dataloader import BatchShape, TextDataModule
 from gptlab.data.sequences import RecordSequences, make_sequences
+from gptlab.evaluation.context import EvalContext
+from gptlab.generation.engine import training_prompt
+from gptlab.model.gpt import GPT
 from gptlab.training.init_weights import adopt_structure
+from gptlab.training.resume import ResumedRun
 from gptlab.utils.device import resolve_accelerator, resolve_precision
 from gptlab.utils.errors import UserError
 
@@ -44,9 +53,58 @@ class RunPlan:
     def tokens_per_step(self) -> int:
         return self.shape.sequences_per_step * self.row_tokens
 
+    def epochs(self, steps: int) -> float:
+        """Passes over the data in this many steps."""
+        return steps * self.shape.sequences_per_step / self.sequences_per_epoch
+
+    def completed_epoch(self, step: int) -> int | None:
+        """Return the epoch that this step completes, counted from 1, or None."""
+        rows, per_epoch = self.shape.sequences_per_step, self.sequences_per_epoch
+        before, after = (step - 1) * rows // per_epoch, step * rows // per_epoch
+        return after if after > before else None
+
+
+@dataclass
+class TrainingSetup:
+    """What callbacks, preflight and final evaluation of one run share."""
+
+    config: TrainConfig
+    plan: RunPlan
+    data: TextDataModule
+    net: GPT
+    resumed: ResumedRun | None  # None: a new run
+
     @property
-    def epochs(self) -> float:
-        return self.steps * self.shape.sequences_per_step / self.sequences_per_epoch
+    def corpus(self) -> Corpus:
+        return self.data.corpus
+
+    @property
+    def done_steps(self) -> int:
+        """Optimizer steps of the run before it was resumed."""
+        return self.resumed.step if self.resumed else 0
+
+    @cached_property
+    def prompt(self) -> list[int]:
+        """Token ids of the prompt of the samples."""
+        return training_prompt(self.config, self.corpus)
+
+    @cached_property
+    def evaluation(self) -> EvalContext:
+        """How suites evaluate the run's model, before and after training."""
+        config, plan = self.config, self.plan
+        return EvalContext(
+            config=config,
+            net=self.net,
+            tokenizer=self.corpus.tokenizer,
+            dataset=(config.data, self.corpus),
+            precision=plan.precision,
+            context_length=plan.model.context_length,
+            batch_size=plan.shape.batch_size,
+            max_tokens=config.data.final_tokens,
+            eot_first=config.data.eot_first,
+            memorisation_prompt=self.prompt,
+            raw_dir=Path(config.corpus_root).expanduser() / "raw",
+        )
 
 
 def make_run_plan(
@@ -142,9 +200,8 @@ def resolve_warmup(optim: OptimConfig, steps: int) -> OptimConfig:
     if optim.warmup_steps is None:
         return replace(optim, warmup_steps=min(100, steps // 10))
     if optim.warmup_steps > steps:
-        raise UserError(
-            f"optim.warmup_steps={optim.warmup_steps}: must not exceed the run's {steps} steps"
-        )
+        key = f"optim.warmup_steps={optim.warmup_steps}"
+        raise UserError(f"{key}: must not exceed the run's {steps} steps")
     return optim
 
 

@@ -16,6 +16,8 @@ import torch
 from gptlab.config.sweeps import COMMAND_ENV
 from gptlab.data.corpus import Corpus
 from gptlab.training.run_plan import RunPlan
+from gptlab.utils.atomic_io import write_files_atomically
+from gptlab.utils.device import cpu_name
 
 
 @dataclass
@@ -40,10 +42,8 @@ class RunSummary:
     after: dict[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
-        temporary = folder / ".summary.json.tmp"
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(folder / "summary.json")
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        write_files_atomically(folder, {"summary.json": text.encode()})
 
 
 def typed_command() -> str:
@@ -52,8 +52,9 @@ def typed_command() -> str:
 
 
 def machine_facts(plan: RunPlan) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "Apple GPU (MPS)"
     return {
-        "device": cpu_name() if plan.accelerator == "cpu" else gpu_name(),
+        "device": cpu_name() if plan.accelerator == "cpu" else gpu,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "precision": plan.precision,
@@ -61,20 +62,6 @@ def machine_facts(plan: RunPlan) -> dict[str, Any]:
         "torch": torch.__version__,
         "lightning": version("lightning"),
     }
-
-
-def gpu_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "Apple GPU (MPS)"
-
-
-def cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def git_commit() -> str | None:

@@ -9,42 +9,24 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer
 
-from gptlab.config.schema import ModelConfig, TrainConfig
+from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import TextDataModule
 from gptlab.evaluation.suites import check_suites, check_training_suites
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
 from gptlab.model.lora import add_lora, freeze
-from gptlab.training import baseline
+from gptlab.training import baseline, init_weights, resume, run_folder
 from gptlab.training.baseline import FinishedRun
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown, ShutdownRequested
 from gptlab.training.console import opening_lines
-from gptlab.training.final_evaluation import evaluate_finished_run, evaluation_context
-from gptlab.training.init_weights import (
-    copy_initial_weights,
-    load_initial_model,
-    open_training_corpus,
-    prefer_init_from,
-)
+from gptlab.training.final_evaluation import evaluate_finished_run
 from gptlab.training.module import Classifier, LanguageModel
 from gptlab.training.out_of_memory import train_with_oom_retry
 from gptlab.training.preflight import check_settings, run_preflight
-from gptlab.training.resume import (
-    NothingToResume,
-    ResumedRun,
-    explain_restore_errors,
-    find_resumed_run,
-)
-from gptlab.training.run_folder import (
-    current_run_folder,
-    forget_run_folder,
-    is_child_process,
-    open_run_folder,
-)
-from gptlab.training.run_plan import RunPlan, make_run_plan
+from gptlab.training.resume import ResumedRun
+from gptlab.training.run_plan import RunPlan, TrainingSetup, make_run_plan
 from gptlab.training.trainer import (
-    TrainingSetup,
     configure_torch,
     find_callback,
     make_callbacks,
@@ -53,9 +35,10 @@ from gptlab.training.trainer import (
 )
 from gptlab.utils.console import print_status
 
-try:  # optional: without this folder, runs are slower and otherwise the same
+# Optional: without this folder, runs are slower and otherwise the same.
+if (Path(__file__).parent / "fast" / "__init__.py").exists():
     from gptlab.training import fast
-except ImportError:
+else:
     fast = None  # type: ignore[assignment]  # a module or None
 
 
@@ -66,20 +49,20 @@ def train(config: TrainConfig) -> float | None:
     mistake that can be detected before the first step.
     """
     silence_lightning()
-    forget_run_folder()  # the previous sweep job's
+    run_folder.forget_run_folder()  # the previous sweep job's
     overrides = list(HydraConfig.get().overrides.task)
     try:
-        resumed = find_resumed_run(config, overrides, current_run_folder())
-    except NothingToResume as reason:
+        resumed = resume.find_resumed_run(config, overrides, run_folder.current_run_folder())
+    except resume.NothingToResume as reason:
         print(reason)
         return None
-    config = resumed.config if resumed else prefer_init_from(config, overrides)
+    config = resumed.config if resumed else init_weights.prefer_init_from(config, overrides)
     run = train_with_oom_retry(train_once, config, resumed)
     if run is None:
         return None
     if baseline.wants_baseline(config):
         print_status("training the same model from random weights, to compare")
-        forget_run_folder()
+        run_folder.forget_run_folder()
         train_with_oom_retry(train_once, baseline.baseline_config(config, run.folder), None)
     return run.summary.after["valid/loss"]
 
@@ -90,12 +73,16 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     check_training_suites(config)
 
     # Data, in the vocabulary of the initial model, if there is one.
-    initial = None if resumed else load_initial_model(config, HydraConfig.get().overrides.task)
-    corpus = resumed.open_corpus() if resumed else open_training_corpus(config, initial)
-    plan = make_run_plan(config, corpus, fixed_structure(config, initial, resumed))
-    done_steps = resumed.step if resumed else 0
+    initial: LoadedModel | None = None
+    if resumed:
+        corpus = resumed.open_corpus()
+        structure = config.model if config.init_from or config.model.pretrained else None
+    else:
+        initial = init_weights.load_initial_model(config, HydraConfig.get().overrides.task)
+        corpus = init_weights.open_training_corpus(config, initial)
+        structure = initial.net.config if initial else None
+    plan = make_run_plan(config, corpus, structure)
     data = TextDataModule(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
-    data.first_micro_batch = done_steps * plan.shape.accumulate
 
     # Model and recipe.
     configure_torch(config.trainer, plan.accelerator)
@@ -104,47 +91,36 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     if random_weights and not all(parameter.requires_grad for parameter in net.parameters()):
         plan.notes.append("some random weights are frozen; to train all of them: finetune=all")
     compiled_step = fast.compile_training(config.trainer, plan, net) if fast else None
-    context = evaluation_context(config, plan, net, corpus)
-    check_suites(context, [*config.eval_before, *config.eval_after])
-    setup = TrainingSetup(config, plan, data, context)
+    setup = TrainingSetup(config, plan, data, net, resumed)
+    data.first_micro_batch = setup.done_steps * plan.shape.accumulate
+    check_suites(setup.evaluation, [*config.eval_before, *config.eval_after])
     module = (Classifier if corpus.classes else LanguageModel)(
-        *(net, plan.optim, plan.steps, context.token_bytes, config.seed, compiled_step),
+        *(net, plan.optim, plan.steps, setup.evaluation.token_bytes, config.seed, compiled_step),
         layer_decay=config.finetune.layer_decay,
     )
 
     # Preflight, in the first process only.
     report = None
-    if not is_child_process():
-        thorough = config.preflight == "only"
-        report = run_preflight(net, data, plan, random_weights, thorough, compiled_step)
+    if not run_folder.is_child_process():
+        report = run_preflight(setup, random_weights, compiled_step)
     if report and config.preflight == "only":
-        print(opening_lines(config, plan, corpus, net, report, None, done_steps), flush=True)
+        print(opening_lines(setup, report, None), flush=True)
         return None
 
     # Training.
-    with open_run_folder(config, plan, resumed.folder if resumed else None) as folder:
+    with run_folder.open_run_folder(config, plan, resumed.folder if resumed else None) as folder:
         if resumed:
             resumed.restore_last_checkpoint()
-        seconds = report.seconds_per_step * (plan.steps - done_steps) if report else 0.0
-        callbacks = make_callbacks(setup, folder, seconds, resumed)
-        trainer = make_trainer(config, plan, callbacks, folder, resumed)
+        seconds = report.seconds_per_step * (plan.steps - setup.done_steps) if report else 0.0
+        trainer = make_trainer(setup, folder, make_callbacks(setup, folder, seconds))
         if fast and config.trainer.fast_loop:
             fast.use_fast_loop(trainer)
         if report:
-            print(opening_lines(config, plan, corpus, net, report, folder, done_steps), flush=True)
-        with contextlib.suppress(ShutdownRequested), explain_restore_errors(resumed):
+            print(opening_lines(setup, report, folder), flush=True)
+        with contextlib.suppress(ShutdownRequested), resume.explain_restore_errors(resumed):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         exit_if_interrupted(trainer, folder)
-        return FinishedRun(folder, evaluate_finished_run(trainer, setup, folder, resumed))
-
-
-def fixed_structure(
-    config: TrainConfig, initial: LoadedModel | None, resumed: ResumedRun | None
-) -> ModelConfig | None:
-    """The model whose structure the run must keep, if it starts from trained weights."""
-    if resumed:  # its configuration contains it
-        return config.model if config.init_from or config.model.pretrained else None
-    return initial.net.config if initial else None
+        return FinishedRun(folder, evaluate_finished_run(trainer, setup, folder))
 
 
 def make_net(
@@ -154,7 +130,7 @@ def make_net(
     torch.manual_seed(config.seed)
     net = GPT(plan.model)
     if initial and not config.from_scratch:
-        copy_initial_weights(net, initial, corpus.classes)
+        init_weights.copy_initial_weights(net, initial, corpus.classes)
         plan.origin = f"{initial.path}, step {initial.step:,}"
     add_lora(net, config.finetune)
     freeze(net, config.finetune)
@@ -169,6 +145,6 @@ def exit_if_interrupted(trainer: Trainer, folder: Path) -> None:
     if number is None:
         return
     if trainer.is_global_zero:
-        resume = f"python train.py resume={shlex.quote(str(folder))}"
-        print(f"stopped after step {trainer.global_step:,}; resume with  {resume}", file=sys.stderr)
+        command = f"python train.py resume={shlex.quote(str(folder))}"
+        print_status(f"stopped after step {trainer.global_step:,}; resume with  {command}")
     raise SystemExit(128 + number)

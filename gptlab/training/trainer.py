@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,6 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gptlab.config.schema import TrainConfig, TrainerConfig
-from gptlab.data.dataloader import TextDataModule
-from gptlab.evaluation.context import EvalContext
-from gptlab.generation.engine import training_prompt
 from gptlab.training.callbacks.checkpointing import AtomicCheckpointIO, CheckpointWriter
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
 from gptlab.training.callbacks.initial_evaluation import InitialEvaluation
@@ -25,9 +21,7 @@ from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.publish_run_dir import PublishRunDir
 from gptlab.training.callbacks.sample_writer import PredictionWriter, SampleWriter
-from gptlab.training.resume import ResumedRun
-from gptlab.training.run_plan import RunPlan, resolved_settings, stored_config
-from gptlab.training.run_summary import typed_command
+from gptlab.training.run_plan import TrainingSetup
 from gptlab.utils.device import keep_freed_memory
 from gptlab.utils.errors import UserError, did_you_mean
 
@@ -46,10 +40,8 @@ def check_trainer_arguments(extra: dict[str, Any]) -> None:
     parameters = inspect.signature(Trainer.__init__).parameters
     for name in extra:
         if name not in parameters:
-            raise UserError(
-                f"trainer.extra.{name}: Lightning's Trainer has no such argument"
-                f"{did_you_mean(name, parameters)}"
-            )
+            near = did_you_mean(name, parameters)
+            raise UserError(f"trainer.extra.{name}: Lightning's Trainer has no such argument{near}")
         if name in RESERVED_TRAINER_ARGUMENTS:
             raise UserError(
                 f"trainer.extra.{name}: gptlab sets this argument; use its own keys instead (see "
@@ -71,59 +63,31 @@ def configure_torch(settings: TrainerConfig, accelerator: str) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module
 
 
-@dataclass
-class TrainingSetup:
-    """What a run is made from."""
-
-    config: TrainConfig
-    plan: RunPlan
-    data: TextDataModule
-    evaluation: EvalContext
-
-
-def make_callbacks(
-    setup: TrainingSetup, folder: Path, seconds: float, resumed: ResumedRun | None
-) -> list[Callback]:
+def make_callbacks(setup: TrainingSetup, folder: Path, seconds: float) -> list[Callback]:
     """The callbacks of every run, in the order in which they act after a step.
 
     `seconds`: the expected duration of the run.
     """
-    config, plan, corpus = setup.config, setup.plan, setup.data.corpus
-    best_possible = setup.data.best_possible(config.data.valid_tokens)
-    metrics_logger = MetricsLogger(folder, plan, config, best_possible, resumed)
-    shutdown = GracefulShutdown()
-    prompt = training_prompt(config, corpus)
-    content = {"config": stored_config(config, plan), "tokenizer": corpus.tokenizer.state()}
-    resume_info = {
-        "resolved": resolved_settings(plan, torch.get_num_threads()),
-        "corpus": corpus.folder.name,
-        "command": resumed.command if resumed else typed_command(),
-        "classes": corpus.classes,
-    }
-    samples = (folder, plan, metrics_logger, corpus.tokenizer, prompt, config, shutdown)
+    metrics_logger, shutdown = MetricsLogger(setup, folder), GracefulShutdown()
+    publish = [] if setup.resumed else [PublishRunDir(folder, make_loggers(setup, folder))]
+    sample_writer = PredictionWriter if setup.corpus.classes else SampleWriter
     return [
         shutdown,
         metrics_logger,
-        *([] if resumed else [PublishRunDir(folder, make_loggers(config, folder))]),
-        InitialEvaluation(setup.evaluation, config.eval_before, metrics_logger, shutdown),
-        ProgressBar(metrics_logger, plan.steps, seconds),
-        PredictionWriter(*samples, corpus=corpus) if corpus.classes else SampleWriter(*samples),
-        CheckpointWriter(folder, plan, metrics_logger, content, resume_info, config.trainer),
+        *publish,
+        InitialEvaluation(setup, metrics_logger, shutdown),
+        ProgressBar(metrics_logger, setup.plan.steps, seconds),
+        sample_writer(setup, folder, metrics_logger, shutdown),
+        CheckpointWriter(setup, folder, metrics_logger),
     ]
 
 
-def make_trainer(
-    config: TrainConfig,
-    plan: RunPlan,
-    callbacks: list[Callback],
-    folder: Path,
-    resumed: ResumedRun | None,
-) -> Trainer:
+def make_trainer(setup: TrainingSetup, folder: Path, callbacks: list[Callback]) -> Trainer:
     """Make Lightning's Trainer; raise UserError for arguments that it does not accept.
 
     Loggers create files at once: a new run gets them from PublishRunDir, with its folder.
     """
-    settings = config.trainer
+    plan, settings = setup.plan, setup.config.trainer
     validate_every = plan.eval_every * plan.shape.accumulate  # micro-batches
     arguments: dict[str, Any] = {
         "accelerator": plan.accelerator,
@@ -146,8 +110,8 @@ def make_trainer(
         "log_every_n_steps": 1,
         "default_root_dir": folder,
         "plugins": [AtomicCheckpointIO()],
-        "callbacks": callbacks + instantiate_callbacks(config),
-        "logger": make_loggers(config, folder, resumed.step) if resumed else False,
+        "callbacks": callbacks + instantiate_callbacks(setup.config),
+        "logger": make_loggers(setup, folder) if setup.resumed else False,
     }
     try:
         return Trainer(**arguments | settings.extra)
@@ -162,17 +126,15 @@ def find_callback(trainer: Trainer, kind: type[Any]) -> Any:
     return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
-def make_loggers(
-    config: TrainConfig, folder: Path, resumed_step: int | None = None
-) -> list[Logger]:
-    """The configured loggers; TensorBoard drops what it has of steps after `resumed_step`."""
+def make_loggers(setup: TrainingSetup, folder: Path) -> list[Logger]:
+    """The configured loggers; in a resumed run TensorBoard drops what it has of later steps."""
     loggers = []
-    for name, settings in config.logger.items():
+    for name, settings in setup.config.logger.items():
         arguments: dict[str, Any] = {"save_dir": str(folder)}
         target = settings.get("_target_", "") if isinstance(settings, dict) else ""
-        if str(target).endswith(TensorBoardLogger.__name__) and resumed_step is not None:
+        if str(target).endswith(TensorBoardLogger.__name__) and setup.resumed:
             # Step 0 is logged after its checkpoint, so it will be logged again.
-            arguments["purge_step"] = resumed_step + 1 if resumed_step else 0
+            arguments["purge_step"] = setup.done_steps + 1 if setup.done_steps else 0
         loggers.append(instantiate_part(name, settings, Logger, arguments))
     return loggers
 

@@ -51,7 +51,7 @@ def test_nearest_tokens_are_listed_for_the_longest_tokens(model, ids, server: Se
     id_of = {decode(model.tokenizer, [id]): id for id in ids}
     for each in body["tokens"]:
         nearest = nearest_tokens(
-            model.net, id_of[each["token"]], model.tokenizer.vocab_size, most=8
+            model.net, id_of[each["token"]], model.tokenizer.vocab_size, top_k=8
         )
         assert [word for word, _ in each["nearest"]] == [
             decode(model.tokenizer, [id]) or "<|endoftext|>" for id, _ in nearest

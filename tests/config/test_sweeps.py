@@ -57,10 +57,10 @@ def test_a_job_with_a_bug_is_listed_and_the_others_run(
 
     make = train.make_trainer
 
-    def broken(config, *arguments):
-        if config.model.n_layer == 1:
+    def broken(setup, *arguments):
+        if setup.config.model.n_layer == 1:
             raise ZeroDivisionError("a bug")
-        return make(config, *arguments)
+        return make(setup, *arguments)
 
     monkeypatch.setattr(train, "make_trainer", broken)
     result = command("train", "-m", *SMOKE, "model.n_layer=1,2")

@@ -41,7 +41,7 @@ def test_attention_weights_are_those_the_model_computes_with(norm: str) -> None:
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_expectations_are_the_softmax_of_the_model(norm: str) -> None:
     net = gpt2_net(n_layer=2, norm=norm, dropout=0.5).train()
-    expectations = interpretability.token_expectations(net, IDS, VOCABULARY, most=3)
+    expectations = interpretability.token_expectations(net, IDS, VOCABULARY, top_k=3)
     assert net.training and [each.token for each in expectations] == IDS[1:]
     net.eval()
     logits = net(torch.tensor([IDS]))[0, :-1, :VOCABULARY].detach()
@@ -79,10 +79,10 @@ def test_nearest_tokens_have_the_largest_cosine() -> None:
         net.embedding.weight[:5] = torch.tensor(
             [[1.0, 0, 0, 0], [9, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [-2, 0, 0, 0]]
         )
-    near = interpretability.nearest_tokens(net, 0, vocab_size=5)
+    near = interpretability.nearest_tokens(net, 0, vocab_size=5, top_k=10)
     assert [token for token, _ in near] == [1, 2, 3, 4]
     assert [cosine for _, cosine in near] == pytest.approx([1, 0.5**0.5, 0, -1])
-    assert len(interpretability.nearest_tokens(net, 0, vocab_size=5, most=2)) == 2
+    assert len(interpretability.nearest_tokens(net, 0, vocab_size=5, top_k=2)) == 2
 
 
 def test_plots_show_the_numbers() -> None:

@@ -15,7 +15,7 @@ from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TextDataModule
 from gptlab.model.gpt import GPT
 from gptlab.model.layers import FEED_FORWARDS
-from gptlab.training import memory_estimate, preflight
+from gptlab.training import preflight
 from gptlab.utils.errors import UserError
 from tests.conftest import ROOT, TINY, files_below, toy_data
 
@@ -120,7 +120,7 @@ def test_a_run_prints_only_failed_checks(command, train_once) -> None:
 def test_a_run_that_does_not_fit_into_memory_is_refused(
     command, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(memory_estimate, "available_memory", lambda _: 100_000_000)
+    monkeypatch.setattr(preflight, "available_memory", lambda _: 100_000_000)
     result = command("train", *TINY, "profile=smoke")
     assert result.code == 2 and result.err.count("\n") == 1
     assert re.search(r"needs about [\d.]+ GB of memory, but 0.1 GB are available", result.err)

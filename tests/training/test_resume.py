@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from gptlab.model import checkpoint
-from gptlab.training.resumed_config import restore_group
+from gptlab.training.resume import restore_group
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 from tests.conftest import ROOT, TINY, SharedRun
@@ -120,7 +120,7 @@ def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(
 def test_a_finished_run_is_not_resumed(command, finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     result = command("train", f"resume={finished.name}")
-    assert result.code == 0 and "is finished: there is nothing to resume" in result.out
+    assert result.code == 0 and "is finished: nothing to resume" in result.out
     result = command("train", "resume=latest")
     assert result.code == 0 and "every run in runs is finished" in result.out
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}

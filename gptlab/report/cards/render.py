@@ -16,7 +16,7 @@ from gptlab.report.cards import records
 from gptlab.report.cards.records import RunRecord, SeedGroup
 from gptlab.report.load_runs import format_setting
 from gptlab.report.plots import save_card_curves
-from gptlab.training.callbacks.progress_bar import format_duration
+from gptlab.utils.console import format_duration
 from gptlab.utils.errors import exit_on_error
 
 ROOT = Path(__file__).resolve().parents[3]

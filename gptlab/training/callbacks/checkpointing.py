@@ -12,15 +12,15 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from gptlab.config.schema import TrainerConfig
 from gptlab.data.dataloader import TextDataModule, TrainingBatches
 from gptlab.data.tokenizer import decode
 from gptlab.model.checkpoint import read_checkpoint, verify_checkpoint
 from gptlab.training.callbacks.graceful_shutdown import ShutdownRequested
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
-from gptlab.training.callbacks.step_callback import StepCallback, completed_epoch
+from gptlab.training.callbacks.step_callback import StepCallback
 from gptlab.training.module import TrainingDiverged
-from gptlab.training.run_plan import RunPlan
+from gptlab.training.run_plan import TrainingSetup, resolved_settings, stored_config
+from gptlab.training.run_summary import typed_command
 from gptlab.utils.atomic_io import link_or_copy, publish_checkpoint
 from gptlab.utils.errors import UserError
 
@@ -32,27 +32,12 @@ class CheckpointWriter(StepCallback):
 
     The checkpoint of step N is written after the samples and the validation of step N, so that a
     resumed run begins with step N + 1. Only a run stopped during these repeats them on resume.
-
-    Args:
-        content: config and tokenizer as plain values, stored in each checkpoint.
-        resume_info: what resuming needs besides Lightning's state, stored under `gptlab`.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        plan: RunPlan,
-        metrics_logger: MetricsLogger,
-        content: dict[str, Any],
-        resume_info: dict[str, Any],
-        trainer_config: TrainerConfig,
-    ):
+    def __init__(self, setup: TrainingSetup, folder: Path, metrics_logger: MetricsLogger):
+        self.run_setup, self.plan, self.settings = setup, setup.plan, setup.config.trainer
         self.folder = folder / "checkpoints"
-        self.plan = plan
         self.metrics_logger = metrics_logger
-        self.content = content
-        self.resume_info = resume_info
-        self.trainer_config = trainer_config
         self.best_loss = math.inf
         self.validated_step = 0  # the last step whose validation is complete
         self.saved_step = -1
@@ -65,24 +50,25 @@ class CheckpointWriter(StepCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_loss, self.validated_step = state["best_loss"], state["validated_step"]
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        metrics_logger = self.metrics_logger
+    def on_save_checkpoint(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add config, tokenizer, and what resuming needs besides Lightning's state."""
+        setup, metrics_logger = self.run_setup, self.metrics_logger
         metrics_logger.flush_loggers()
-        checkpoint.update(self.content)
+        checkpoint["config"] = stored_config(setup.config, self.plan)
+        checkpoint["tokenizer"] = setup.corpus.tokenizer.state()
         checkpoint["gptlab"] = {
             "tokens": metrics_logger.tokens_seen,
             "steps": self.plan.steps,
             **metrics_logger.latest,
             "metrics_size": metrics_logger.csv_size,
             "clock": metrics_logger.elapsed_time.state(),
-            **self.resume_info,
+            "resolved": resolved_settings(self.plan, torch.get_num_threads()),
+            "corpus": setup.corpus.folder.name,
+            "command": setup.resumed.command if setup.resumed else typed_command(),
+            "classes": setup.corpus.classes,
         }
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """Set Lightning's micro-batch counters to whole steps of the current accumulation.
 
         Lightning counts a micro-batch as completed only after the callbacks ran, and would repeat
@@ -121,17 +107,17 @@ class CheckpointWriter(StepCallback):
         self.save_due_checkpoints(trainer)
 
     def save_due_checkpoints(self, trainer: Trainer) -> None:
-        epoch = completed_epoch(self.plan, self.step)
-        if epoch and self.trainer_config.checkpoint_every_epoch:
+        epoch = self.plan.completed_epoch(self.step)
+        if epoch and self.settings.checkpoint_every_epoch:
             self.save(trainer, f"epoch_{epoch}")
-        interval, seconds = self.plan.checkpoint_every, self.trainer_config.checkpoint_every_seconds
+        interval, seconds = self.plan.checkpoint_every, self.settings.checkpoint_every_seconds
         steps_due = bool(interval) and self.step % interval == 0
         time_due = seconds is not None and time.monotonic() - self.saved_at >= seconds
         if trainer.world_size > 1:
             time_due = trainer.strategy.reduce_boolean_decision(time_due, all=False)
         if steps_due or time_due:
             self.save(trainer, "last")
-        if steps_due and self.trainer_config.keep_step_checkpoints:
+        if steps_due and self.settings.keep_step_checkpoints:
             self.save(trainer, f"step_{self.step}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -142,8 +128,7 @@ class CheckpointWriter(StepCallback):
             self.step = trainer.global_step  # on_step has not run for this step
             self.save(trainer, "last")
         if isinstance(error, TrainingDiverged) and trainer.is_global_zero:
-            data = getattr(trainer, "datamodule")  # noqa: B009
-            path = save_diverged_batches(data, error.step, self.folder.parent)
+            path = save_diverged_batches(self.run_setup.data, error.step, self.folder.parent)
             error.args = (f"{error}; earlier checkpoints are kept, its batches are in {path}",)
 
     def save(self, trainer: Trainer, name: str) -> None:
@@ -166,11 +151,9 @@ def save_diverged_batches(data: TextDataModule, step: int, folder: Path) -> Path
     shape = data.shape
     batches = TrainingBatches(data.sequences, shape)
     numbers = range((step - 1) * shape.accumulate, step * shape.accumulate)
-    micro_batches = [batches[number] for number in numbers]
+    step_batches = [batches[number] for number in numbers]
     path = folder / f"not_finite_step_{step}.pt"
-    tensors = {
-        name: torch.stack([batch[name] for batch in micro_batches]) for name in ("input", "target")
-    }
+    tensors = {name: torch.stack([b[name] for b in step_batches]) for name in ("input", "target")}
     torch.save(tensors, path)
     texts = [decode(data.corpus.tokenizer, row) for row in tensors["input"].flatten(0, 1).tolist()]
     path.with_suffix(".txt").write_text("\n\n".join(texts), encoding="utf-8")

@@ -28,10 +28,8 @@ class GracefulShutdown(StepCallback):
         super().on_train_start(trainer, module)
         self.single_process = trainer.world_size == 1
         # Not in setup(): Lightning installs its own handlers between setup() and here.
-        self.previous_handlers = {
-            number: signal.signal(number, self.handle_signal)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous_handlers[number] = signal.signal(number, self.handle_signal)
 
     def handle_signal(self, number: int, _frame: Any) -> None:
         if self.received_signal is not None:

@@ -2,27 +2,22 @@
 
 from lightning.pytorch import LightningModule, Trainer
 
-from gptlab.evaluation.context import EvalContext, Results
+from gptlab.evaluation.context import Results
 from gptlab.evaluation.suites import run_suites
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.step_callback import StepCallback
+from gptlab.training.run_plan import TrainingSetup
 
 
 class InitialEvaluation(StepCallback):
     """Run the suites of `eval_before` at step 0; a resumed run keeps their results."""
 
     def __init__(
-        self,
-        context: EvalContext,
-        suites: list[str],
-        metrics_logger: MetricsLogger,
-        shutdown: GracefulShutdown,
+        self, setup: TrainingSetup, metrics_logger: MetricsLogger, shutdown: GracefulShutdown
     ):
-        self.context = context
-        self.suites = suites
-        self.metrics_logger = metrics_logger
-        self.shutdown = shutdown
+        self.context, self.suites = setup.evaluation, setup.config.eval_before
+        self.metrics_logger, self.shutdown = metrics_logger, shutdown
         self.results: Results = {}
 
     def state_dict(self) -> Results:

@@ -12,11 +12,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
 
-from gptlab.config.schema import TrainConfig
 from gptlab.model.loss import perplexity
-from gptlab.training.callbacks.step_callback import StepCallback, completed_epoch
-from gptlab.training.resume import ResumedRun
-from gptlab.training.run_plan import RunPlan
+from gptlab.training.callbacks.step_callback import StepCallback
+from gptlab.training.run_plan import TrainingSetup
 from gptlab.utils.elapsed_time import ElapsedTime
 
 METRIC_COLUMNS = [
@@ -42,22 +40,16 @@ class MetricsLogger(StepCallback):
     The sum stays on the device until a row is due, so that no step waits for the GPU.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        plan: RunPlan,
-        config: TrainConfig,
-        best_possible: float | None,
-        resumed: ResumedRun | None,
-    ):
+    def __init__(self, setup: TrainingSetup, folder: Path):
+        config, resumed = setup.config, setup.resumed
         self.path = folder / "metrics.csv"
         self.columns = metric_columns(config.data.task)
         self.csv_size = resumed.metrics_size if resumed else len(csv_header(config.data.task))
         self.elapsed_time = resumed.clock if resumed else ElapsedTime()
-        self.plan = plan
+        self.plan = setup.plan
         self.log_every = config.trainer.log_every
         self.print_epoch_loss = config.trainer.max_epochs is not None
-        self.best_possible = best_possible
+        self.best_possible = setup.data.best_possible(config.data.valid_tokens)
         # Sums since the last row. Nats are a number, a tensor, or one number per process (resumed).
         self.nats: Any = 0.0
         self.tokens = 0
@@ -107,7 +99,7 @@ class MetricsLogger(StepCallback):
     def on_step(self, trainer: Trainer, module: Any, batch: Any) -> None:
         self.tokens += batch["step_tokens"]
         self.tokens_seen += batch["step_tokens"]
-        epoch = completed_epoch(self.plan, self.step)
+        epoch = self.plan.completed_epoch(self.step)
         if self.step % self.log_every == 0 or self.step == self.plan.steps or epoch:
             self.log_training(trainer, module, epoch)
             module.raise_if_diverged()
@@ -141,11 +133,8 @@ class MetricsLogger(StepCallback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.paused_seconds += time.perf_counter() - self.validation_start_time
-        metrics = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("valid/")
-        }
+        values = trainer.callback_metrics.items()
+        metrics = {name: float(value) for name, value in values if name.startswith("valid/")}
         if self.best_possible is not None:
             metrics["valid/best_possible"] = self.best_possible
         self.log_metrics(trainer, metrics)
@@ -168,11 +157,8 @@ class MetricsLogger(StepCallback):
             self.latest |= metrics
         if not trainer.is_global_zero:
             return
-        position = {
-            "step": self.step,
-            "tokens": self.tokens_seen,
-            "epoch": self.step * self.plan.shape.sequences_per_step / self.plan.sequences_per_epoch,
-        }
+        epoch = self.plan.epochs(self.step)
+        position = {"step": self.step, "tokens": self.tokens_seen, "epoch": epoch}
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(position | metrics)
             self.csv_size = file.tell()

@@ -1,6 +1,5 @@
 """Show a run's progress: loss, speed, time left."""
 
-import math
 import sys
 import time
 from typing import Any
@@ -10,6 +9,7 @@ from tqdm import tqdm
 
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.step_callback import StepCallback
+from gptlab.utils.console import format_duration
 
 
 class ProgressBar(StepCallback):
@@ -29,14 +29,10 @@ class ProgressBar(StepCallback):
         self.last_shown = self.start_time
         self.enabled = trainer.is_global_zero
         if self.live and self.enabled:
-            self.bar = tqdm(
-                total=self.total_steps,
-                initial=self.step,
-                bar_format="{bar:24} {n_fmt}/{total_fmt}  {desc}",
-                leave=False,
-                mininterval=0,
-                miniters=0,
-            )
+            at_once: dict[str, Any] = {"mininterval": 0, "miniters": 0, "leave": False}
+            layout = "{bar:24} {n_fmt}/{total_fmt}  {desc}"
+            total, initial = self.total_steps, self.step
+            self.bar = tqdm(total=total, initial=initial, bar_format=layout, **at_once)
 
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         now = time.perf_counter()
@@ -54,16 +50,15 @@ class ProgressBar(StepCallback):
     def status_text(self, now: float) -> str:
         seconds_per_step = (now - self.start_time) / (self.step - self.first_step)
         latest = self.metrics_logger.latest
-        parts = []
-        if "train/loss" in latest:
-            parts.append(f"loss {latest['train/loss']:.3f}")
-            parts.append(f"perplexity {latest['train/perplexity']:.4g}")
-        if "valid/loss" in latest:
-            parts.append(f"valid {latest['valid/loss']:.3f}")
-        if "train/loss" in latest:
-            parts.append(f"{latest['train/tokens_per_second']:,.0f} tokens/s")
-        parts.append(f"{format_duration(seconds_per_step * (self.total_steps - self.step))} left")
-        return "  ".join(parts)
+        formats = {
+            "train/loss": "loss {:.3f}",
+            "train/perplexity": "perplexity {:.4g}",
+            "valid/loss": "valid {:.3f}",
+            "train/tokens_per_second": "{:,.0f} tokens/s",
+        }
+        parts = [text.format(latest[name]) for name, text in formats.items() if name in latest]
+        remaining = format_duration(seconds_per_step * (self.total_steps - self.step))
+        return "  ".join([*parts, f"{remaining} left"])
 
     def on_train_end(self, *_: Any) -> None:
         if self.bar is not None:
@@ -71,13 +66,3 @@ class ProgressBar(StepCallback):
 
     def on_exception(self, *_: Any) -> None:
         self.on_train_end()
-
-
-def format_duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `5 h 10 min`."""
-    seconds = max(0, math.ceil(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

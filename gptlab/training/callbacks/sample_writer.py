@@ -6,17 +6,17 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
 
-from gptlab.config.schema import SamplingConfig, TrainConfig
-from gptlab.data.corpus import Corpus
-from gptlab.data.tokenizer import Tokenizer, decode
+from gptlab.config.schema import SamplingConfig
+from gptlab.data.tokenizer import decode
 from gptlab.evaluation.classification import class_probabilities
+from gptlab.evaluation.suites import SAMPLES
 from gptlab.generation.engine import generate_samples
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
-from gptlab.training.callbacks.step_callback import StepCallback, completed_epoch
-from gptlab.training.run_plan import RunPlan
+from gptlab.training.callbacks.step_callback import StepCallback
+from gptlab.training.run_plan import TrainingSetup
 from gptlab.utils.errors import UserError
 
 MAX_MESSAGES = 16  # held-out messages a classifier is shown
@@ -31,26 +31,17 @@ class SampleWriter(StepCallback):
 
     def __init__(
         self,
+        setup: TrainingSetup,
         folder: Path,
-        plan: RunPlan,
         metrics_logger: MetricsLogger,
-        tokenizer: Tokenizer,
-        prompt: list[int],
-        config: TrainConfig,
         shutdown: GracefulShutdown,
     ):
         self.folder = folder / "samples"
-        self.plan = plan
-        self.metrics_logger = metrics_logger
-        self.tokenizer = tokenizer
-        self.prompt = prompt
-        self.sampled: SampleKinds = {"sampled": (config.sampling, config.num_samples)}
+        self.config, self.plan = setup.config, setup.plan
+        self.tokenizer, self.prompt = setup.corpus.tokenizer, setup.prompt
+        self.metrics_logger, self.shutdown = metrics_logger, shutdown
+        self.sampled: SampleKinds = {"sampled": (self.config.sampling, self.config.num_samples)}
         self.greedy: SampleKinds = {"greedy": (SamplingConfig(temperature=0.0), 1)}
-        self.max_new_tokens = config.max_new_tokens
-        self.seed = config.seed
-        self.every_epoch = config.trainer.sample_every_epoch
-        self.at_start = "samples" in config.eval_before
-        self.shutdown = shutdown
         self.completed_step = 0  # the last step with all its samples written
 
     def state_dict(self) -> dict[str, int]:
@@ -61,7 +52,8 @@ class SampleWriter(StepCallback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)
-        if self.at_start and trainer.is_global_zero and self.step == 0:
+        at_start = SAMPLES in self.config.eval_before and self.step == 0
+        if at_start and trainer.is_global_zero:
             self.write_samples(trainer, module, f"step_{self.step}", self.sampled)
         if self.completed_step < self.step:  # the run was stopped while it sampled
             self.on_step(trainer, module, None)
@@ -73,7 +65,8 @@ class SampleWriter(StepCallback):
         self.completed_step = self.step
 
     def write_due_samples(self, trainer: Trainer, module: LightningModule) -> None:
-        if epoch := completed_epoch(self.plan, self.step) if self.every_epoch else None:
+        epoch = self.plan.completed_epoch(self.step)
+        if epoch and self.config.trainer.sample_every_epoch:
             kinds = self.greedy | self.sampled
             self.write_samples(trainer, module, f"generated_text_epoch_{epoch}", kinds)
         interval, is_last = self.plan.sample_every, self.step == self.plan.steps
@@ -102,10 +95,9 @@ class SampleWriter(StepCallback):
         prompt_text = decode(self.tokenizer, self.prompt)
         texts, preview = [], ""
         for kind, (sampling, num_samples) in kinds.items():
-            request = GenerationRequest(
-                *(net, self.tokenizer, self.prompt, sampling),
-                *(num_samples, self.max_new_tokens, self.seed),
-            )
+            length, seed = self.config.max_new_tokens, self.config.seed
+            text = net, self.tokenizer, self.prompt
+            request = GenerationRequest(*text, sampling, num_samples, length, seed)
             samples = generate_samples(request)
             texts += [f"[{kind}]\n{prompt_text}{sample.text}\n" for sample in samples]
             preview = prompt_text + samples[0].text
@@ -115,16 +107,16 @@ class SampleWriter(StepCallback):
 class PredictionWriter(SampleWriter):
     """Write a classifier's predictions for held-out messages instead of samples."""
 
-    def __init__(self, *arguments: Any, corpus: Corpus, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        assert corpus.classes
-        self.classes = corpus.classes
+    def __init__(self, setup: TrainingSetup, *arguments: Any):
+        super().__init__(setup, *arguments)
+        corpus = setup.corpus
+        self.classes = corpus.classes or []
         messages = corpus.documents("valid", MAX_MESSAGES)
         self.labelled_messages = [
             (decode(self.tokenizer, tokens), self.classes[label])
             for tokens, label in zip(messages, corpus.labels("valid"), strict=False)
         ]
-        self.eot_first = bool(self.prompt) and self.prompt[0] == self.tokenizer.eot
+        self.eot_first = self.prompt[:1] == [self.tokenizer.eot]
 
     @property
     def state_key(self) -> str:

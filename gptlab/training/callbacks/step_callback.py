@@ -4,8 +4,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from gptlab.training.run_plan import RunPlan
-
 
 class StepCallback(Callback):
     """Call `on_step` once per optimizer step, after its last micro-batch."""
@@ -24,10 +22,3 @@ class StepCallback(Callback):
 
     def on_step(self, trainer: Trainer, module: Any, batch: Any) -> None:
         """Act after optimizer step `self.step`, counted from 1."""
-
-
-def completed_epoch(plan: RunPlan, step: int) -> int | None:
-    """Return the epoch that this step completes, counted from 1, or None."""
-    after = step * plan.shape.sequences_per_step // plan.sequences_per_epoch
-    before = (step - 1) * plan.shape.sequences_per_step // plan.sequences_per_epoch
-    return after if after > before else None

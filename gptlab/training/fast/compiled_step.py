@@ -28,9 +28,8 @@ from gptlab.config.schema import TrainerConfig
 from gptlab.model import layers, loss
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.training.run_plan import RunPlan
-from gptlab.training.run_summary import cpu_name
 from gptlab.utils.console import print_status
-from gptlab.utils.device import autocast
+from gptlab.utils.device import autocast, cpu_name
 from gptlab.utils.errors import UserError
 
 EAGER_ATTENTION_LIMIT = 128  # tokens; the fused kernel is faster on longer windows
@@ -43,10 +42,8 @@ def resolve_compile_mode(trainer: TrainerConfig, plan: RunPlan, net: GPT) -> str
     the same bits.
     """
     mode = str(trainer.compile).lower()
-    single_process = trainer.devices * trainer.num_nodes == 1
-    possible = (
-        single_process and plan.accelerator == "cpu" and plan.precision in ("32-true", "bf16-mixed")
-    )
+    one_cpu = trainer.devices * trainer.num_nodes == 1 and plan.accelerator == "cpu"
+    possible = one_cpu and plan.precision in ("32-true", "bf16-mixed")
     if mode == "step" and not possible:
         raise UserError(
             "trainer.compile=step needs one process on a CPU and trainer.precision=32-true or "
@@ -84,11 +81,8 @@ class CompiledStep:
         parameters = dict(net.named_parameters())
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
         # Frozen tensors are inputs too, or they would be constants in the machine code.
-        frozen = {
-            name: tensor
-            for name, tensor in [*parameters.items(), *net.named_buffers()]
-            if name not in trained
-        }
+        tensors = parameters | dict(net.named_buffers())
+        frozen = {name: tensor for name, tensor in tensors.items() if name not in trained}
         self.trained_names, self.frozen_names = list(trained), list(frozen)
         self.parameters, self.frozen = list(trained.values()), list(frozen.values())
         self.shape: torch.Size | None = None  # (B, T) of the graph; None: not compiled
@@ -104,9 +98,7 @@ class CompiledStep:
             self.compile_or_raise(source_BxT, target_BxT)
         except (TorchDynamoException, OSError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            print_status(
-                f"the training step is not compiled (slower, with the same result): {reason}"
-            )
+            print_status(f"training step not compiled (slower, with the same result): {reason}")
 
     def compile_or_raise(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -115,7 +107,7 @@ class CompiledStep:
         inputs = [*self.parameters, *self.frozen, source_BxT, target_BxT, self.scalar(1.0)]
         with torch.no_grad(), traceable(self.net, source_BxT.shape[1]):
             trace = make_fx(
-                lambda *inputs: self.gradients(*inputs),
+                lambda *args: self.gradients(*args),
                 tracing_mode="fake",
                 _allow_non_fake_inputs=True,
             )
@@ -205,9 +197,7 @@ def load_or_compile(traced: GraphModule, inputs: list[Tensor]) -> CompiledFuncti
     if cached.exists():
         with contextlib.suppress(RuntimeError):  # damaged: compile it again
             return load_library(cached)
-    print_status(
-        "compiling forward and backward pass as one graph: up to a minute, the first time only"
-    )
+    print_status("compiling forward and backward pass as one graph: up to a minute, only once")
     library = str(torch._inductor.aot_compile(traced, tuple(inputs)))
     cached.parent.mkdir(parents=True, exist_ok=True)
     # Rename a complete copy: another process may be compiling the same graph.

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gptlab.training.callbacks.progress_bar import ProgressBar, format_duration
+from gptlab.training.callbacks.progress_bar import ProgressBar
+from gptlab.utils.console import format_duration
 
 pytestmark = pytest.mark.fast
 

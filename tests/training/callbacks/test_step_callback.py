@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gptlab.training.callbacks.step_callback import StepCallback, completed_epoch
+from gptlab.training.callbacks.step_callback import StepCallback
+from gptlab.training.run_plan import RunPlan
 
 pytestmark = pytest.mark.fast
 
@@ -26,5 +27,5 @@ def test_on_step_is_called_once_per_optimizer_step() -> None:
 
 def test_an_epoch_is_complete_with_the_step_that_sees_its_last_sequence() -> None:
     plan = SimpleNamespace(shape=SimpleNamespace(sequences_per_step=4), sequences_per_epoch=10)
-    epochs = [completed_epoch(plan, step) for step in range(1, 11)]
+    epochs = [RunPlan.completed_epoch(plan, step) for step in range(1, 11)]
     assert epochs == [None, None, 1, None, 2, None, None, 3, None, 4]
