@@ -46,8 +46,7 @@ class TrainingBatches(Dataset):
     """
 
     def __init__(self, sequences: Sequences, shape: BatchShape):
-        self.sequences = sequences
-        self.shape = shape
+        self.sequences, self.shape = sequences, shape
 
     def __getitem__(self, micro_batch: int) -> Batch:
         shape = self.shape

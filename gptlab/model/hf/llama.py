@@ -32,8 +32,8 @@ STRUCTURE: dict[str, Any] = {  # what makes a gptlab model a Llama
     **{"feed_forward": "swiglu", "let_attention_see_the_future": False, "n_classes": None},
 }
 REQUIRED_SETTINGS: dict[str, Any] = {  # the only values of config.json that gptlab implements
-    **{"rms_norm_eps": 1e-5, "hidden_act": "silu", "attention_bias": False},
-    **{"rope_theta": 10_000.0, "rope_type": "default", "rope_scaling": None},
+    **{"rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "hidden_act": "silu"},
+    **{"attention_bias": False, "mlp_bias": False},
 }
 
 
@@ -41,10 +41,9 @@ def to_llama_config(config: ModelConfig) -> dict[str, Any]:
     """Return the config.json of a model; raise UserError that lists what Llama cannot express."""
     if unsupported := differing_keys(config, STRUCTURE):
         raise UserError(f"Llama's format has no {', '.join(unsupported)}")
-    return {
+    return REQUIRED_SETTINGS | {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
-        "hidden_act": "silu",
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
         "hidden_size": config.d_model,
@@ -52,12 +51,8 @@ def to_llama_config(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.n_head,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10_000.0,
         "initializer_range": config.init_std,
         "tie_word_embeddings": config.tied_head,
-        "attention_bias": False,
-        "mlp_bias": False,
         "dtype": "float32",
     }
 
@@ -97,9 +92,8 @@ def config_from_llama(weights: dict[str, Tensor], settings: dict[str, Any]) -> M
     Raises UserError for settings that gptlab does not implement.
     """
     settings = (settings.get("rope_parameters") or {}) | settings
-    unsupported = [
-        f"{k}={settings[k]}" for k, v in REQUIRED_SETTINGS.items() if settings.get(k, v) != v
-    ]
+    required = REQUIRED_SETTINGS | {"rope_type": "default", "rope_scaling": None}
+    unsupported = [f"{k}={settings[k]}" for k, v in required.items() if settings.get(k, v) != v]
     if settings.get("num_key_value_heads") not in (None, settings.get("num_attention_heads")):
         unsupported.append("fewer key and value heads than query heads")
     if unsupported:

@@ -140,6 +140,8 @@ def test_export_needs_the_name_of_a_new_folder(tmp_path: Path) -> None:
         {"num_hidden_layers": float("inf")},
         {"max_position_embeddings": 0},
         {"rope_theta": 5.0},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
         {"num_key_value_heads": 1},
     ],
 )
