@@ -37,7 +37,7 @@ def open_config_corpus(config: TrainConfig) -> Corpus:
 
 
 class StepTimer(Callback):
-    """Record, on the class, when the first step after the warm-up starts and the last one ends."""
+    """Record, on the class, when the first step after the warmup starts and the last one ends."""
 
     start = end = 0.0
     warm_up_steps = 0

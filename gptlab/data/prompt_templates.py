@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def alpaca_template(instruction: str, input: str = "") -> str:
-    """The prompt of Stanford's Alpaca (Taori and others, 2023)."""
+    """The prompt of Stanford's Alpaca (Taori et al., 2023)."""
     introduction = (
         "Below is an instruction that describes a task. "
         "Write a response that appropriately completes the request."

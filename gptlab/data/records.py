@@ -110,7 +110,7 @@ OFFLINE_HINT = "use a file: data.path=FILE, or work offline: data="
 
 
 class SmsSpam(RecordSource):
-    """The SMS Spam Collection (Almeida and others, 2011), downloaded once."""
+    """The SMS Spam Collection (Almeida et al., 2011), downloaded once."""
 
     tasks = ("classification",)
     URL = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"

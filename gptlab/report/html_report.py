@@ -119,7 +119,8 @@ def scaling_section(runs: list[LoadedRun], pictures: Pictures) -> dict[str, Any]
     floors = {run.best_possible for run in usable}
     floor = (floors.pop() if len(floors) == 1 else None) or 0.0
     y = [(run.loss or 0) - floor for run in usable]
-    y_label = f"validation loss{' above the best possible' if floor else ''}, nats per token"
+    y_label = "loss above the best possible" if floor else "validation loss"
+    y_label += ", nats per token"
     fits = []
     for size, x_label in SIZES.items():
         x = [float(getattr(run, size)) for run in usable]

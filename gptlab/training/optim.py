@@ -38,7 +38,7 @@ OptimizerFactory = Callable[[ParameterGroups, OptimConfig, bool], Optimizer]
 OPTIMIZERS: dict[str, OptimizerFactory] = {"adamw": adamw, "adam": adam, "sgd": sgd}
 
 
-# Schedules: (step, total steps, config) -> learning rate, after the warm-up.
+# Schedules: (step, total steps, config) -> learning rate, after the warmup.
 
 
 def constant(step: int, total_steps: int, config: OptimConfig) -> float:
@@ -54,7 +54,7 @@ def cosine(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 def warmup_stable_decay(step: int, total_steps: int, config: OptimConfig) -> float:
-    """Constant at lr, then a straight line to min_lr. Hu and others (2024), arXiv:2404.06395."""
+    """Constant at lr, then a straight line to min_lr. Hu et al. (2024), arXiv:2404.06395."""
     cooldown_steps = config.cooldown_fraction * total_steps
     factor = min(1.0, max(0.0, (total_steps - step) / cooldown_steps)) if cooldown_steps else 1.0
     return config.min_lr + (config.lr - config.min_lr) * factor
@@ -102,7 +102,7 @@ def parameter_groups(net: GPT, config: OptimConfig, layer_decay: float = 1.0) ->
     Weight decay applies to matrices only (embeddings included); to everything with
     weight_decay_on=all.
     With `layer_decay` d the rate is lr · d ** (layers above), counting the head as one layer and
-    the embeddings as one. Clark and others (2020), "ELECTRA", arXiv:2003.10555.
+    the embeddings as one. Clark et al. (2020), "ELECTRA", arXiv:2003.10555.
     """
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():

@@ -141,7 +141,7 @@ def time_step(
         seconds = time.perf_counter() - began
         net.zero_grad(set_to_none=True)
         if seconds > 2 and net._compiled_call_impl is None:
-            break  # the warm-up is a small part of so slow a step
+            break  # the warmup is a small part of so slow a step
     return seconds * plan.shape.accumulate, nats / max(1, int((target_BxT != IGNORE_INDEX).sum()))
 
 

@@ -34,7 +34,7 @@ class RunPlan:
     """The configuration with every open choice resolved."""
 
     model: ModelConfig  # with its vocabulary and context
-    optim: OptimConfig  # with its warm-up
+    optim: OptimConfig  # with its warmup
     shape: BatchShape
     steps: int
     eval_every: int  # in steps, as the next two; 0: never
@@ -196,7 +196,7 @@ def check_records(config: TrainConfig, corpus: Corpus, context: int, notes: list
 
 
 def resolve_warmup(optim: OptimConfig, steps: int) -> OptimConfig:
-    """Set the default warm-up; raise UserError for one that is longer than the run."""
+    """Set the default warmup; raise UserError for one that is longer than the run."""
     if optim.warmup_steps is None:
         return replace(optim, warmup_steps=min(100, steps // 10))
     if optim.warmup_steps > steps:
