@@ -132,7 +132,7 @@ def trained(command: Callable[..., Result], trained_once: Path, tmp_path: Path) 
 
 @pytest.fixture(scope="session")
 def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """300 embedded stories, tokenised by words."""
+    """300 toy stories, tokenized by words."""
     root = tmp_path_factory.mktemp("corpora")
     return open_corpus(toy_data(), TokenizerConfig(name="words"), seed=1, corpus_root=str(root))
 

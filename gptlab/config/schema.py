@@ -22,7 +22,7 @@ INSPECTIONS = "gptlab.evaluation.interpretability_plots.INSPECTIONS"
 TRAINING_SUITES = ("samples", "gptlab.evaluation.suites.SUITES")
 RUN = "latest, a run folder, or a checkpoint file"
 RUN_ROOT = "folder of all runs"
-CORPUS_ROOT = "folder of tokenised corpora"
+CORPUS_ROOT = "folder of tokenized corpora"
 SEED_HELP = "seed of all random numbers"
 
 

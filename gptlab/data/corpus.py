@@ -1,4 +1,4 @@
-"""A tokenised corpus on disk: one memory-mapped token file per split, with metadata and checksums.
+"""A tokenized corpus on disk: one memory-mapped token file per split, with metadata and checksums.
 
 `SplitWriter` and `write_corpus_files` write the folder, `Corpus` opens it.
 """

@@ -1,4 +1,4 @@
-"""Build a corpus from records: split them, tokenise them, and store a label or prompt length."""
+"""Build a corpus from records: split them, tokenize them, and store a label or prompt length."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Where text documents come from: embedded stories, files, the Hugging Face hub.
+"""Where text documents come from: toy stories, files, the Hugging Face hub.
 
 To add a source, write a class with `identity` and `read_chunks` and enter it in `SOURCES`.
 """

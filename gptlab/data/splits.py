@@ -1,4 +1,4 @@
-"""Decide which split each document or record belongs to, before anything is tokenised."""
+"""Decide which split each document or record belongs to, before anything is tokenized."""
 
 import re
 from array import array

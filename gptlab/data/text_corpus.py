@@ -1,7 +1,7 @@
 """Build a corpus from text documents in two passes over the source.
 
 The first pass reads everything, so that a flaw in the last file is found before anything is
-written; it collects lengths, hashes and the vocabulary. The second pass tokenises on all cores
+written; it collects lengths, hashes and the vocabulary. The second pass tokenizes on all cores
 (tiktoken releases Python's lock) while documents stream by. Memory holds a few megabytes of text
 whatever its length, the vocabulary's counts, and 16 bytes per document.
 """

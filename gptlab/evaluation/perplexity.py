@@ -41,7 +41,7 @@ def evaluate_estimate(context: EvalContext) -> Results:
 
 
 def evaluate_training_windows(context: EvalContext) -> Results:
-    """Score training sequences themselves, to show how much a model has memorised.
+    """Score the training sequences, to show how much a model has memorized.
 
     At most as many targets as a validation pass.
     """

@@ -38,7 +38,7 @@ SUITES: dict[str, Suite] = {
         check=lambda context: context.batches("valid"),
     ),
     "estimate": Suite(perplexity.evaluate_estimate),
-    # What a model has memorised shows in its last checkpoint: the best one has overfitted least.
+    # What a model has memorized shows in its last checkpoint: the best one has overfitted least.
     "windows": Suite(perplexity.evaluate_training_windows, last_checkpoint=True),
     "memorisation": Suite(
         memorisation.evaluate_memorisation,

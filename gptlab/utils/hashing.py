@@ -12,7 +12,7 @@ def derive_seed(*numbers: int) -> int:
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Hash each 64-bit number with the finaliser of SplitMix64 (Steele et al., 2014)."""
+    """Hash each 64-bit number with the finalizer of SplitMix64 (Steele et al., 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

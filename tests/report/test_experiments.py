@@ -24,7 +24,7 @@ EOT = 50256
 def open_experiment(
     tmp_path: Path, experiment: str, *overrides: str
 ) -> tuple[TrainConfig, RunPlan, Corpus]:
-    """Plan an experiment in its full size, on embedded stories."""
+    """Plan an experiment in its full size, on toy stories."""
     data = ["data=toy_stories", "data.max_samples=60", f"corpus_root={tmp_path / 'corpora'}"]
     config = compose_config("train", [f"experiment={experiment}", *data, *overrides])
     corpus = open_corpus(config.data, config.tokenizer, config.seed, config.corpus_root)
