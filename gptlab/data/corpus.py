@@ -104,7 +104,7 @@ class Corpus:
 
     @property
     def classes(self) -> list[str] | None:
-        """The class names of a labelled corpus."""
+        """The class names of a labeled corpus."""
         return self.meta.get("classes")
 
     def verify_token_file(self, split: str, all_blocks: bool) -> None:

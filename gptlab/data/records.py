@@ -124,7 +124,7 @@ class SmsSpam(RecordSource):
         path = download_file(self.URL, self.SHA256, path, OFFLINE_HINT + "toy_spam")
         with zipfile.ZipFile(path) as archive:
             text = archive.read("SMSSpamCollection").decode()
-        return parse_labelled_lines(text.replace("\r\n", "\n").split("\n"), str(path))
+        return parse_labeled_lines(text.replace("\r\n", "\n").split("\n"), str(path))
 
 
 class BookInstructions(RecordSource):
@@ -197,13 +197,13 @@ def read_records(path: Path, record_type: type[Record]) -> list[Record]:
     elif path.name.endswith(".json"):
         rows = readers.read_json(path)
     elif record_type is Message:
-        return parse_labelled_lines(readers.read_lines(path), str(path))
+        return parse_labeled_lines(readers.read_lines(path), str(path))
     else:
         raise UserError(f"{path}: instructions must be in a .json or .jsonl file")
     return [record_from_row(record_type, row, f"{path}: {place}") for place, row in rows]
 
 
-def parse_labelled_lines(lines: Iterable[str], path: str) -> list[Record]:
+def parse_labeled_lines(lines: Iterable[str], path: str) -> list[Record]:
     messages: list[Record] = []
     for number, line in enumerate(lines, 1):
         label, tab, text = line.partition("\t")

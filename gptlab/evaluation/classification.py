@@ -70,9 +70,9 @@ def make_metrics(classes: int) -> "MetricCollection":
 def classification_logits(net: GPT, batch: Batch) -> tuple[Tensor, Tensor]:
     """Compute logits (N, C) at the messages' last tokens, and their classes (N,)."""
     source_BxT, target_BxT = batch["input"], batch["target"]
-    labelled_BxT = target_BxT != IGNORE_INDEX
-    logits_NxC = net.head(net.hidden(source_BxT)[labelled_BxT])
-    return logits_NxC.float(), target_BxT[labelled_BxT]
+    labeled_BxT = target_BxT != IGNORE_INDEX
+    logits_NxC = net.head(net.hidden(source_BxT)[labeled_BxT])
+    return logits_NxC.float(), target_BxT[labeled_BxT]
 
 
 def class_names(model: LoadedModel) -> list[str]:

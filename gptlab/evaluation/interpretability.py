@@ -127,7 +127,7 @@ def nearest_tokens(net: GPT, token: int, vocab_size: int, top_k: int) -> list[tu
 
 
 def longest_tokens(tokenizer: Tokenizer, ids: list[int], count: int) -> list[int]:
-    """Return the longest distinct tokens of a text, to look up their neighbours."""
+    """Return the longest distinct tokens of a text, to look up their neighbors."""
     distinct = [token for token in dict.fromkeys(ids) if token != tokenizer.eot]
     return sorted(distinct, key=lambda token: -len(decode(tokenizer, [token])))[:count]
 

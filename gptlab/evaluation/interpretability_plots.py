@@ -123,7 +123,7 @@ def plot_attention(weights_HxTxT: Tensor, labels: list[str], title: str) -> "Fig
     columns = min(heads, 4)
     rows = -(-heads // columns)
     pitch = length + 2  # heads are two cells apart
-    # One image of all heads, labelled at its edges only: separate axes take seconds to draw.
+    # One image of all heads, labeled at its edges only: separate axes take seconds to draw.
     tiled = torch.full((rows * pitch - 2, columns * pitch - 2), torch.nan)
     figure, axes = make_axes(2.6 * columns + 0.8, 2.6 * rows + 1)
     for head in range(heads):
@@ -147,7 +147,7 @@ def plot_attention(weights_HxTxT: Tensor, labels: list[str], title: str) -> "Fig
 def plot_logit_lens(
     lens: LogitLens, words: list[list[str]], labels: list[str], title: str
 ) -> "Figure":
-    """Plot a table with a row for each layer, the last on top, coloured by probability.
+    """Plot a table with a row for each layer, the last on top, colored by probability.
 
     `words` label the lens's tokens, `labels` those of the text.
     """

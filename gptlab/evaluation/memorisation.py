@@ -1,7 +1,7 @@
 """How much generated text is a verbatim copy of the training text.
 
 All n-grams of the texts are searched at once, in one pass over the token file. An n-gram is
-recognised by its hash, and an n-gram of length n is looked up only where one of n - 1 was found.
+recognized by its hash, and an n-gram of length n is looked up only where one of n - 1 was found.
 Memory is that of one chunk, however long the file is.
 """
 

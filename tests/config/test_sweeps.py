@@ -106,7 +106,7 @@ def test_jobs_run_in_parallel(command, tmp_path: Path) -> None:
         ("-m", False),
     ],
 )
-def test_keys_with_several_values_are_recognised(monkeypatch, argument: str, varies: bool) -> None:
+def test_keys_with_several_values_are_recognized(monkeypatch, argument: str, varies: bool) -> None:
     monkeypatch.setenv(sweeps.VARIED_ENV, "")
     sweeps.remember_varied_keys([argument])
     assert sweeps.os.environ[sweeps.VARIED_ENV].split() == [sweeps.override_key(argument)] * varies

@@ -171,7 +171,7 @@ def test_the_alpaca_template_is_the_published_one() -> None:
     assert "### Input" not in alpaca_template("Name a fruit.")
 
 
-def test_labelled_lines_are_read_verbatim(tmp_path: Path) -> None:
+def test_labeled_lines_are_read_verbatim(tmp_path: Path) -> None:
     path = tmp_path / "sms.tsv"
     path.write_text('ham\tShe said "no\nspam\t&lt;#&gt; for you\n\nham\t he\tsaid \n')
     read = records.read_records(path, Message)

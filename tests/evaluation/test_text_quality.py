@@ -7,7 +7,7 @@ from gptlab.evaluation.bleu_rouge import compare_continuations
 from gptlab.evaluation.text_quality import measure_text_quality, training_words
 
 
-def test_the_grammar_recognises_its_own_stories() -> None:
+def test_the_grammar_recognizes_its_own_stories() -> None:
     real = [story_grammar().generate(3, number).text for number in range(4)]
     broken = [real[0] + " And", "Once upon a time"]
     known = training_words(real)

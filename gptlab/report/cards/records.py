@@ -85,7 +85,7 @@ def make_record(folder: Path) -> RunRecord:
     config = {key: value for key, value in flat.items() if key not in PRIVATE_KEYS}
     for key in PATH_KEYS:
         config[key] = strip_folders(config.get(key))
-    # The samples of labelled records quote the data, which is not ours to publish.
+    # The samples of labeled records quote the data, which is not ours to publish.
     samples = run_dir.sample_files(folder) if config.get("data.task", "text") == "text" else []
     return RunRecord(
         summary=summary | {"command": strip_command(summary["command"])},

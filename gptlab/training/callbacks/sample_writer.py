@@ -112,7 +112,7 @@ class PredictionWriter(SampleWriter):
         corpus = setup.corpus
         self.classes = corpus.classes or []
         messages = corpus.documents("valid", MAX_MESSAGES)
-        self.labelled_messages = [
+        self.labeled_messages = [
             (decode(self.tokenizer, tokens), self.classes[label])
             for tokens, label in zip(messages, corpus.labels("valid"), strict=False)
         ]
@@ -125,7 +125,7 @@ class PredictionWriter(SampleWriter):
     def generate_texts(self, net: GPT, kinds: SampleKinds) -> tuple[list[str], str]:
         lines, was_training = [], net.training
         net.eval()
-        for text, label in self.labelled_messages:
+        for text, label in self.labeled_messages:
             probabilities = class_probabilities(net, self.tokenizer, text, self.eot_first)
             best = max(range(len(probabilities)), key=probabilities.__getitem__)
             verdict = "right" if self.classes[best] == label else f"wrong, it is {label}"

@@ -4,7 +4,7 @@
 small model more than it saves. Here the gradient is a *function* of the weights
 (`torch.func.grad_and_value`), traced into one graph from token ids to all gradients and their norm.
 Eager attention then beats the fused kernel on short windows, because the compiler fuses softmax,
-mask and scaling with their neighbours.
+mask and scaling with their neighbors.
 
 The gradients end up in `.grad`, as after `loss.backward()`, so clipping, optimizer, schedule,
 accumulation, callbacks and checkpoints are the same. `trainer.compile=false` turns it off.
