@@ -23,8 +23,19 @@ pytest.register_assert_rewrite("tests.app.serving")
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits
 
-# A model whose training step takes milliseconds.
-TINY = ["model.n_layer=1", "model.n_head=2", "model.d_model=16", "model.d_ff=32"]
+# A model whose training step takes milliseconds, without plots, which take longer than the run.
+TINY = [
+    *("model.n_layer=1", "model.n_head=2", "model.d_model=16", "model.d_ff=32"),
+    "log_interpretability=[]",
+]
+# Folders whose tests share a trained run or sweep: each is tested by one worker.
+SHARING = ("evaluation", "report")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name in SHARING:
+            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
 
 
 class Result(NamedTuple):
