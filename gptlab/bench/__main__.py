@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from gptlab.bench import baselines, roofline
-from gptlab.bench.baselines import time_gptlab_step
+from gptlab.bench import reference_loops, roofline
 from gptlab.bench.generation import generation
 from gptlab.bench.isolated import NANOGPT, time_in_processes
+from gptlab.bench.reference_loops import time_gptlab_step
 from gptlab.bench.timing import compare, timed
 from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
@@ -87,11 +87,11 @@ def overhead(rounds: int) -> None:
     print(f"  a step costs {statistics.median(costs):.2f} ms more ({spread})")
 
 
-def make_loops(arguments: list[str]) -> dict[str, baselines.BareLoop]:
-    config = baselines.load_config(arguments)
-    corpus = baselines.open_config_corpus(config)
-    nanogpt = baselines.nanogpt_loop(config, corpus)
-    return {NANOGPT: nanogpt, BARE: baselines.gptlab_loop(config, corpus)}
+def make_loops(arguments: list[str]) -> dict[str, reference_loops.BareLoop]:
+    config = reference_loops.load_config(arguments)
+    corpus = reference_loops.open_config_corpus(config)
+    nanogpt = reference_loops.nanogpt_loop(config, corpus)
+    return {NANOGPT: nanogpt, BARE: reference_loops.gptlab_loop(config, corpus)}
 
 
 def dashboards(rounds: int) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gptlab.bench.baselines import litgpt_model, transformers_model
+from gptlab.bench.reference_loops import litgpt_model, transformers_model
 from gptlab.bench.roofline import memory_bandwidth
 from gptlab.bench.timing import Timing, compare, timed
 from gptlab.config.schema import ModelConfig, SamplingConfig

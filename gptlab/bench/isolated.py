@@ -8,8 +8,13 @@ from collections.abc import Callable
 
 import torch
 
-from gptlab.bench import baselines
-from gptlab.bench.baselines import EXTERNAL_MODELS, load_config, nanogpt_loop, open_config_corpus
+from gptlab.bench import reference_loops
+from gptlab.bench.reference_loops import (
+    EXTERNAL_MODELS,
+    load_config,
+    nanogpt_loop,
+    open_config_corpus,
+)
 from gptlab.bench.roofline import step_cost
 from gptlab.bench.timing import Timing, compare
 from gptlab.data.dataloader import TextDataModule
@@ -26,15 +31,15 @@ def measure_contender(name: str, arguments: list[str]) -> tuple[float, float]:
     """
     kind, _, option = name.partition(", ")
     if kind == "gptlab":
-        seconds = baselines.time_gptlab_step([*arguments, option], STEPS, WARM_UP_STEPS)
-        return seconds, baselines.StepTimer.peak_memory / 1e6
+        seconds = reference_loops.time_gptlab_step([*arguments, option], STEPS, WARM_UP_STEPS)
+        return seconds, reference_loops.StepTimer.peak_memory / 1e6
     config = load_config(arguments)
     make_net = EXTERNAL_MODELS.get(kind, GPT)
     loop = nanogpt_loop(config, open_config_corpus(config), make_net)
     if option == "compiled":
         loop.net.compile()
     loop.run(WARM_UP_STEPS)
-    return loop.run(STEPS), baselines.peak_memory() / 1e6
+    return loop.run(STEPS), reference_loops.peak_memory() / 1e6
 
 
 def time_in_processes(arguments: list[str], rounds: int) -> None:

@@ -5,7 +5,7 @@ from functools import cache
 
 import torch
 
-from gptlab.bench.baselines import load_config, open_config_corpus
+from gptlab.bench.reference_loops import load_config, open_config_corpus
 from gptlab.bench.timing import time_in_turns, timed
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.layers import LearnedPositions

@@ -1,4 +1,4 @@
-"""Batches for training and validation: each is a pure function of its index."""
+"""Make batches for training and validation, in the order that data_order.py decides."""
 
 import itertools
 import sys
@@ -39,7 +39,7 @@ class BatchShape:
 
 
 class TrainingBatches(Dataset):
-    """The micro-batches of this process, by index, without end.
+    """Infinite dataset of this process's micro-batches.
 
     Consecutive sequences fill a step: its micro-batches in turn, and each micro-batch process by
     process. Sequences that do not fill a step at the end of an epoch start the next step.
@@ -61,12 +61,12 @@ class TrainingBatches(Dataset):
             "target": target_BxT,
             "micro_batch": micro_batch,
             # The gradient is divided by the real targets of the whole step, on all processes.
-            "step_tokens": max(1, self.sequences.count_targets(whole_step)),
+            "step_tokens": max(1, self.sequences.total_targets(whole_step)),
         }
 
 
 class EndlessSampler(Sampler):
-    """Yield start, start + 1, … without an end or a length, so that no epoch is cut short."""
+    """Yield start, start + 1, … without end."""
 
     def __init__(self, start: int):
         self.start = start
@@ -103,7 +103,7 @@ class ValidationBatches(Dataset):
         self.sequences, self.batch_size = sequences, batch_size
         max_tokens = sys.maxsize if max_tokens is None else max_tokens
         if isinstance(sequences, DocumentSequences):
-            targets = sequences.target_counts(np.arange(len(sequences))).cumsum()
+            targets = sequences.targets_per_document(np.arange(len(sequences))).cumsum()
             self.num_sequences = max(1, int(np.searchsorted(targets, max_tokens, side="right")))
         else:
             assert isinstance(sequences, SlidingSequences)
@@ -122,7 +122,7 @@ class ValidationBatches(Dataset):
         start = index * self.batch_size
         indices = np.arange(start, min(start + self.batch_size, self.num_sequences))
         if isinstance(self.sequences, DocumentSequences):
-            input_BxT, target_BxT = self.sequences.read_documents(indices)
+            input_BxT, target_BxT = self.sequences.read_document_batch(indices)
         else:
             input_BxT, target_BxT = self.read_stream(indices)
         return {"input": input_BxT, "target": target_BxT}
@@ -167,11 +167,11 @@ class TextDataModule(LightningDataModule):
         return self.make_dataloader(self.validation_batches("valid", self.config.valid_tokens))
 
     def validation_batches(self, split: str, max_tokens: int | None) -> ValidationBatches:
-        """About `max_tokens` of a split in corpus order; None means all of it."""
+        """Return about `max_tokens` targets of a split in corpus order; None: all of them."""
         return ValidationBatches(self.make_sequences(split), self.shape.batch_size, max_tokens)
 
-    def best_possible(self, max_tokens: int | None) -> float | None:
-        """The validation loss of the true distribution, in nats per token; only luck beats it.
+    def best_possible_loss(self, max_tokens: int | None) -> float | None:
+        """Return the validation loss of the true distribution, in nats per token.
 
         None unless the source knows the likelihood of its documents and every token of them is
         scored, from the first to the end-of-text.

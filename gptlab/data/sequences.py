@@ -1,8 +1,7 @@
-"""Cut a corpus into sequences, the rows of a batch, in an order that has no state.
+"""Cut a corpus into sequences, the rows of a batch, in the order of data_order.py.
 
-The order is a pure function of (seed, global index), not of a generator's history, so a run can
-start at any index and see what an uninterrupted run sees there. A batch is one indexed read from
-the memory map.
+The order depends on (seed, global index) only, so a run can start at any index and read what an
+uninterrupted run reads there. A batch is one indexed read from the memory map.
 
 In shapes, B is the sequences of a batch and T the input tokens of a sequence.
 """
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from gptlab.config.schema import DataConfig
 from gptlab.data.corpus import Corpus
+from gptlab.data.data_order import feistel_permute
 from gptlab.utils.errors import UserError, resolve_choice
 from gptlab.utils.hashing import splitmix64
 
@@ -22,7 +22,7 @@ IGNORE_INDEX = -100  # a target that the loss ignores, as in torch.nn.functional
 
 
 class Sequences(Protocol):
-    """Sequences cut from one split: `len` of them are an epoch, and indices go on after it."""
+    """The sequences of one split: `len` per epoch; larger indices continue into the next epoch."""
 
     length: int  # T, input tokens of a sequence
 
@@ -31,38 +31,14 @@ class Sequences(Protocol):
     def __len__(self) -> int: ...
 
     def read_batch(self, indices_B: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Input and target, each (B, T) int64, of the sequences with these global indices."""
+        """Return input and target, each (B, T) int64, of the sequences with these indices."""
 
-    def count_targets(self, indices_B: np.ndarray) -> int:
-        """The targets of these sequences that the loss counts."""
-
-
-def feistel_permute(indices: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Map global indices to 0 … size - 1: each epoch is a different permutation.
-
-    A Feistel network over the bits of the index, repeated until the result is below the size: a
-    permutation of any size without a table. Black and Rogaway (2002), "Ciphers with Arbitrary
-    Finite Domains".
-    """
-    epochs, values = np.divmod(indices.astype(np.uint64), np.uint64(size))
-    half = np.uint64(max(1, -(-max(size - 1, 1).bit_length() // 2)))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = splitmix64(splitmix64(np.full_like(epochs, seed)) + epochs)
-
-    def scramble(x: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        left, right = x >> half, x & mask
-        for turn in range(6):
-            left, right = right, left ^ (splitmix64(right ^ keys ^ np.uint64(turn << 58)) & mask)
-        return (left << half) | right
-
-    values = scramble(values, keys)
-    while (outside := values >= size).any():
-        values[outside] = scramble(values[outside], keys[outside])
-    return values.astype(np.int64)
+    def total_targets(self, indices_B: np.ndarray) -> int:
+        """Count the targets in these sequences that the loss does not ignore."""
 
 
 class SlidingSequences:
-    """Windows that start at every `stride` tokens of the stream, as far as they fit."""
+    """Windows that start at every `stride` tokens of the stream, without a partial last window."""
 
     def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):
         self.tokens = corpus.tokens(split)
@@ -74,24 +50,24 @@ class SlidingSequences:
         return (len(self.tokens) - self.length - 1) // self.stride + 1
 
     def starts(self, indices_B: np.ndarray) -> np.ndarray:
-        """The first token of each window, (B,)."""
+        """Return the position of each window's first token, (B,)."""
         return feistel_permute(indices_B, len(self), self.seed) * self.stride
 
     def read_batch(self, indices_B: np.ndarray) -> tuple[Tensor, Tensor]:
         return self.read_windows(self.starts(indices_B))
 
     def read_windows(self, starts_B: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Input and target of the windows that start at these tokens."""
+        """Return input and target of the windows that start at these positions."""
         positions = starts_B[:, None] + np.arange(self.length + 1)
         windows = torch.from_numpy(self.tokens[positions].astype(np.int64))
         return windows[:, :-1], windows[:, 1:]
 
-    def count_targets(self, indices_B: np.ndarray) -> int:
+    def total_targets(self, indices_B: np.ndarray) -> int:
         return len(indices_B) * self.length
 
 
 class RandomSequences(SlidingSequences):
-    """Windows that start anywhere; an epoch has as many as would cover the stream once."""
+    """Windows at random positions; an epoch has enough of them to cover the stream once."""
 
     def __len__(self) -> int:
         return max(1, (len(self.tokens) - 1) // self.length)
@@ -125,26 +101,26 @@ class DocumentSequences:
         return len(self.document_ends)
 
     def shuffled_documents(self, indices_B: np.ndarray) -> np.ndarray:
-        """The document of each global index, (B,)."""
+        """Return the document at each global index, (B,)."""
         return feistel_permute(indices_B, len(self), self.seed)
 
-    def target_counts(self, documents_B: np.ndarray) -> np.ndarray:
-        """The targets that the loss counts in each document, (B,)."""
+    def targets_per_document(self, documents_B: np.ndarray) -> np.ndarray:
+        """Count each document's targets that the loss does not ignore, (B,)."""
         tokens_B = self.document_ends[documents_B] - self.document_starts[documents_B]
         tokens_B = tokens_B - (not self.learn_eot) - (1 - self.eot_prefix)
         return (tokens_B.clip(0, self.length) - self.prompt_targets[documents_B]).clip(0)
 
-    def count_targets(self, indices_B: np.ndarray) -> int:
-        return int(self.target_counts(self.shuffled_documents(indices_B)).sum())
+    def total_targets(self, indices_B: np.ndarray) -> int:
+        return int(self.targets_per_document(self.shuffled_documents(indices_B)).sum())
 
     def read_batch(self, indices_B: np.ndarray) -> tuple[Tensor, Tensor]:
-        return self.read_documents(self.shuffled_documents(indices_B))
+        return self.read_document_batch(self.shuffled_documents(indices_B))
 
-    def read_documents(self, documents_B: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Input and target of these documents, in this order."""
+    def read_document_batch(self, documents_B: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return input and target of these documents, in this order."""
         starts_Bx1 = self.document_starts[documents_B][:, None]
         ends_Bx1 = self.document_ends[documents_B][:, None]
-        width = self.batch_length(documents_B)
+        width = self.padded_length(documents_B)
         positions = starts_Bx1 + np.arange(-self.eot_prefix, width + 1 - self.eot_prefix)
         inside = (positions >= starts_Bx1) & (positions < ends_Bx1)
         sequences = self.tokens[positions.clip(0, len(self.tokens) - 1)].astype(np.int64)
@@ -152,14 +128,14 @@ class DocumentSequences:
         targets = self.make_targets(sequences, documents_B)
         return torch.from_numpy(sequences[:, :-1]), torch.from_numpy(targets)
 
-    def batch_length(self, documents_B: np.ndarray) -> int:
-        """The input tokens of a sequence in a batch of these documents."""
+    def padded_length(self, documents_B: np.ndarray) -> int:
+        """Return the input tokens per sequence in a batch of these documents."""
         return self.length
 
     def make_targets(self, sequences_BxT1: np.ndarray, documents_B: np.ndarray) -> np.ndarray:
         targets = sequences_BxT1[:, 1:].copy()
         first_Bx1 = self.prompt_targets[documents_B][:, None]
-        end_Bx1 = first_Bx1 + self.target_counts(documents_B)[:, None]
+        end_Bx1 = first_Bx1 + self.targets_per_document(documents_B)[:, None]
         positions = np.arange(targets.shape[1])
         targets[(positions < first_Bx1) | (positions >= end_Bx1)] = IGNORE_INDEX
         return targets
@@ -169,23 +145,23 @@ class RecordSequences(DocumentSequences):
     """One record per sequence; a batch is only as long as its longest record."""
 
     def token_counts(self, documents_B: np.ndarray) -> np.ndarray:
-        """Tokens of each record, (B,): with an end-of-text before it, without the one after it."""
+        """Count each record's tokens, (B,), without the end-of-text after it."""
         documents = self.document_ends[documents_B] - self.document_starts[documents_B]
         return documents - 1 + self.eot_prefix
 
-    def batch_length(self, documents_B: np.ndarray) -> int:
+    def padded_length(self, documents_B: np.ndarray) -> int:
         return int(self.token_counts(documents_B).clip(1, self.length).max())
 
     @property
     def longest(self) -> int:
-        """Input tokens of the longest sequence."""
-        return self.batch_length(np.arange(len(self)))
+        """The number of input tokens in the longest sequence."""
+        return self.padded_length(np.arange(len(self)))
 
 
 class InstructionSequences(RecordSequences):
-    """Prompt and response; the loss counts the response and the end-of-text after it.
+    """Prompt and response; the loss ignores the prompt unless `loss_on=all`.
 
-    With `loss_on=all` it counts the prompt too.
+    It counts the end-of-text after the response.
     """
 
     def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):
@@ -201,7 +177,7 @@ class ClassificationSequences(RecordSequences):
         super().__init__(corpus, split, context, config, seed)
         self.labels = corpus.labels(split)
 
-    def target_counts(self, documents_B: np.ndarray) -> np.ndarray:
+    def targets_per_document(self, documents_B: np.ndarray) -> np.ndarray:
         return np.ones(len(documents_B), dtype=np.int64)
 
     def make_targets(self, sequences_BxT1: np.ndarray, documents_B: np.ndarray) -> np.ndarray:
@@ -212,7 +188,7 @@ class ClassificationSequences(RecordSequences):
         return targets
 
 
-# data.batching, for data.task=text; the other tasks have a layout of their own.
+# data.batching, for data.task=text; each other task has one layout.
 BATCHING: dict[str, type[Sequences]] = {
     "rows": DocumentSequences,
     "random": RandomSequences,
@@ -227,7 +203,7 @@ TASK_SEQUENCES: dict[str, type[Sequences]] = {
 def make_sequences(
     corpus: Corpus, split: str, context: int, config: DataConfig, seed: int
 ) -> Sequences:
-    """Cut a split into sequences as the task, or else `data.batching`, demands.
+    """Cut a split into sequences by the layout of the task, or for text by `data.batching`.
 
     Raises UserError if the split is too short.
     """

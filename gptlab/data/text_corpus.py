@@ -57,7 +57,7 @@ def build_text_corpus(
         "mojibake": damage,
         "repaired": data.repair_encoding,
         "duplicates_across_splits": rule.count_duplicates(),
-        "best_possible": best_possible(source, writers),
+        "best_possible": source_entropy(source, writers),
     }
     write_corpus_files(folder, writers, tokenizer, meta)
     if damage and not data.repair_encoding:
@@ -111,7 +111,7 @@ def scan_documents(
         yield text
 
 
-def best_possible(source: TextSource, writers: dict[str, SplitWriter]) -> dict[str, Any] | None:
+def source_entropy(source: TextSource, writers: dict[str, SplitWriter]) -> dict[str, Any] | None:
     """The lowest possible loss in nats: expected per document, and of the held-out splits."""
     entropy = source.entropy()
     if entropy is None:

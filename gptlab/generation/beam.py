@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gptlab.generation.context import next_logits, open_context
+from gptlab.generation.context_window import next_logits, open_context
 from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.generation.sampling import apply_penalties
 

@@ -36,7 +36,7 @@ from gptlab.utils.errors import UserError
 
 def run_generate(config: GenerateConfig) -> None:
     """Generate once, or ask for prompts in a loop if started on a terminal without a prompt."""
-    check_settings(config)
+    check_generate_config(config)
     has_prompt = config.prompt is not None or config.prompt_file is not None
     interactive = not has_prompt and is_terminal(sys.stdin) and is_terminal(sys.stdout)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -65,7 +65,7 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def check_settings(config: GenerateConfig) -> None:
+def check_generate_config(config: GenerateConfig) -> None:
     """Raise UserError for settings that contradict each other."""
     if config.prompt is not None and config.prompt_file is not None:
         raise UserError("prompt and prompt_file: give one of them, not both")

@@ -11,7 +11,7 @@ from gptlab.data.corpus import Corpus
 from gptlab.data.prompt_templates import PROMPT_TEMPLATES
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.generation.beam import beam_steps
-from gptlab.generation.context import next_logits, open_context
+from gptlab.generation.context_window import next_logits, open_context
 from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.generation.sampling import candidate_probabilities, sample_columns
 from gptlab.model.checkpoint import LoadedModel

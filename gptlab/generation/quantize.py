@@ -20,7 +20,7 @@ MIN_WEIGHTS = 2**18  # smaller matrices stay in the processor's cache anyway
 KERNEL_WIDTH = 32  # numbers that the 8-bit kernel reads at once, even past the end of a row
 
 
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+def cpu_linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """Compute `layer(x)`, sharing a large matrix among all threads if x has few rows."""
     weight_OxI, rows = layer.weight, x.shape[:-1].numel()
     if rows > MAX_ROWS or weight_OxI.numel() < MIN_WEIGHTS:
@@ -49,7 +49,7 @@ def fast_linears(net: nn.Module) -> Iterator[None]:
     """Compute the net's linear layers with `linear` inside the block, if the net is on a CPU."""
     layers = [m for m in net.modules() if type(m) is nn.Linear and m.weight.device.type == "cpu"]
     for layer in layers:
-        layer.forward = partial(linear, layer)  # type: ignore[method-assign]  # this instance only
+        layer.forward = partial(cpu_linear, layer)  # type: ignore[method-assign]  # this instance only
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from gptlab.data.tokenizer import Tokenizer
 from gptlab.model.gpt import GPT
 
 
-class TextStream:
+class StreamingDecoder:
     """Decode tokens to text one by one; the bytes of an incomplete character wait for the rest."""
 
     def __init__(self, tokenizer: Tokenizer):
@@ -33,7 +33,7 @@ class Sample:
     start of a stop string; they wait in `pending`.
     """
 
-    stream: TextStream
+    stream: StreamingDecoder
     tokens: list[int]  # prompt and new tokens, without end-of-text at the end
     prompt_length: int  # tokens of the prompt
     stop: Sequence[str] = ()
@@ -116,5 +116,5 @@ class GenerationRequest:
     use_cache: bool = True  # False: recompute the whole window for each token
 
     def new_sample(self) -> Sample:
-        stream = TextStream(self.tokenizer)
+        stream = StreamingDecoder(self.tokenizer)
         return Sample(stream, list(self.prompt_ids), len(self.prompt_ids), self.stop)

@@ -91,7 +91,7 @@ def finish_run(trainer: Trainer, setup: TrainingSetup, folder: Path) -> RunSumma
     config, plan, data, resumed = setup.config, setup.plan, setup.data, setup.resumed
     setup.evaluation.output_dir = folder if trainer.is_global_zero else None
     model, after = evaluate_checkpoints(setup, folder)
-    if (best_possible := data.best_possible(config.data.final_tokens)) is not None:
+    if (best_possible := data.best_possible_loss(config.data.final_tokens)) is not None:
         after["valid/best_possible"] = best_possible
     initial_evaluation = find_callback(trainer, InitialEvaluation)
     metrics_logger, overrides = initial_evaluation.metrics_logger, original_overrides(resumed)

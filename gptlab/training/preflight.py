@@ -114,7 +114,7 @@ def longest_row(records: Sequences) -> Tensor:
     """The longest training record, (1, T)."""
     assert isinstance(records, RecordSequences)
     longest = records.token_counts(np.arange(len(records))).argmax()
-    return records.read_documents(np.array([longest]))[0]
+    return records.read_document_batch(np.array([longest]))[0]
 
 
 def time_step(

@@ -184,7 +184,7 @@ def check_records(config: TrainConfig, corpus: Corpus, context: int, notes: list
         windows = make_sequences(corpus, split, context, config.data, config.seed)
         assert isinstance(windows, RecordSequences)
         rows = np.arange(len(windows))
-        if not windows.target_counts(rows).any():
+        if not windows.targets_per_document(rows).any():
             raise UserError(
                 f"data: every prompt of the {split} records is longer than a row of "
                 f"{windows.length} tokens; try a larger model.context_length or data.template=plain"

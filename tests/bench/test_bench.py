@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gptlab.bench import __main__ as bench
-from gptlab.bench import baselines, generation, isolated, roofline
+from gptlab.bench import generation, isolated, reference_loops, roofline
 from gptlab.bench.timing import time_in_turns
 from gptlab.config.schema import ModelConfig, SamplingConfig
 from gptlab.data.tokenizer import GPT2Tokenizer
@@ -91,9 +91,9 @@ def test_external_models_have_our_size_and_start_at_chance() -> None:
     config = ModelConfig(n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=50)
     torch.manual_seed(0)
     source, target = torch.randint(50, (2, 300, 8))
-    nets = [GPT(config), baselines.transformers_model(config)]
+    nets = [GPT(config), reference_loops.transformers_model(config)]
     if importlib.util.find_spec("litgpt"):
-        nets.append(baselines.litgpt_model(config))
+        nets.append(reference_loops.litgpt_model(config))
     for net in nets:
         nats = net(source, target).item()
         assert nats == pytest.approx(2400 * math.log(50), rel=0.05)

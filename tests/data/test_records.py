@@ -108,7 +108,7 @@ def test_a_message_has_one_target_at_its_last_token(corpus_root: Path) -> None:
         sequences = make_sequences(corpus, "train", 64, data, seed=5)
         indices = np.arange(7)
         source, target = sequences.read_batch(indices)
-        assert sequences.count_targets(indices) == 7 == (target != IGNORE_INDEX).sum()
+        assert sequences.total_targets(indices) == 7 == (target != IGNORE_INDEX).sum()
         classes = corpus.classes
         assert classes == ["ham", "spam"]
         labels = {generate_message(n)[0]: generate_message(n)[1] for n in range(2000)}
@@ -149,12 +149,12 @@ def test_only_the_response_and_its_end_of_text_are_targets(
         assert response[-1] == eot and eot not in response[:-1]
         prompt = decode(corpus.tokenizer, row[: begin + 1])
         assert expected[prompt] == decode(corpus.tokenizer, response)
-    assert sequences.count_targets(np.arange(6)) == (target != IGNORE_INDEX).sum()
+    assert sequences.total_targets(np.arange(6)) == (target != IGNORE_INDEX).sum()
     everything = DataConfig(**{**vars(data), "loss_on": "all"})
     whole = make_sequences(corpus, "train", 64, everything, seed=5)
     _, all_targets = whole.read_batch(np.arange(6))
     assert (
-        whole.count_targets(np.arange(6))
+        whole.total_targets(np.arange(6))
         == (all_targets != IGNORE_INDEX).sum()
         > (target != IGNORE_INDEX).sum()
     )

@@ -24,7 +24,7 @@ from gptlab.data.tokenizer import (
     fingerprint,
     load_tokenizer,
 )
-from gptlab.generation.sample import TextStream
+from gptlab.generation.sample import StreamingDecoder
 from gptlab.utils.errors import UserError
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -156,14 +156,14 @@ def test_gpt2_loads_without_network_or_environment_changes(monkeypatch, tmp_path
 @settings(max_examples=100, deadline=None)
 @given(text=ANY_TEXT)
 def test_a_stream_never_shows_half_a_character(gpt2, text: str) -> None:
-    stream = TextStream(gpt2)
+    stream = StreamingDecoder(gpt2)
     shown = [stream.add(token) for token in gpt2.encode(text)]
     assert "".join(shown) + stream.end() == text
     assert all("\ufffd" not in piece for piece in shown) or "\ufffd" in text
 
 
 def test_a_stream_cut_within_a_character_says_so(gpt2) -> None:
-    stream = TextStream(gpt2)
+    stream = StreamingDecoder(gpt2)
     first, *_ = gpt2.encode("🦊")
     assert stream.add(first) == ""
     assert stream.end() == "\ufffd"

@@ -1,4 +1,4 @@
-"""The key-value cache inside the decoder; tests/generation/test_context.py tests it in use."""
+"""The key-value cache in the decoder; tests/generation/test_context_window.py tests its use."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Experiment cards: records of runs, their groups, and the generated text."""
+"""Experiment cards: stored runs, their groups, and the generated text."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gptlab.report.cards import records, render
+from gptlab.report.cards import measured_runs, render
 from gptlab.report.load_runs import MetricPoint
 from gptlab.utils.errors import UserError
 from tests.conftest import ROOT
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def docs(tmp_path: Path) -> tuple[Path, Path]:
-    """docs/experiments without records, and a README: (folder, file)."""
+    """docs/experiments without runs, and a README: (folder, file)."""
     folder = tmp_path / "docs"
     folder.mkdir()
     shutil.copy(render.DOCS / "published.yaml", folder)
@@ -44,7 +44,7 @@ def test_card_shows_the_results_of_its_runs(command, tmp_path: Path, docs) -> No
         assert result.code == 0, result.err
     runs = sorted((tmp_path / "runs").iterdir())
     for run in runs:
-        records.save_record(records.make_record(run), folder / "runs")
+        measured_runs.save_measured_run(measured_runs.read_measured_run(run), folder / "runs")
     render.write_cards(folder, readme)
     card, row = (folder / "tiny_char.md").read_text(), readme.read_text()
     losses = [json.loads((run / "summary.json").read_text())["after"]["valid/loss"] for run in runs]
@@ -62,33 +62,33 @@ def test_card_shows_the_results_of_its_runs(command, tmp_path: Path, docs) -> No
 
 def test_only_finished_runs_of_experiments_are_recorded(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a finished run"):
-        records.make_record(tmp_path)
+        measured_runs.read_measured_run(tmp_path)
     with pytest.raises(UserError, match="was not trained with experiment=NAME"):
-        records.make_record(trained)
+        measured_runs.read_measured_run(trained)
 
 
 def test_groups_of_runs_have_unique_labels() -> None:
-    def run(**config) -> records.RunRecord:
-        return records.RunRecord({"experiment": "tiny_char"}, {"seed": 1} | config, {}, {})
+    def run(**config) -> measured_runs.MeasuredRun:
+        return measured_runs.MeasuredRun({"experiment": "tiny_char"}, {"seed": 1} | config, {}, {})
 
     three = {"model.n_layer": 1, "model.n_head": 1}
     runs = [run(**{"optim.lr": 0.1})] + [run(**three, **{"optim.lr": rate}) for rate in (0.1, 0.2)]
-    groups = records.group_by_seed([*runs, run(name="mine"), run(name="mine")])
+    groups = measured_runs.group_by_seed([*runs, run(name="mine"), run(name="mine")])
     assert [group.label for group in groups] == [
         *("tiny_char, lr=0.1", "tiny_char, changed settings", "tiny_char, changed settings (2)"),
         "tiny_char: mine",
     ]
-    assert len(groups[3].records) == 2
+    assert len(groups[3].runs) == 2
 
 
 def test_long_curves_are_averaged() -> None:
     points = [MetricPoint(step, 0, 0.0, float(step)) for step in range(1, 1001)]
-    curve = records.average_neighbors(points)
-    assert len(curve) == records.MAX_CURVE_POINTS
+    curve = measured_runs.average_neighbors(points)
+    assert len(curve) == measured_runs.MAX_CURVE_POINTS
     assert curve[0] == [5, 3.0] and curve[-1] == [1000, 998.0]
 
 
-def test_committed_cards_match_their_records(tmp_path: Path, monkeypatch) -> None:
+def test_committed_cards_match_the_stored_runs(tmp_path: Path, monkeypatch) -> None:
     """No measured figure is typed by hand; the table's cells are short."""
     monkeypatch.setattr(render, "save_card_curves", lambda *_: None)  # slow
     folder, readme = tmp_path / "experiments", tmp_path / "README.md"
@@ -105,10 +105,10 @@ def test_committed_cards_match_their_records(tmp_path: Path, monkeypatch) -> Non
         assert all(len(cell.split()) <= 12 for cell in row.strip("| ").split(" | ")), row
 
 
-def test_records_and_ignored_keys_use_current_config_keys() -> None:
+def test_stored_runs_and_ignored_keys_use_current_config_keys() -> None:
     """A renamed key would otherwise drop out of the comparison unnoticed."""
-    known = set(records.experiment_config("tiny_char"))
-    assert known >= records.IGNORED_KEYS | records.CLASSIFIER_KEYS
+    known = set(measured_runs.experiment_config("tiny_char"))
+    assert known >= measured_runs.IGNORED_KEYS | measured_runs.CLASSIFIER_KEYS
     for path in (render.DOCS / "runs").glob("*/*.json"):
         config = json.loads(path.read_text(encoding="utf-8"))["config"]
         unknown = {key for key in config if not key.startswith(("callbacks", "logger"))} - known

@@ -49,7 +49,7 @@ class MetricsLogger(StepCallback):
         self.plan = setup.plan
         self.log_every = config.trainer.log_every
         self.print_epoch_loss = config.trainer.max_epochs is not None
-        self.best_possible = setup.data.best_possible(config.data.valid_tokens)
+        self.best_possible = setup.data.best_possible_loss(config.data.valid_tokens)
         # Sums since the last row. Nats are a number, a tensor, or one number per process (resumed).
         self.nats: Any = 0.0
         self.tokens = 0

@@ -1,4 +1,4 @@
-"""Records of measured runs: small JSON files from which the experiment cards are generated."""
+"""Store measured runs as small JSON files, from which the experiment cards are generated."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 
 MAX_CURVE_POINTS = 200
-# Keys that a record leaves out, and keys with paths, of which it keeps the file names.
+# Keys that are not stored, and keys with paths, of which only the file names are stored.
 PRIVATE_KEYS = ("run_root", "corpus_root", "hellaswag.path", "baseline_of")
 PATH_KEYS = ("data.path", "data.valid_path", "data.hub", "model.pretrained", "init_from")
 # Keys that do not count as a change of the experiment: file locations, and what a run derives.
@@ -37,7 +37,7 @@ CLASSIFIER_KEYS = {"model.n_classes", "model.tied_head", "model.head_bias"}  # s
 
 
 @dataclass
-class RunRecord:
+class MeasuredRun:
     """One measured run of an experiment."""
 
     summary: dict[str, Any]
@@ -71,8 +71,8 @@ class RunRecord:
         }
 
 
-def make_record(folder: Path) -> RunRecord:
-    """Make the record of a finished run; raises UserError if it is not a run of an experiment."""
+def read_measured_run(folder: Path) -> MeasuredRun:
+    """Read a run folder; raises UserError if it is not a finished run of an experiment."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -87,7 +87,7 @@ def make_record(folder: Path) -> RunRecord:
         config[key] = strip_folders(config.get(key))
     # The samples of labeled records quote the data, which is not ours to publish.
     samples = run_dir.sample_files(folder) if config.get("data.task", "text") == "text" else []
-    return RunRecord(
+    return MeasuredRun(
         summary=summary | {"command": strip_command(summary["command"])},
         config=config,
         curve={name: average_neighbors(points) for name, points in metrics.items()},
@@ -104,7 +104,7 @@ def strip_folders(value: Any) -> Any:
 
 
 def strip_command(command: str) -> str:
-    """Remove folder names from a typed command, to keep private paths out of the records."""
+    """Remove folder names from a typed command, to keep private paths out of the stored runs."""
     words = []
     for word in shlex.split(command):
         key, equals, value = word.partition("=")
@@ -123,20 +123,20 @@ def average_neighbors(points: list[MetricPoint]) -> list[list[float]]:
     return [[part[-1].step, round(statistics.fmean(p.value for p in part), 5)] for part in parts]
 
 
-def save_record(record: RunRecord, folder: Path) -> Path:
-    started = record.summary["began"].replace(":", "").replace("T", "_")
-    text = json.dumps(vars(record), ensure_ascii=False) + "\n"
+def save_measured_run(run: MeasuredRun, folder: Path) -> Path:
+    started = run.summary["began"].replace(":", "").replace("T", "_")
+    text = json.dumps(vars(run), ensure_ascii=False) + "\n"
     # The checksum separates sweep jobs that start in the same second.
-    path = folder / record.experiment / f"{started}_{crc32(text.encode()):08x}.json"
+    path = folder / run.experiment / f"{started}_{crc32(text.encode()):08x}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def load_records(folder: Path, experiment: str) -> list[RunRecord]:
-    """Load all records of an experiment, oldest first."""
+def load_measured_runs(folder: Path, experiment: str) -> list[MeasuredRun]:
+    """Load all runs of an experiment, oldest first."""
     paths = sorted((folder / experiment).glob("*.json"))
-    return [RunRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    return [MeasuredRun(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 
 @cache
@@ -149,12 +149,12 @@ def experiment_config(experiment: str) -> dict[str, Any]:
 class SeedGroup:
     """Runs that differ only in their seed."""
 
-    records: list[RunRecord]
+    runs: list[MeasuredRun]
     label: str = ""
 
     @property
-    def first(self) -> RunRecord:
-        return self.records[0]
+    def first(self) -> MeasuredRun:
+        return self.runs[0]
 
     @property
     def is_named(self) -> bool:
@@ -162,7 +162,7 @@ class SeedGroup:
         return bool(self.first.config.get("name"))
 
     def values(self, result: str) -> list[float]:
-        return [r.results[result] for r in self.records if result in r.results]
+        return [r.results[result] for r in self.runs if result in r.results]
 
     def mean(self, result: str) -> float | None:
         """Return the mean over seeds; perplexity is exp of the mean loss."""
@@ -187,13 +187,13 @@ def describe_change(changed: dict[str, tuple[Any, Any]]) -> str:
     return f", {' '.join(short)}" if short else ""
 
 
-def group_by_seed(records: list[RunRecord]) -> list[SeedGroup]:
+def group_by_seed(runs: list[MeasuredRun]) -> list[SeedGroup]:
     """Group runs that differ only in their seed; label the groups uniquely."""
-    same_config: dict[str, list[RunRecord]] = {}
-    for record in records:
-        config = {key: value for key, value in record.config.items() if key != "seed"}
-        key = json.dumps([record.experiment, config], sort_keys=True)
-        same_config.setdefault(key, []).append(record)
+    same_config: dict[str, list[MeasuredRun]] = {}
+    for run in runs:
+        config = {key: value for key, value in run.config.items() if key != "seed"}
+        key = json.dumps([run.experiment, config], sort_keys=True)
+        same_config.setdefault(key, []).append(run)
     groups, used = [], Counter[str]()
     for members in same_config.values():
         name, experiment = members[0].config.get("name"), members[0].experiment

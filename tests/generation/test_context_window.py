@@ -8,7 +8,7 @@ import torch
 
 from gptlab.config.schema import ModelConfig, TokenizerConfig
 from gptlab.data.tokenizer import CharTokenizer
-from gptlab.generation.context import ContextWindow
+from gptlab.generation.context_window import ContextWindow
 from gptlab.generation.engine import generate_samples
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT

@@ -64,7 +64,7 @@ def time_gptlab_step(arguments: list[str], steps: int, warm_up_steps: int = 10) 
 
     StepTimer.warm_up_steps = warm_up_steps
     max_steps = f"trainer.max_steps={warm_up_steps + steps}"
-    timer = "+callbacks.step_timer._target_=gptlab.bench.baselines.StepTimer"
+    timer = "+callbacks.step_timer._target_=gptlab.bench.reference_loops.StepTimer"
     original, sys.argv = sys.argv, ["train.py", *arguments, max_steps, timer]
     GlobalHydra.instance().clear()
     try:
