@@ -6,9 +6,9 @@ from gptlab.config.schema import EvaluateConfig
 
 @command("evaluate")
 def main(config: EvaluateConfig) -> None:
-    from gptlab.evaluation.cli import evaluate  # heavy imports: after validation
+    from gptlab.evaluation.cli import run_evaluate  # heavy imports: after validation
 
-    evaluate(config)
+    run_evaluate(config)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gptlab.config.cli import command, config_groups, group_choices
-from gptlab.config.keys import flatten
+from gptlab.config.cli import command
+from gptlab.config.keys import config_groups, flatten, group_choices
 from gptlab.config.schema import (
     DataConfig,
     GenerateConfig,
@@ -38,7 +38,7 @@ from gptlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, WordTokenizer
 from gptlab.generation.cli import run_generate
 from gptlab.model import checkpoint
 from gptlab.model.gpt import GPT
-from gptlab.training.preflight import check_settings
+from gptlab.training.preflight import check_train_settings
 from gptlab.training.run_plan import make_run_plan
 from gptlab.utils.errors import UserError
 from tests.conftest import ROOT, toy_data
@@ -111,7 +111,7 @@ IMPOSSIBLE = {"\0"}  # no system accepts it in an argument
 @given(arguments=st.lists(TYPED | CHOSEN, min_size=1, max_size=4))
 def fuzz_arguments(arguments: list[str]) -> None:
     def check(config: TrainConfig) -> None:
-        check_settings(config)
+        check_train_settings(config)
         make_run_plan(config, toy_stories())
 
     arguments = [a for a in arguments if not IMPOSSIBLE & set(a)]

@@ -21,7 +21,7 @@ from gptlab.config.schema import DataConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TextDataModule, TrainingBatches
 from gptlab.model import checkpoint
-from gptlab.training.callbacks.checkpointing import AtomicCheckpointIO
+from gptlab.training.checkpoint_io import AtomicCheckpointIO
 from tests.conftest import ROOT, TINY, SharedRun, files_below
 
 SMOKE = [
@@ -157,7 +157,7 @@ def test_a_full_disk_ends_a_run_in_one_line(command, tmp_path: Path, monkeypatch
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gptlab.training.callbacks.checkpointing.torch.save", no_space)
+    monkeypatch.setattr("gptlab.training.checkpoint_io.torch.save", no_space)
     result = command("train", *SMOKE)
     assert result.code == 2
     assert "disk is full" in result.err and "Traceback" not in result.err

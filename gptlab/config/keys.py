@@ -6,6 +6,7 @@ with `keys_of` and `field_info`. Nothing heavy is imported here.
 
 import ast
 import importlib
+import re
 import sys
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 MAX_SEED = 2**63 - 1
 OPEN_KEYS = ("extra", "callbacks", "logger")  # dictionaries that take any keys
 PROJECT_DIR = Path(__file__).resolve().parents[2]
+CONF_DIR = PROJECT_DIR / "conf"
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,13 @@ def table_names(reference: str) -> list[str]:
             ) if name == table and all(isinstance(each, ast.Constant) for each in keys):
                 return [ast.literal_eval(each) for each in keys if each]
     return list(getattr(importlib.import_module(module), table))  # its names are computed
+
+
+def config_groups(name: str) -> list[str]:
+    """The groups of a command in alphabetical order."""
+    text = (CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8")
+    return sorted(re.findall(r"^  - (?:override )?(\w+):", text, re.MULTILINE))
+
+
+def group_choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))

@@ -112,7 +112,7 @@ def sweep_folder(arguments: list[str]) -> Iterator[list[str]]:
         return
     if typed_folder := read_override(arguments, SWEEP_DIR_KEY):
         locked = folder = Path(typed_folder).expanduser().absolute()
-        run_dir.make_run_folder(folder, folder.parent)
+        run_dir.make_run_dir(folder, folder.parent)
     else:
         root = Path(read_override(arguments, "run_root") or "runs").expanduser()
         folder = run_dir.reserve_run_dir(root, f"{datetime.now():%Y-%m-%d_%H%M%S}_sweep")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torchmetrics.functional.text import bleu_score, rouge_score
 
 from gptlab.data.tokenizer import decode
-from gptlab.evaluation.context import EvalContext, Results, named_results
+from gptlab.evaluation.eval_context import EvalContext, Results, named_results
 
 
 def evaluate_bleu_rouge(context: EvalContext) -> Results:

@@ -10,8 +10,8 @@ from torch import Tensor
 from gptlab.data.dataloader import Batch
 from gptlab.data.sequences import IGNORE_INDEX
 from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer
-from gptlab.evaluation.context import EvalContext, Results, named_results
-from gptlab.evaluation.inference import eval_mode, in_order
+from gptlab.evaluation.eval_context import EvalContext, Results, named_results
+from gptlab.evaluation.inference import eval_mode, load_batches
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import perplexity
@@ -32,7 +32,7 @@ def evaluate_classifier(context: EvalContext, split: str) -> Results:
     classes, nats = context.corpus.classes or [], 0.0
     with eval_mode(context.net) as device:
         metrics = make_metrics(len(classes)).to(device)
-        for batch in in_order(context.batches(split)):
+        for batch in load_batches(context.batches(split)):
             on_device = {name: batch[name].to(device) for name in ("input", "target")}
             with autocast(context.precision, device.type):
                 logits_NxC, labels_N = classification_logits(context.net, on_device)

@@ -4,7 +4,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from gptlab.config.schema import EvaluateConfig
 from gptlab.evaluation.classification import class_names, rank_classes
-from gptlab.evaluation.context import Results, checkpoint_context
+from gptlab.evaluation.eval_context import Results, checkpoint_context
 from gptlab.evaluation.judge import judge_responses
 from gptlab.evaluation.results_store import RESULTS_FILE, format_results, results_dir, store_results
 from gptlab.evaluation.suites import SUITES, check_suites
@@ -15,7 +15,7 @@ from gptlab.utils.device import resolve_accelerator
 from gptlab.utils.errors import UserError
 
 
-def evaluate(config: EvaluateConfig) -> None:
+def run_evaluate(config: EvaluateConfig) -> None:
     if config.judge.url is not None:
         judge_responses(config, config.judge.url)
     elif config.text is not None:

@@ -3,7 +3,6 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 from zipfile import BadZipFile
 
@@ -13,12 +12,12 @@ from torch import Tensor
 
 from gptlab.data.dataloader import ValidationBatches
 from gptlab.data.sequences import IGNORE_INDEX, DocumentSequences
-from gptlab.evaluation.inference import in_order, predict
+from gptlab.evaluation.bootstrap import bootstrap_means
+from gptlab.evaluation.inference import iterate_logits, load_batches
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import bits_per_byte, perplexity
 
 DOCUMENTS_FILE = "evaluation.npz"  # in a run folder: the document scores of each split
-BOOTSTRAP_DRAWS = 1000
 
 
 @dataclass
@@ -43,7 +42,7 @@ class DocumentScores:
         """
         if len(self.nats) < 2:
             return None
-        return float(np.std(bootstrap(self.nats, self.tokens), ddof=1))
+        return float(np.std(bootstrap_means(self.nats, self.tokens), ddof=1))
 
     def figures(self) -> dict[str, float | None]:
         return {
@@ -57,31 +56,6 @@ class DocumentScores:
         }
 
 
-def bootstrap(sums: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Draw documents with replacement; return sum / tokens of each draw."""
-    random, count = np.random.default_rng(0), len(sums)
-    means = np.empty(BOOTSTRAP_DRAWS)
-    for number in range(BOOTSTRAP_DRAWS):
-        drawn = random.integers(count, size=count)
-        means[number] = sums[drawn].sum() / tokens[drawn].sum()
-    return means
-
-
-def paired_difference(
-    a: DocumentScores, b: DocumentScores, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Estimate by how many nats per token `a` is worse than `b`, with a confidence interval.
-
-    Both must score the same documents. Pairing them cancels what makes a document hard for every
-    model. The interval assumes a normal distribution with the bootstrap's standard error.
-    """
-    difference = a.nats - b.nats
-    mean = float(difference.sum() / a.tokens.sum())
-    error = float(np.std(bootstrap(difference, a.tokens), ddof=1))
-    margin = NormalDist().inv_cdf((1 + confidence) / 2) * error
-    return mean, mean - margin, mean + margin
-
-
 def score_documents(
     net: GPT, batches: ValidationBatches, ends: np.ndarray, token_bytes: Tensor, precision: str
 ) -> DocumentScores:
@@ -91,8 +65,8 @@ def score_documents(
     `score_split`.
     """
     nats, ids, rows, means = [], [], [], []
-    every_batch = in_order(batches, progress="perplexity")
-    for logits_BxTxV, target_BxT, cpu_target_BxT in predict(net, every_batch, precision):
+    every_batch = load_batches(batches, progress="perplexity")
+    for logits_BxTxV, target_BxT, cpu_target_BxT in iterate_logits(net, every_batch, precision):
         logits_NxV, target_N = logits_BxTxV.float().flatten(0, 1), target_BxT.flatten()
         losses = F.cross_entropy(logits_NxV, target_N, ignore_index=IGNORE_INDEX, reduction="none")
         real_BxT = cpu_target_BxT != IGNORE_INDEX

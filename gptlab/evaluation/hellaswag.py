@@ -23,7 +23,7 @@ from tqdm import tqdm
 from gptlab.config.schema import EvaluateConfig, HellaswagConfig, TrainConfig
 from gptlab.data.download import download_file
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.evaluation.context import EvalContext, Results, named_results
+from gptlab.evaluation.eval_context import EvalContext, Results, named_results
 from gptlab.evaluation.inference import eval_mode
 from gptlab.model.gpt import GPT
 from gptlab.utils.device import autocast

@@ -26,7 +26,7 @@ def eval_mode(net: GPT) -> Iterator[torch.device]:
         net.train(was_training)
 
 
-def in_order(batches: "ValidationBatches", progress: str | None = None) -> Iterator["Batch"]:
+def load_batches(batches: "ValidationBatches", progress: str | None = None) -> Iterator["Batch"]:
     """Read all batches; `progress` names a progress bar, shown only on a terminal."""
     disable = None if progress else True
     bar = tqdm(range(len(batches)), desc=progress, unit=" batches", disable=disable, leave=False)
@@ -34,7 +34,7 @@ def in_order(batches: "ValidationBatches", progress: str | None = None) -> Itera
 
 
 @torch.inference_mode()
-def predict(
+def iterate_logits(
     net: GPT, batches: Iterable["Batch"], precision: str
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the logits (B, T, V) and targets (B, T) of each batch on the network's device, and

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from gptlab.evaluation.context import EvalContext, Results, named_results
+from gptlab.evaluation.eval_context import EvalContext, Results, named_results
 
 NGRAMS = (5, 10, 20)  # tokens
 CHUNK = 1 << 21  # positions searched together

@@ -8,9 +8,9 @@ from torch import Tensor
 from gptlab.data.dataloader import Batch
 from gptlab.data.sequences import IGNORE_INDEX
 from gptlab.evaluation.classification import evaluate_classifier
-from gptlab.evaluation.context import EvalContext, Results, named_results
 from gptlab.evaluation.document_scores import score_documents
-from gptlab.evaluation.inference import in_order, predict
+from gptlab.evaluation.eval_context import EvalContext, Results, named_results
+from gptlab.evaluation.inference import iterate_logits, load_batches
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import bits_per_byte, perplexity, summed_cross_entropy
 
@@ -30,7 +30,7 @@ def evaluate_perplexity(context: EvalContext) -> Results:
             context.document_scores[split] = scores
             results |= named_results(split, scores.figures())
         else:
-            results |= split_results(context, split, in_order(context.batches(split)))
+            results |= split_results(context, split, load_batches(context.batches(split)))
     return results
 
 
@@ -83,10 +83,10 @@ class Score:
 def score_split(net: GPT, batches: Iterable[Batch], token_bytes: Tensor, precision: str) -> Score:
     """Sum the loss over every target that counts, on the network's device.
 
-    `token_bytes` is that of `bytes_of_tokens`; `precision` is Lightning's name.
+    `token_bytes` is the result of `count_token_bytes`; `precision` is Lightning's name.
     """
     total = Score(0.0, 0, 0)
-    for logits_BxTxV, target_BxT, cpu_target_BxT in predict(net, batches, precision):
+    for logits_BxTxV, target_BxT, cpu_target_BxT in iterate_logits(net, batches, precision):
         real = cpu_target_BxT[cpu_target_BxT != IGNORE_INDEX]
         total.nats += float(summed_cross_entropy(logits_BxTxV, target_BxT))
         total.tokens += len(real)

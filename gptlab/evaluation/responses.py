@@ -7,7 +7,7 @@ from torchmetrics.functional.text import rouge_score
 from tqdm import tqdm
 
 from gptlab.config.schema import EvaluateConfig, SamplingConfig, TrainConfig
-from gptlab.evaluation.context import EvalContext, Results, named_results
+from gptlab.evaluation.eval_context import EvalContext, Results, named_results
 from gptlab.utils.errors import UserError
 
 RESPONSES_FILE = "responses.json"  # in a run folder

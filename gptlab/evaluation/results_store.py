@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from gptlab.evaluation.context import EvalContext, Results
 from gptlab.evaluation.document_scores import DOCUMENTS_FILE, pack_document_scores
+from gptlab.evaluation.eval_context import EvalContext, Results
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.atomic_io import write_files_atomically
 from gptlab.utils.errors import UserError

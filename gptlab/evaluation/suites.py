@@ -10,12 +10,12 @@ from functools import partial
 from gptlab.config.schema import EvaluateConfig, TrainConfig
 from gptlab.evaluation import hellaswag, memorisation, perplexity, responses
 from gptlab.evaluation.bleu_rouge import evaluate_bleu_rouge
-from gptlab.evaluation.context import EvalContext, Results
+from gptlab.evaluation.eval_context import EvalContext, Results
 from gptlab.evaluation.hellaswag import HarnessQuestion
 from gptlab.evaluation.text_quality import evaluate_text_quality
 from gptlab.utils.errors import UserError
 
-GENERATORS = ("text", "instructions")  # values of data.task that train a model to generate text
+TEXT_TASKS = ("text", "instructions")  # values of data.task that train a model to generate text
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Suite:
     """An evaluation, and what it needs."""
 
     evaluate: Callable[[EvalContext], Results]
-    tasks: tuple[str, ...] = GENERATORS  # the values of data.task for which it is defined
+    tasks: tuple[str, ...] = TEXT_TASKS  # the values of data.task for which it is defined
     needs_corpus: bool = True
     last_checkpoint: bool = False  # in training, evaluate the last checkpoint and not the best
     # Raise UserError for what would stop the suite: before a corpus is built, and with one.
@@ -34,7 +34,7 @@ class Suite:
 SUITES: dict[str, Suite] = {
     "perplexity": Suite(
         perplexity.evaluate_perplexity,
-        tasks=(*GENERATORS, "classification"),
+        tasks=(*TEXT_TASKS, "classification"),
         check=lambda context: context.batches("valid"),
     ),
     "estimate": Suite(perplexity.evaluate_estimate),

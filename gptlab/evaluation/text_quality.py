@@ -8,7 +8,7 @@ import numpy as np
 
 from gptlab.data.tokenizer import decode
 from gptlab.data.toy.stories import story_grammar
-from gptlab.evaluation.context import EvalContext, Results, named_results
+from gptlab.evaluation.eval_context import EvalContext, Results, named_results
 from gptlab.generation.engine import encode_prompt
 
 WORD = re.compile(r"\w[\w'’-]*")

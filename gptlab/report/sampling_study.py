@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from gptlab.config.cli import CONF_DIR
+from gptlab.config.keys import CONF_DIR
 from gptlab.config.schema import WEIGHT_DTYPES, SamplingConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import decode

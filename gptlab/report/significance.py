@@ -1,6 +1,6 @@
 """Test whether the losses of runs differ, using their losses on the same documents."""
 
-from gptlab.evaluation import document_scores
+from gptlab.evaluation import bootstrap, document_scores
 from gptlab.evaluation.document_scores import DocumentScores
 from gptlab.report.load_runs import LoadedRun
 
@@ -40,7 +40,7 @@ def rank_group(split: str, group: list[tuple[LoadedRun, DocumentScores]]) -> lis
     rows = [[f"{first.label}, {split}", "0", "", f"lowest: {best.loss:.4f} nats per token"]]
     for run, scores in others:
         confidence = 1 - 0.05 / pairs
-        difference, low, high = document_scores.paired_difference(scores, best, confidence)
+        difference, low, high = bootstrap.paired_difference(scores, best, confidence)
         interval = f"{low:.4f} to {high:.4f}"
         verdict = "differs" if low > 0 else "not significantly different from the best"
         if len(best.nats) < MIN_DOCUMENTS:

@@ -13,21 +13,21 @@ from gptlab.config import sweeps
 from gptlab.config.keys import flatten
 from gptlab.config.schema import TrainConfig
 from gptlab.data.tokenizer import decode
-from gptlab.evaluation.context import Results
+from gptlab.evaluation.eval_context import Results
 from gptlab.evaluation.interpretability_plots import log_interpretability
 from gptlab.evaluation.suites import SAMPLES, SUITES, run_suites
 from gptlab.model import checkpoint
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import count_parameters
 from gptlab.training import run_summary
-from gptlab.training.baseline import compare_to_baseline
 from gptlab.training.callbacks.initial_evaluation import InitialEvaluation
-from gptlab.training.console import closing_lines
+from gptlab.training.checkpoint_io import link_or_copy
+from gptlab.training.random_init_baseline import compare_to_baseline
 from gptlab.training.resume import ResumedRun
+from gptlab.training.run_messages import closing_lines
 from gptlab.training.run_plan import TrainingSetup
 from gptlab.training.run_summary import RunSummary
 from gptlab.training.trainer import find_callback
-from gptlab.utils.atomic_io import link_or_copy
 from gptlab.utils.errors import UserError, is_gpu_out_of_memory
 
 
@@ -104,13 +104,13 @@ def finish_run(trainer: Trainer, setup: TrainingSetup, folder: Path) -> RunSumma
         began=elapsed_time.began,
         seconds=elapsed_time.seconds(),
         cpu_seconds=elapsed_time.cpu_seconds(),
-        machine=run_summary.machine_facts(plan),
+        machine=run_summary.machine_metadata(plan),
         commit=run_summary.git_commit(),
         parameters=count_parameters(model.net),
         steps=trainer.global_step,
         tokens=metrics_logger.tokens_seen,
         epochs=plan.epochs(trainer.global_step),
-        corpus=run_summary.corpus_facts(data.corpus),
+        corpus=run_summary.corpus_metadata(data.corpus),
         scored=f"{model.path.name}, step {model.step}",
         before=initial_evaluation.results,
         after=after,

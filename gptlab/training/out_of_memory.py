@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from gptlab.config.schema import TrainConfig
-from gptlab.training.baseline import FinishedRun
 from gptlab.training.resume import ResumedRun, reload_run
-from gptlab.training.run_folder import current_run_folder
+from gptlab.training.run_dir_setup import current_run_dir
+from gptlab.training.run_summary import FinishedRun
 from gptlab.utils.console import print_status
 from gptlab.utils.errors import is_gpu_out_of_memory
 
@@ -34,7 +34,7 @@ def train_with_oom_retry(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         config = smaller
-        folder = resumed.folder if resumed else current_run_folder()
+        folder = resumed.folder if resumed else current_run_dir()
         if folder and (folder / "checkpoints").is_dir():
             resumed = reload_run(folder, config)
             config = resumed.config

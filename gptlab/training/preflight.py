@@ -43,7 +43,7 @@ ALLOCATOR_OVERHEAD = 1.15  # freed blocks that malloc retains; measured on six m
 VOCABULARY_BOUNDS = {"gpt2": 50_257, "words": 2, "char": 2}
 
 
-def check_settings(config: TrainConfig) -> None:
+def check_train_settings(config: TrainConfig) -> None:
     """Raise UserError for settings that no data can make work, before a corpus is built."""
     trainer, model = config.trainer, config.model
     check_trainer_arguments(trainer.extra)

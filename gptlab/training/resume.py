@@ -17,16 +17,16 @@ import yaml
 from omegaconf import OmegaConf
 
 from gptlab.config import sweeps
-from gptlab.config.cli import CONF_DIR, to_config
-from gptlab.config.keys import flatten
+from gptlab.config.cli import to_config
+from gptlab.config.keys import CONF_DIR, flatten
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.tokenizer import load_tokenizer
 from gptlab.model import checkpoint
+from gptlab.training.checkpoint_io import link_or_copy
 from gptlab.training.init_weights import required_tokenizer
 from gptlab.utils import run_dir
-from gptlab.utils.atomic_io import link_or_copy
 from gptlab.utils.console import print_status
 from gptlab.utils.elapsed_time import ElapsedTime
 from gptlab.utils.errors import UserError, failure_line

@@ -16,7 +16,7 @@ from gptlab.config.validation import validate_row_length
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TextDataModule
 from gptlab.data.sequences import RecordSequences, make_sequences
-from gptlab.evaluation.context import EvalContext
+from gptlab.evaluation.eval_context import EvalContext
 from gptlab.generation.engine import training_prompt
 from gptlab.model.gpt import GPT
 from gptlab.training.init_weights import adopt_structure

@@ -46,12 +46,18 @@ class RunSummary:
         write_files_atomically(folder, {"summary.json": text.encode()})
 
 
+@dataclass
+class FinishedRun:
+    folder: Path
+    summary: RunSummary
+
+
 def typed_command() -> str:
     """The command as the user typed it, before it was quoted for Hydra."""
     return os.environ.get(COMMAND_ENV, shlex.join(["python", *sys.argv]))
 
 
-def machine_facts(plan: RunPlan) -> dict[str, Any]:
+def machine_metadata(plan: RunPlan) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "Apple GPU (MPS)"
     return {
         "device": cpu_name() if plan.accelerator == "cpu" else gpu,
@@ -80,7 +86,7 @@ def run_git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def corpus_facts(corpus: Corpus) -> dict[str, Any]:
+def corpus_metadata(corpus: Corpus) -> dict[str, Any]:
     keys = ("split_rule", "mojibake", "repaired", "duplicates_across_splits")
     return {
         "name": corpus.folder.name,

@@ -16,16 +16,16 @@ from gptlab.evaluation.suites import check_suites, check_training_suites
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
 from gptlab.model.lora import add_lora, freeze
-from gptlab.training import baseline, init_weights, resume, run_folder
-from gptlab.training.baseline import FinishedRun
+from gptlab.training import init_weights, random_init_baseline, resume, run_dir_setup
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown, ShutdownRequested
-from gptlab.training.console import opening_lines
 from gptlab.training.final_evaluation import evaluate_finished_run
 from gptlab.training.module import Classifier, LanguageModel
 from gptlab.training.out_of_memory import train_with_oom_retry
-from gptlab.training.preflight import check_settings, run_preflight
+from gptlab.training.preflight import check_train_settings, run_preflight
 from gptlab.training.resume import ResumedRun
+from gptlab.training.run_messages import opening_lines
 from gptlab.training.run_plan import RunPlan, TrainingSetup, make_run_plan
+from gptlab.training.run_summary import FinishedRun
 from gptlab.training.trainer import (
     configure_torch,
     find_callback,
@@ -49,10 +49,10 @@ def train(config: TrainConfig) -> float | None:
     mistake that can be detected before the first step.
     """
     silence_lightning()
-    run_folder.forget_run_folder()  # the previous sweep job's
+    run_dir_setup.forget_run_dir()  # the previous sweep job's
     overrides = list(HydraConfig.get().overrides.task)
     try:
-        resumed = resume.find_resumed_run(config, overrides, run_folder.current_run_folder())
+        resumed = resume.find_resumed_run(config, overrides, run_dir_setup.current_run_dir())
     except resume.NothingToResume as reason:
         print(reason)
         return None
@@ -60,16 +60,18 @@ def train(config: TrainConfig) -> float | None:
     run = train_with_oom_retry(train_once, config, resumed)
     if run is None:
         return None
-    if baseline.wants_baseline(config):
+    if random_init_baseline.wants_baseline(config):
         print_status("training the same model from random weights, to compare")
-        run_folder.forget_run_folder()
-        train_with_oom_retry(train_once, baseline.baseline_config(config, run.folder), None)
+        run_dir_setup.forget_run_dir()
+        train_with_oom_retry(
+            train_once, random_init_baseline.baseline_config(config, run.folder), None
+        )
     return run.summary.after["valid/loss"]
 
 
 def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun | None:
     """Train and evaluate one model; return None if only the preflight was asked for."""
-    check_settings(config)
+    check_train_settings(config)
     check_training_suites(config)
 
     # Data, in the vocabulary of the initial model, if there is one.
@@ -101,14 +103,14 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
 
     # Preflight, in the first process only.
     report = None
-    if not run_folder.is_child_process():
+    if not run_dir_setup.is_child_process():
         report = run_preflight(setup, random_weights, compiled_step)
     if report and config.preflight == "only":
         print(opening_lines(setup, report, None), flush=True)
         return None
 
     # Training.
-    with run_folder.open_run_folder(config, plan, resumed.folder if resumed else None) as folder:
+    with run_dir_setup.open_run_dir(config, plan, resumed.folder if resumed else None) as folder:
         if resumed:
             resumed.restore_last_checkpoint()
         seconds = report.seconds_per_step * (plan.steps - setup.done_steps) if report else 0.0

@@ -14,13 +14,14 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gptlab.config.schema import TrainConfig, TrainerConfig
-from gptlab.training.callbacks.checkpointing import AtomicCheckpointIO, CheckpointWriter
+from gptlab.training.callbacks.checkpointing import CheckpointWriter
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
 from gptlab.training.callbacks.initial_evaluation import InitialEvaluation
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.publish_run_dir import PublishRunDir
 from gptlab.training.callbacks.sample_writer import PredictionWriter, SampleWriter
+from gptlab.training.checkpoint_io import AtomicCheckpointIO
 from gptlab.training.run_plan import TrainingSetup
 from gptlab.utils.device import keep_freed_memory
 from gptlab.utils.errors import UserError, did_you_mean
@@ -135,16 +136,16 @@ def make_loggers(setup: TrainingSetup, folder: Path) -> list[Logger]:
         if str(target).endswith(TensorBoardLogger.__name__) and setup.resumed:
             # Step 0 is logged after its checkpoint, so it will be logged again.
             arguments["purge_step"] = setup.done_steps + 1 if setup.done_steps else 0
-        loggers.append(instantiate_part(name, settings, Logger, arguments))
+        loggers.append(instantiate_target(name, settings, Logger, arguments))
     return loggers
 
 
 def instantiate_callbacks(config: TrainConfig) -> list[Callback]:
     """The user's own callbacks."""
-    return [instantiate_part(name, part, Callback, {}) for name, part in config.callbacks.items()]
+    return [instantiate_target(name, part, Callback, {}) for name, part in config.callbacks.items()]
 
 
-def instantiate_part(name: str, settings: Any, kind: type, arguments: dict[str, Any]) -> Any:
+def instantiate_target(name: str, settings: Any, kind: type, arguments: dict[str, Any]) -> Any:
     """Instantiate the class in `_target_`; raise UserError if it is not a `kind`."""
     from hydra.errors import HydraException
     from hydra.utils import instantiate

@@ -65,29 +65,3 @@ def write_files_atomically(folder: Path, files: dict[str, bytes]) -> None:
     finally:
         for temporary in temporary_paths.values():
             temporary.unlink(missing_ok=True)
-
-
-def publish_checkpoint(temporary: Path, path: Path) -> None:
-    """Rename a complete file to `path`; keep an older `last.ckpt` as `previous.ckpt`."""
-    if path.name == "last.ckpt" and path.exists():
-        previous = path.with_name("previous.ckpt")
-        copy = link_or_copy(path, previous)
-        copy.replace(previous)
-        copy.unlink(missing_ok=True)  # rename keeps both names if they are links to one file
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # make the new name survive a power failure, too
-    finally:
-        os.close(folder)
-
-
-def link_or_copy(source: Path, path: Path) -> Path:
-    """Link `source` to a temporary name next to `path`; copy it if the disk has no links."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    return temporary

@@ -34,7 +34,7 @@ def reserve_run_dir(root: Path, name: str) -> Path:
     for number in range(1, 1000):
         folder = root / (stem if number == 1 else f"{stem}-{number}")
         remove_abandoned_staging_dir(folder)
-        if not make_run_folder(staging_dir(folder), root):  # another process is creating it
+        if not make_run_dir(staging_dir(folder), root):  # another process is creating it
             continue
         (staging_dir(folder) / OWNER_FILE).write_text(f"{platform.node()} {os.getpid()}")
         if not folder.exists():
@@ -43,7 +43,7 @@ def reserve_run_dir(root: Path, name: str) -> Path:
     raise UserError(f"run_root={root}: cannot create a run folder here")
 
 
-def make_run_folder(folder: Path, root: Path) -> bool:
+def make_run_dir(folder: Path, root: Path) -> bool:
     """Create a folder; False if it exists already. Raises UserError if it cannot be created."""
     try:
         folder.mkdir(parents=True)

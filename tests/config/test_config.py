@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gptlab.config import cli
-from gptlab.config.cli import CONF_DIR, help_text, quote_free_text
-from gptlab.config.keys import KeyInfo, keys_of
+from gptlab.config.cli import help_text, quote_free_text
+from gptlab.config.keys import CONF_DIR, KeyInfo, keys_of
 from gptlab.config.schema import SCHEMAS, TrainConfig
 from gptlab.config.validation import validate_config
 from gptlab.utils.errors import UserError

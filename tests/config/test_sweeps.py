@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptlab.config import sweeps
-from gptlab.config.cli import config_groups
+from gptlab.config.keys import config_groups
 from gptlab.report import sweep_ranking as ranking
 from gptlab.utils import run_dir
 from tests.conftest import TINY

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gptlab.data.corpus import Corpus
-from gptlab.evaluation.context import EvalContext, Results
+from gptlab.evaluation.eval_context import EvalContext, Results
 from gptlab.evaluation.suites import SUITES, Suite
 from tests.conftest import TINY
 from tests.evaluation.conftest import EvaluatedRun, read_events, write_questions

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gptlab.evaluation.bootstrap import paired_difference
 from gptlab.evaluation.document_scores import (
     DocumentScores,
     pack_document_scores,
-    paired_difference,
     read_document_scores,
 )
 from gptlab.report.load_runs import LoadedRun

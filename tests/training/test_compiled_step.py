@@ -182,7 +182,7 @@ def test_attention_is_eager_in_the_graph_on_short_windows_without_dropout() -> N
         (replace(SMALL, attention_dropout=0.1), 16, True),
     ):
         net.config = config
-        with compiled_step.traceable(net, tokens):
+        with compiled_step.compiler_friendly(net, tokens):
             assert (net.blocks[0].attention.attend is attend) == unchanged
         assert net.blocks[0].attention.attend is attend
 

@@ -12,7 +12,7 @@ from gptlab.config.schema import ModelConfig, OptimConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TextDataModule
 from gptlab.data.sequences import IGNORE_INDEX
-from gptlab.evaluation.context import bytes_of_tokens
+from gptlab.evaluation.eval_context import count_token_bytes
 from gptlab.evaluation.perplexity import score_split
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import ChunkedCrossEntropy, summed_cross_entropy
@@ -55,7 +55,7 @@ def last_gradients(
     """Train and return the gradients of the last step."""
     net = tiny_net(corpus.tokenizer.vocab_size, dropout=dropout)
     data = TextDataModule(corpus, toy_data(), 128, shape, seed=1)
-    token_bytes = bytes_of_tokens(corpus.tokenizer, corpus.tokenizer.vocab_size)
+    token_bytes = count_token_bytes(corpus.tokenizer, corpus.tokenizer.vocab_size)
     trainer = Trainer(
         max_epochs=-1, max_steps=steps, accumulate_grad_batches=shape.accumulate,
         accelerator="cpu", callbacks=[recorder], logger=False, enable_checkpointing=False,
@@ -100,7 +100,7 @@ def test_dropout_depends_on_the_micro_batch_only(toy_corpus: Corpus) -> None:
 def test_scores_are_weighted_by_tokens_and_count_bytes(toy_corpus: Corpus) -> None:
     data = TextDataModule(toy_corpus, toy_data(batch_size=3), 128, BatchShape(3, 1), seed=1)
     net = tiny_net(toy_corpus.tokenizer.vocab_size)
-    token_bytes = bytes_of_tokens(toy_corpus.tokenizer, net.config.vocab_size)
+    token_bytes = count_token_bytes(toy_corpus.tokenizer, net.config.vocab_size)
     score = score_split(net, data.val_dataloader(), token_bytes, "32-true")
     valid = toy_corpus.splits["valid"]
     assert (score.tokens, score.bytes) == (valid.tokens, valid.bytes)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from gptlab.config.cli import CONF_DIR
+from gptlab.config.keys import CONF_DIR
 from gptlab.report.cards.measured_runs import (
     MeasuredRun,
     SeedGroup,

@@ -1,28 +1,22 @@
-"""When a run writes checkpoints, and how they reach the disk."""
+"""Decide when a run writes checkpoints, and what they store."""
 
-import contextlib
-import errno
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from gptlab.data.dataloader import TextDataModule, TrainingBatches
 from gptlab.data.tokenizer import decode
-from gptlab.model.checkpoint import read_checkpoint, verify_checkpoint
 from gptlab.training.callbacks.graceful_shutdown import ShutdownRequested
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.step_callback import StepCallback
+from gptlab.training.checkpoint_io import link_or_copy, publish_checkpoint
 from gptlab.training.module import TrainingDiverged
 from gptlab.training.run_plan import TrainingSetup, resolved_settings, stored_config
 from gptlab.training.run_summary import typed_command
-from gptlab.utils.atomic_io import link_or_copy, publish_checkpoint
-from gptlab.utils.errors import UserError
 
 REQUIRED_STATES = {"MetricsLogger", "SampleWriter", "CheckpointWriter"}  # callbacks, to resume
 
@@ -158,38 +152,3 @@ def save_diverged_batches(data: TextDataModule, step: int, folder: Path) -> Path
     texts = [decode(data.corpus.tokenizer, row) for row in tensors["input"].flatten(0, 1).tolist()]
     path.with_suffix(".txt").write_text("\n\n".join(texts), encoding="utf-8")
     return path
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint to a temporary file, flush and verify it, then rename it.
-
-    The last.ckpt that it replaces is kept as previous.ckpt. Loading executes no code.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options=None) -> None:
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            verify_checkpoint(temporary)
-            publish_checkpoint(temporary, path)
-        except (OSError, RuntimeError) as error:
-            # torch reports a failed write as RuntimeError, with the cause only in its text.
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            if isinstance(error, RuntimeError) and "write" not in str(error):
-                raise
-            raise UserError(
-                f"{path}: cannot be written because the disk is full; the previous checkpoint is "
-                "kept; free some space, or choose another disk with run_root="
-            ) from None
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        return dict(read_checkpoint(Path(path)))

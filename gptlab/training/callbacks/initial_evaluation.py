@@ -2,7 +2,7 @@
 
 from lightning.pytorch import LightningModule, Trainer
 
-from gptlab.evaluation.context import Results
+from gptlab.evaluation.eval_context import Results
 from gptlab.evaluation.suites import run_suites
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
 from gptlab.training.callbacks.metrics_logger import MetricsLogger

@@ -51,10 +51,14 @@ def resolve_compile_mode(trainer: TrainerConfig, plan: RunPlan, net: GPT) -> str
         )
     if mode != "auto":
         return mode
-    return "step" if possible and not plan.varying and compiling_pays(plan, net) else "false"
+    return (
+        "step"
+        if possible and not plan.varying and is_compilation_worthwhile(plan, net)
+        else "false"
+    )
 
 
-def compiling_pays(plan: RunPlan, net: GPT) -> bool:
+def is_compilation_worthwhile(plan: RunPlan, net: GPT) -> bool:
     """Whether the graph saves more time than its compilation takes.
 
     The figures were measured on two cores at 2 × 10¹¹ operations a second (docs/speed.md); on a
@@ -104,8 +108,8 @@ class CompiledStep:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         assert self.net.training, "the graph is that of the net in training mode"
-        inputs = [*self.parameters, *self.frozen, source_BxT, target_BxT, self.scalar(1.0)]
-        with torch.no_grad(), traceable(self.net, source_BxT.shape[1]):
+        inputs = [*self.parameters, *self.frozen, source_BxT, target_BxT, self.as_tensor(1.0)]
+        with torch.no_grad(), compiler_friendly(self.net, source_BxT.shape[1]):
             trace = make_fx(
                 lambda *args: self.gradients(*args),
                 tracing_mode="fake",
@@ -115,7 +119,7 @@ class CompiledStep:
             self.compiled = load_or_compile(trace(*inputs), inputs)
         self.shape = source_BxT.shape
 
-    def scalar(self, number: float) -> Tensor:
+    def as_tensor(self, number: float) -> Tensor:
         """A tensor, because a Python number would be a constant of the graph."""
         return torch.tensor(number, dtype=self.parameters[0].dtype)
 
@@ -150,7 +154,7 @@ class CompiledStep:
         """Set or accumulate `.grad` for nats · scale; return the nats and the gradient's norm."""
         with torch.no_grad():
             *gradients, norm, nats = self.compiled(
-                [*self.parameters, *self.frozen, source_BxT, target_BxT, self.scalar(scale)]
+                [*self.parameters, *self.frozen, source_BxT, target_BxT, self.as_tensor(scale)]
             )
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if accumulate and parameter.grad is not None:
@@ -161,7 +165,7 @@ class CompiledStep:
 
 
 @contextlib.contextmanager
-def traceable(net: GPT, tokens: int) -> Iterator[None]:
+def compiler_friendly(net: GPT, tokens: int) -> Iterator[None]:
     """Within, the net computes in the way that compiles best; results differ by rounding only.
 
     Attention is eager on short windows (but not with dropout, for which the fused kernel draws its

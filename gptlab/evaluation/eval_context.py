@@ -36,7 +36,7 @@ def named_results(name: str, figures: Mapping[str, float | None]) -> Results:
     return {f"{name}/{key}": value for key, value in figures.items() if value is not None}
 
 
-def bytes_of_tokens(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
+def count_token_bytes(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
     """Count the UTF-8 bytes of each token id, (V,); ids that pad the vocabulary have none."""
     lengths = [len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)]
     return torch.tensor(lengths + [0] * (vocab_size - len(lengths)))
@@ -89,7 +89,7 @@ class EvalContext:
     @cached_property
     def token_bytes(self) -> Tensor:
         """UTF-8 bytes of each token of the model's vocabulary, (V,)."""
-        return bytes_of_tokens(self.tokenizer, self.net.embedding.num_embeddings)
+        return count_token_bytes(self.tokenizer, self.net.embedding.num_embeddings)
 
     def sequences(self, split: str) -> Sequences:
         return make_sequences(self.corpus, split, self.context_length, self.data, self.config.seed)

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from gptlab.config import sweeps
@@ -13,12 +13,6 @@ from gptlab.utils.console import print_status
 from gptlab.utils.run_dir import BASELINE_SUFFIX
 
 COMPARED_METRICS = ("accuracy", "f1", "loss")
-
-
-@dataclass
-class FinishedRun:
-    folder: Path
-    summary: RunSummary
 
 
 def wants_baseline(config: TrainConfig) -> bool:

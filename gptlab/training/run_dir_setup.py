@@ -25,19 +25,19 @@ def is_child_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") != "0" and RUN_DIR_ENV in os.environ
 
 
-def current_run_folder() -> Path | None:
+def current_run_dir() -> Path | None:
     """The folder of the run that this process, or the one that started it, is training."""
     return Path(os.environ[RUN_DIR_ENV]) if RUN_DIR_ENV in os.environ else None
 
 
-def forget_run_folder() -> None:
+def forget_run_dir() -> None:
     """Make the next run of this process start in a folder of its own."""
     if not is_child_process():
         os.environ.pop(RUN_DIR_ENV, None)
 
 
 @contextlib.contextmanager
-def open_run_folder(config: TrainConfig, plan: RunPlan, existing: Path | None) -> Iterator[Path]:
+def open_run_dir(config: TrainConfig, plan: RunPlan, existing: Path | None) -> Iterator[Path]:
     """Lock `existing`, or create a folder that becomes visible with the step-0 checkpoint.
 
     A folder that never became visible is removed.
@@ -45,7 +45,7 @@ def open_run_folder(config: TrainConfig, plan: RunPlan, existing: Path | None) -
     if is_child_process():
         yield Path(os.environ[RUN_DIR_ENV])
         return
-    folder = existing or reserve_run_folder(config)
+    folder = existing or reserve_named_run_dir(config)
     os.environ[RUN_DIR_ENV] = str(folder)
     try:
         if not existing:
@@ -60,7 +60,7 @@ def open_run_folder(config: TrainConfig, plan: RunPlan, existing: Path | None) -
             run_dir.discard_staging_dir(folder)
 
 
-def reserve_run_folder(config: TrainConfig) -> Path:
+def reserve_named_run_dir(config: TrainConfig) -> Path:
     """Reserve a folder named after the run's choices, or its job's folder within a sweep."""
     if sweeps.is_sweep_job():
         job = sweeps.job_dir()
