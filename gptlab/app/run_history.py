@@ -1,4 +1,4 @@
-"""Read what runs have written: configuration, loss curves, samples and checkpoints.
+"""Read run folders: configuration, results, loss curves, samples and checkpoints.
 
 A training run may write these files while they are read.
 """
@@ -24,6 +24,7 @@ CURVES = {  # names on the page: columns of metrics.csv
     "best_possible": "valid/best_possible",
     "accuracy": "valid/accuracy",
 }
+MAX_RESULTS = 200  # numbers per column
 MAX_SAMPLE_FILES = 20  # the latest
 MAX_SAMPLE_LENGTH = 10_000  # characters of each
 MAX_FILE_LENGTH = 2**20  # characters read of a configuration or a samples file
@@ -61,7 +62,7 @@ def summarize_run(name: str, folder: Path) -> dict[str, Any]:
 
 
 def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
-    """Return everything the page shows of one run; raises NotFound."""
+    """Return everything that the page shows about one run; raises NotFound."""
     checkpoints: list[dict[str, Any]] = []
     for name, path in registry.checkpoints(run).items():
         with contextlib.suppress(OSError):
@@ -70,16 +71,30 @@ def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
     checkpoints.sort(key=lambda each: (each["step"] is None, each["step"] or 0, each["name"]))
     if run in registry.standalone:
         summary = {"name": run, "task": registry.standalone_tasks.get(run), "training": False}
-        config: dict[str, Any] = {}
-        curves: dict[str, Points] = {name: [] for name in CURVES}
-        samples: list[dict[str, Any]] = []
+        no_curves: dict[str, Points] = {name: [] for name in CURVES}
+        files: dict[str, Any] = {"config": {}, "results": {}, "curves": no_curves, "samples": []}
     else:
         folder = registry.run_folder(run)
-        summary, config = summarize_run(run, folder), read_config(folder)
-        metrics, samples = read_metrics(*file_state(folder / "metrics.csv")), read_samples(folder)
-        curves = {name: average_points(points) for name, points in metrics.items()}
-    files = {"config": config, "curves": curves, "samples": samples}
+        summary, metrics = summarize_run(run, folder), file_state(folder / "metrics.csv")
+        files = {
+            "config": read_config(folder),
+            "results": read_results(folder),
+            "curves": {name: average_points(each) for name, each in read_metrics(*metrics).items()},
+            "samples": read_samples(folder),
+        }
     return summary | {"checkpoints": checkpoints} | files
+
+
+def read_results(folder: Path) -> dict[str, dict[str, float]]:
+    """Return evaluation results by column: before and after training, and evaluated later."""
+    summary = read_dict(folder / "summary.json", json.loads)
+    columns = {"before": config_group(summary, "before"), "after": config_group(summary, "after")}
+    columns["later"] = config_group(read_dict(folder / "evaluation.json", json.loads), "results")
+    numbers = {  # NaN has become text
+        column: [(name[:100], each) for name, each in values.items() if type(each) in (int, float)]
+        for column, values in columns.items()
+    }
+    return {column: dict(pairs[:MAX_RESULTS]) for column, pairs in numbers.items()}
 
 
 def config_group(config: dict[str, Any], name: str) -> dict[str, Any]:

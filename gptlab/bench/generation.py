@@ -32,7 +32,7 @@ Generator = Callable[[Tensor, int], Tensor]  # (B, T) prompts, new tokens -> (B,
 def nanogpt_generate(net: GPT, prompts_BxT: Tensor, new_tokens: int) -> Tensor:
     """nanoGPT's loop without a cache: the whole text is read again for each new token."""
     for _ in range(new_tokens):
-        logits_BxV = net.head(net.hidden(prompts_BxT)[:, -1])
+        logits_BxV = net.head(net.hidden_states(prompts_BxT)[:, -1])
         threshold_Bx1 = logits_BxV.topk(TOP_K).values[:, -1:]
         kept_BxV = logits_BxV.masked_fill(logits_BxV < threshold_Bx1, -torch.inf)
         next_Bx1 = torch.multinomial(kept_BxV.softmax(-1), 1)

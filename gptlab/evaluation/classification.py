@@ -71,7 +71,7 @@ def classification_logits(net: GPT, batch: Batch) -> tuple[Tensor, Tensor]:
     """Compute logits (N, C) at the messages' last tokens, and their classes (N,)."""
     source_BxT, target_BxT = batch["input"], batch["target"]
     labeled_BxT = target_BxT != IGNORE_INDEX
-    logits_NxC = net.head(net.hidden(source_BxT)[labeled_BxT])
+    logits_NxC = net.head(net.hidden_states(source_BxT)[labeled_BxT])
     return logits_NxC.float(), target_BxT[labeled_BxT]
 
 
@@ -109,5 +109,5 @@ def class_probabilities(net: GPT, tokenizer: Tokenizer, text: str, eot_first: bo
     """
     ids = tokenizer.encode(text)
     ids = ([tokenizer.eot, *ids] if eot_first or not ids else ids)[: net.config.window]
-    hidden_1xTxD = net.hidden(torch.tensor([ids], device=next(net.parameters()).device))
+    hidden_1xTxD = net.hidden_states(torch.tensor([ids], device=next(net.parameters()).device))
     return net.head(hidden_1xTxD[0, -1]).float().softmax(dim=0).tolist()

@@ -44,7 +44,7 @@ class DocumentScores:
             return None
         return float(np.std(bootstrap_means(self.nats, self.tokens), ddof=1))
 
-    def figures(self) -> dict[str, float | None]:
+    def metrics(self) -> dict[str, float | None]:
         return {
             "loss": self.loss,
             "standard_error": self.standard_error(),
@@ -57,7 +57,11 @@ class DocumentScores:
 
 
 def score_documents(
-    net: GPT, batches: ValidationBatches, ends: np.ndarray, token_bytes: Tensor, precision: str
+    net: GPT,
+    batches: ValidationBatches,
+    ends: np.ndarray,
+    token_byte_counts: Tensor,
+    precision: str,
 ) -> DocumentScores:
     """Score a split document by document.
 
@@ -80,7 +84,7 @@ def score_documents(
     return DocumentScores(
         nats=np.bincount(document, np.concatenate(nats))[scored],
         tokens=tokens[scored],
-        bytes=np.bincount(document, token_bytes.cpu().numpy()[np.concatenate(ids)])[scored],
+        bytes=np.bincount(document, token_byte_counts.cpu().numpy()[np.concatenate(ids)])[scored],
         batch_means=float(np.mean(means)),
     )
 

@@ -27,13 +27,13 @@ from gptlab.utils.errors import UserError
 if TYPE_CHECKING:
     from gptlab.evaluation.document_scores import DocumentScores
 
-Results = dict[str, float]  # by `name/figure`, such as valid/loss or hellaswag/acc_norm
+Results = dict[str, float]  # by `name/metric`, such as valid/loss or hellaswag/acc_norm
 MIN_TOKENS = 8  # of a document that is worth continuing
 
 
-def named_results(name: str, figures: Mapping[str, float | None]) -> Results:
-    """Prefix each figure with `name/`; drop those without a value."""
-    return {f"{name}/{key}": value for key, value in figures.items() if value is not None}
+def named_results(name: str, metrics: Mapping[str, float | None]) -> Results:
+    """Prefix each metric with `name/`; drop those without a value."""
+    return {f"{name}/{key}": value for key, value in metrics.items() if value is not None}
 
 
 def count_token_bytes(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
@@ -87,7 +87,7 @@ class EvalContext:
         return [self.tokenizer.eot] if self.eot_first else []
 
     @cached_property
-    def token_bytes(self) -> Tensor:
+    def token_byte_counts(self) -> Tensor:
         """UTF-8 bytes of each token of the model's vocabulary, (V,)."""
         return count_token_bytes(self.tokenizer, self.net.embedding.num_embeddings)
 

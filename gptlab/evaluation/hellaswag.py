@@ -86,7 +86,7 @@ def evaluate_hellaswag(
     questions = read_questions(config, context.raw_dir, style)
     settings = context.precision, config.batch_size
     result = answer_questions(context.net, context.tokenizer, questions, *settings)
-    return named_results(name, result.figures())
+    return named_results(name, result.metrics())
 
 
 def check_hellaswag_file(config: TrainConfig | EvaluateConfig) -> None:
@@ -111,7 +111,7 @@ class HellaswagResult:
     answers: list[int]
     answers_norm: list[int]
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return both accuracies, and the binomial standard error of acc_norm."""
         count = len(self.labels)
         acc = sum(map(operator.eq, self.answers, self.labels)) / count
@@ -225,7 +225,7 @@ def ending_losses(net: GPT, batch: list[EndingSequence], precision: str) -> Tens
         ending_BxT[row, each.begin : len(each.ids)] = True
     ids_BxT, ending_BxT = ids_BxT.to(device), ending_BxT.to(device)
     with autocast(precision, device.type):
-        hidden_BxTxD = net.hidden(ids_BxT[:, :-1])
+        hidden_BxTxD = net.hidden_states(ids_BxT[:, :-1])
         logits_NxV = net.head(hidden_BxTxD[ending_BxT[:, 1:]])
     nats_N = F.cross_entropy(logits_NxV.float(), ids_BxT[ending_BxT], reduction="none")
     nats_BxT = torch.zeros(ending_BxT.shape, device=device).masked_scatter(ending_BxT, nats_N)

@@ -35,7 +35,7 @@ def module_inputs(net: GPT, modules: Sequence[nn.Module], ids: list[int]) -> lis
     inputs: list[Tensor] = []
     hooks = [m.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for m in modules]
     try:
-        net.hidden(torch.tensor([ids], device=next(net.parameters()).device))
+        net.hidden_states(torch.tensor([ids], device=next(net.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()

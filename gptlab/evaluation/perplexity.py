@@ -25,10 +25,10 @@ def evaluate_perplexity(context: EvalContext) -> Results:
             results |= evaluate_classifier(context, split)
         elif context.by_document:
             batches, ends = context.batches(split), context.corpus.document_ends(split)
-            settings = context.token_bytes, context.precision
+            settings = context.token_byte_counts, context.precision
             scores = score_documents(context.net, batches, ends, *settings)
             context.document_scores[split] = scores
-            results |= named_results(split, scores.figures())
+            results |= named_results(split, scores.metrics())
         else:
             results |= split_results(context, split, load_batches(context.batches(split)))
     return results
@@ -54,8 +54,8 @@ def evaluate_training_windows(context: EvalContext) -> Results:
 
 
 def split_results(context: EvalContext, name: str, batches: Iterable[Batch]) -> Results:
-    score = score_split(context.net, batches, context.token_bytes, context.precision)
-    return named_results(name, score.figures())
+    score = score_split(context.net, batches, context.token_byte_counts, context.precision)
+    return named_results(name, score.metrics())
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Score:
         """Nats per token."""
         return self.nats / max(1, self.tokens)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {
             "loss": self.loss,
             "perplexity": perplexity(self.loss),
@@ -80,15 +80,17 @@ class Score:
         }
 
 
-def score_split(net: GPT, batches: Iterable[Batch], token_bytes: Tensor, precision: str) -> Score:
+def score_split(
+    net: GPT, batches: Iterable[Batch], token_byte_counts: Tensor, precision: str
+) -> Score:
     """Sum the loss over every target that counts, on the network's device.
 
-    `token_bytes` is the result of `count_token_bytes`; `precision` is Lightning's name.
+    `token_byte_counts` is the result of `count_token_bytes`; `precision` is Lightning's name.
     """
     total = Score(0.0, 0, 0)
     for logits_BxTxV, target_BxT, cpu_target_BxT in iterate_logits(net, batches, precision):
         real = cpu_target_BxT[cpu_target_BxT != IGNORE_INDEX]
         total.nats += float(summed_cross_entropy(logits_BxTxV, target_BxT))
         total.tokens += len(real)
-        total.bytes += int(token_bytes.cpu()[real].sum())
+        total.bytes += int(token_byte_counts.cpu()[real].sum())
     return total

@@ -39,7 +39,7 @@ class ContextWindow:
     def logits(self) -> Tensor:
         """Compute the logits for the next token, (B, V)."""
         if self.cache is None:
-            hidden_BxTxD = self.net.hidden(self.ids_BxT)
+            hidden_BxTxD = self.net.hidden_states(self.ids_BxT)
         else:
             new_BxT = self.ids_BxT[:, self.cache.length :]
             hidden_BxTxD = self.net.hidden_cached(new_BxT, self.cache)

@@ -75,12 +75,12 @@ class GPT(nn.Module):
 
         With targets, (B, T), return their cross-entropy instead, in nats, summed over all tokens.
         """
-        x_BxTxD = self.hidden(ids_BxT)
+        x_BxTxD = self.hidden_states(ids_BxT)
         if target_BxT is None:
             return self.head(x_BxTxD)
         return head_cross_entropy(self.head, x_BxTxD, target_BxT, self.max_logits)
 
-    def hidden(self, ids_BxT: Tensor) -> Tensor:
+    def hidden_states(self, ids_BxT: Tensor) -> Tensor:
         """Return the hidden states that the head reads, (B, T, D), for T ≤ context_length."""
         return self.forward_blocks(self.embed(ids_BxT))
 

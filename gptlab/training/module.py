@@ -44,7 +44,7 @@ class LanguageModel(LightningModule):
         net: the decoder.
         optim_config: optimizer and schedule.
         total_steps: optimizer steps of the whole run, the length of the schedule.
-        token_bytes: (V,), how many bytes of text each token id stands for, for bits per byte.
+        token_byte_counts: (V,), how many bytes of text each token id stands for, for bits per byte.
         seed: seeds dropout, together with the number of the micro-batch, so that a resumed run
             draws the same masks.
         compiled_step: runs forward and backward pass as one graph where the batch fits it.
@@ -56,7 +56,7 @@ class LanguageModel(LightningModule):
         net: GPT,
         optim_config: OptimConfig,
         total_steps: int,
-        token_bytes: Tensor,
+        token_byte_counts: Tensor,
         seed: int,
         compiled_step: "CompiledStep | None" = None,
         layer_decay: float = 1.0,
@@ -68,8 +68,8 @@ class LanguageModel(LightningModule):
         self.seed = seed
         self.compiled_step = compiled_step
         self.layer_decay = layer_decay
-        self.token_bytes: Tensor
-        self.register_buffer("token_bytes", token_bytes, persistent=False)
+        self.token_byte_counts: Tensor
+        self.register_buffer("token_byte_counts", token_byte_counts, persistent=False)
         self.gradient_norm = torch.zeros(())
         self.gradients_ready = False  # whether compiled_step has run the backward pass already
         # The first step with a non-finite loss or gradient, or -1. It stays on the device, so that
@@ -176,7 +176,7 @@ class LanguageModel(LightningModule):
         real = target != IGNORE_INDEX
         self.validation_sums["nats"].update(self.net(batch["input"], target))
         self.validation_sums["tokens"].update(real.sum())
-        self.validation_sums["bytes"].update(self.token_bytes[target[real]].sum())
+        self.validation_sums["bytes"].update(self.token_byte_counts[target[real]].sum())
 
     def on_validation_epoch_end(self) -> None:
         """Average over all targets, independent of batch sizes."""

@@ -276,7 +276,7 @@ def saved_activation_bytes(net: GPT, source_BxT: Tensor, precision: str) -> int:
 
     device = source_BxT.device.type
     with saved_tensors_hooks(record, lambda tensor: tensor), autocast(precision, device):
-        x_BxTxD = net.hidden(source_BxT)
+        x_BxTxD = net.hidden_states(source_BxT)
     del x_BxTxD  # alive until here: otherwise storages would reuse addresses
     return sum(saved.values())
 

@@ -97,7 +97,14 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     data.first_micro_batch = setup.done_steps * plan.shape.accumulate
     check_suites(setup.evaluation, [*config.eval_before, *config.eval_after])
     module = (Classifier if corpus.classes else LanguageModel)(
-        *(net, plan.optim, plan.steps, setup.evaluation.token_bytes, config.seed, compiled_step),
+        *(
+            net,
+            plan.optim,
+            plan.steps,
+            setup.evaluation.token_byte_counts,
+            config.seed,
+            compiled_step,
+        ),
         layer_decay=config.finetune.layer_decay,
     )
 

@@ -1,5 +1,7 @@
 """The views Inspect, Compare and Runs in Chromium."""
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -52,5 +54,8 @@ def test_comparing_generates_with_two_checkpoints(page: Page) -> None:
 def test_runs_are_listed_with_their_configuration(page: Page) -> None:
     open_view(page, "runs")
     expect(page.locator("#runs-table tbody tr")).to_have_count(3)
+    expect(page.locator("#run-results tr", has_text="valid/loss")).to_contain_text(
+        re.compile(r"\d\.\d{4}")
+    )
     page.click("#run-details summary >> text=model")
     expect(page.locator("#run-details")).to_contain_text("d_model: 16")

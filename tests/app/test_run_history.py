@@ -16,7 +16,8 @@ STRANGE_FILES = {
     "config.yaml": b"model: gpt2\ndata: [1]\n",
     "config.yaml ": b"model:\n  n_layer: !!binary /9j/\n  d_model: .nan\n",
     "metrics.csv": b"step,valid/loss\n1,2.5\n2,\xff\n3,1.5\n4",
-    "summary.json": b'{"steps": "\\ud800", "parameters": NaN}',
+    "summary.json": b'{"steps": "\\ud800", "parameters": NaN, "after": [1], "before": {"a": NaN}}',
+    "evaluation.json": b'{"results": {"b/loss": 2, "c": true, "d": null, "e": "\\ud800"}}',
 }
 
 
@@ -27,7 +28,9 @@ def make_run(root: Path, name: bytes, file: str, content: bytes) -> None:
     (folder / file.strip()).write_bytes(content)
 
 
-def test_run_is_described(start_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_api_returns_curves_results_and_checkpoints_of_a_run(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
     server, run = start_server(), find_run(tmp_path, "story")
     with (run / "metrics.csv").open("a") as file:
         file.write("9999,12")  # a line that is being written
@@ -39,6 +42,11 @@ def test_run_is_described(start_server: Callable[..., Server], tmp_path: Path) -
     assert details["best_loss"] == min(loss for _, loss in details["curves"]["valid"])
     assert details["config"]["model"]["d_model"] == 16
     assert details["started"] and details["steps"] == 6
+    summary = json.loads((run / "summary.json").read_text())
+    assert details["results"] == {"before": {}, "after": summary["after"], "later": {}}
+    (run / "evaluation.json").write_text('{"results": {"mine/score": 0.5}}')
+    details = server.request(f"/api/run?name={run.name}")[1]
+    assert details["results"]["later"] == {"mine/score": 0.5}
     assert server.request("/api/run?name=..")[0] == 404
     assert {each["task"] for each in server.request("/api/runs")[1]} == {
         "text", "classification", "instructions",
@@ -57,6 +65,17 @@ def test_strange_folder_does_not_hide_the_others(folder: Path, tmp_path: Path) -
     assert len(runs) == len(STRANGE_FILES) + 1
     assert runs["metrics.csv"]["best_loss"] == 1.5
     assert runs["config.yaml"]["task"] == "text"
+    results = {each["name"]: each["results"] for each in details}
+    assert results["summary.json"] == {"before": {}, "after": {}, "later": {}}
+    assert results["evaluation.json"]["later"] == {"b/loss": 2}
+
+
+@pytest.mark.fast
+def test_number_of_results_is_bounded(tmp_path: Path) -> None:
+    after = {f"{n}/{'x' * 200}": n for n in range(1000)}
+    (tmp_path / "summary.json").write_text(json.dumps({"after": after}))
+    names = run_history.read_results(tmp_path)["after"]
+    assert len(names) == run_history.MAX_RESULTS and max(map(len, names)) == 100
 
 
 @pytest.mark.fast

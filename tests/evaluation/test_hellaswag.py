@@ -39,7 +39,7 @@ def test_batches_score_each_ending_as_if_alone(tmp_path: Path, window: int) -> N
         result = hellaswag.answer_questions(net, GPT2Tokenizer(), questions, "32-true", batch_size)
         assert result.answers == sums.argmin(1).tolist()
         assert result.answers_norm == means.argmin(1).tolist()
-        assert result.figures()["acc"] == (sums.argmin(1) == labels).mean()
+        assert result.metrics()["acc"] == (sums.argmin(1) == labels).mean()
     batch = hellaswag.make_ending_sequences(questions, GPT2Tokenizer(), net.config.window)
     with torch.inference_mode():
         together = hellaswag.ending_losses(net, batch, "32-true")
@@ -48,9 +48,9 @@ def test_batches_score_each_ending_as_if_alone(tmp_path: Path, window: int) -> N
 
 def test_standard_error_and_number_of_questions(tmp_path: Path) -> None:
     right = [0] * 2511 + [1] * (10_042 - 2511)
-    figures = hellaswag.HellaswagResult([0] * 10_042, right, right).figures()
-    assert figures["acc_norm"] == pytest.approx(0.25, abs=1e-4)
-    assert figures["standard_error"] == pytest.approx(0.0043, abs=1e-4)  # the published runs' error
+    metrics = hellaswag.HellaswagResult([0] * 10_042, right, right).metrics()
+    assert metrics["acc_norm"] == pytest.approx(0.25, abs=1e-4)
+    assert metrics["standard_error"] == pytest.approx(0.0043, abs=1e-4)  # the published runs' error
     path = str(write_questions(tmp_path / "val.jsonl"))
     assert len(hellaswag.read_questions(HellaswagConfig(path=path, max_questions=2), tmp_path)) == 2
 

@@ -82,6 +82,6 @@ def test_each_answer_equals_that_of_the_harness(command, tmp_path: Path, monkeyp
     assert len(samples) == len(questions) >= 50
     assert result.answers == harness_answers and len(set(harness_answers)) > 1
     assert result.answers_norm == harness_answers_norm and harness_answers_norm != harness_answers
-    expected, figures = report["results"]["hellaswag"], result.figures()
-    assert figures["acc"] == pytest.approx(expected["acc,none"])
-    assert figures["acc_norm"] == pytest.approx(expected["acc_norm,none"])
+    expected, metrics = report["results"]["hellaswag"], result.metrics()
+    assert metrics["acc"] == pytest.approx(expected["acc,none"])
+    assert metrics["acc_norm"] == pytest.approx(expected["acc_norm,none"])

@@ -1,8 +1,9 @@
-// The view that lists all runs, and shows the configuration and training samples of the selected one.
+// The view that lists all runs, and shows results, configuration and samples of the selected one.
 import { $, createElement, formatInteger, showError } from "./dom.js";
 import { state } from "./state.js";
 
 const COLUMNS = ["Run", "Task", "Layers", "Parameters", "Steps", "Best loss"];
+const RESULT_COLUMNS = { before: "Before training", after: "After training", later: "gptlab.evaluate" };
 
 export function init() {
   state.addEventListener("model", () => { if (!$("runs").hidden) draw(); });
@@ -50,7 +51,7 @@ function createRow(run) {
 }
 
 function drawDetails() {
-  const { config, samples } = state.details;
+  const { config, results, samples } = state.details;
   const isGroup = (value) => value !== null && typeof value === "object";
   const entries = Object.entries(config);
   const single = Object.fromEntries(entries.filter(([, value]) => !isGroup(value)));
@@ -63,6 +64,22 @@ function drawDetails() {
     createElement("summary", {}, name), createElement("pre", { dir: "auto" }, text)));
   if (!texts.length) texts.push(createElement("p", { className: "hint" }, "This run has no samples."));
   $("run-details").replaceChildren(
+    createElement("div", { className: "wide", id: "run-results", tabIndex: 0, role: "region", "aria-label": "Results" },
+      createElement("h3", {}, "Results"), createResults(results)),
     createElement("div", {}, createElement("h3", {}, "Configuration"), ...configuration),
     createElement("div", {}, createElement("h3", {}, "Samples during training"), ...texts));
+}
+
+function createResults(results) {
+  const columns = Object.keys(RESULT_COLUMNS).filter((column) => Object.keys(results[column] ?? {}).length);
+  if (!columns.length) return createElement("p", { className: "hint" }, "This run has no results.");
+  const names = new Set(columns.flatMap((column) => Object.keys(results[column])));
+  const format = (value) => value === undefined ? "–" : Number.isInteger(value) ? formatInteger(value)
+    : Math.abs(value) < 100 ? value.toFixed(4) : value.toLocaleString("en", { maximumFractionDigits: 1 });
+  const cell = (text) => createElement("td", { className: "number" }, text);
+  const header = createElement("tr", {}, createElement("th", { scope: "col" }, "Result"),
+    ...columns.map((column) => createElement("th", { scope: "col", className: "number" }, RESULT_COLUMNS[column])));
+  const rows = [...names].map((name) => createElement("tr", {}, createElement("th", { scope: "row" }, name),
+    ...columns.map((column) => cell(format(results[column][name])))));
+  return createElement("table", {}, createElement("thead", {}, header), createElement("tbody", {}, ...rows));
 }
