@@ -24,9 +24,9 @@ SAMPLING_FIELDS = set("temperature top_p top_k min_p repetition_penalty no_repea
 FINISH_REASONS = {"end_of_text": "stop", "stop": "stop", "length": "length", None: None}
 MAX_PROMPTS = MAX_STOPS = 8
 Ids = list[int]
-Choice = dict[str, Any]  # OpenAI's object of that name, or a part of it
+ChoiceJson = dict[str, Any]  # OpenAI's object of that name, or a part of it
 Logprobs = dict[str, list[Any]]
-CompletionEvent = tuple[TokenEvent | None, Choice]  # no token: an echoed prompt
+CompletionEvent = tuple[TokenEvent | None, ChoiceJson]  # no token: an echoed prompt
 
 
 class CompletionRequest(BaseModel):
@@ -157,14 +157,14 @@ class CompletionJob:
 
     def response(self, events: list[CompletionEvent]) -> dict[str, Any]:
         """Return the whole response, for a request that does not stream."""
-        choices: dict[int, Choice] = {}
+        choices: dict[int, ChoiceJson] = {}
         logprobs: dict[int, list[float]] = {}
         for event, choice in events:
             index = choice["index"]
             if event:
                 logprobs.setdefault(index, []).append(event.logprob)
             choices[index] = join_choices(choices[index], choice) if index in choices else choice
-        selected: list[Choice] = []
+        selected: list[ChoiceJson] = []
         num_samples = self.config.num_samples
         for first in range(0, len(choices), num_samples):
             samples = [choices[first + i] for i in range(num_samples)]
@@ -201,7 +201,7 @@ def encode_sse(content: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
 
 
-def make_choice(index: int, text: str, logprobs: Logprobs | None, reason: str | None) -> Choice:
+def make_choice(index: int, text: str, logprobs: Logprobs | None, reason: str | None) -> ChoiceJson:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
@@ -245,7 +245,7 @@ def prompt_logprobs(model: LoadedModel, ids: Ids, num_alternatives: int) -> Logp
     }
 
 
-def join_choices(first: Choice, second: Choice) -> Choice:
+def join_choices(first: ChoiceJson, second: ChoiceJson) -> ChoiceJson:
     """Join two consecutive parts of a choice."""
     logprobs = first["logprobs"] or second["logprobs"]
     if first["logprobs"] and second["logprobs"]:
@@ -253,7 +253,7 @@ def join_choices(first: Choice, second: Choice) -> Choice:
     return second | {"text": first["text"] + second["text"], "logprobs": logprobs}
 
 
-def error_json(status: int, message: str) -> dict[str, Any]:
+def openai_error(status: int, message: str) -> dict[str, Any]:
     """Return an error as OpenAI's clients expect it."""
     usual = "invalid_request_error" if 400 <= status < 500 else "server_error"
     kind = {429: "rate_limit_error", 404: "not_found_error"}.get(status, usual)

@@ -158,16 +158,16 @@ def add_openai_routes(
             yield from completion.events(registry.load(*selection))
 
         if not request.stream:
-            return JobResponse(queue, job, completion.response, openai_api.error_json)
+            return JobResponse(queue, job, completion.response, openai_api.openai_error)
         encode, end = completion.encode_chunks, completion.final_chunk
         media_type = "text/event-stream"
-        return JobStreamingResponse(queue, job, encode, openai_api.error_json, media_type, end)
+        return JobStreamingResponse(queue, job, encode, openai_api.openai_error, media_type, end)
 
 
 def add_error_handlers(app: FastAPI) -> None:
     def respond(request: Request, status: int, message: str) -> JSONResponse:
         openai = request.url.path.startswith("/v1/")
-        format_error = openai_api.error_json if openai else error_json
+        format_error = openai_api.openai_error if openai else error_json
         return JSONResponse(format_error(status, message), status)
 
     @app.exception_handler(RequestValidationError)

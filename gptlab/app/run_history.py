@@ -79,8 +79,8 @@ def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
         files = {
             "config": read_config(folder),
             "results": read_results(folder),
-            "curves": {name: average_points(each) for name, each in read_metrics(*metrics).items()},
-            "samples": read_samples(folder),
+            "curves": {name: average_points(each) for name, each in read_curves(*metrics).items()},
+            "samples": read_latest_samples(folder),
         }
     return summary | {"checkpoints": checkpoints} | files
 
@@ -112,12 +112,12 @@ def file_state(path: Path) -> FileState:
 
 @functools.lru_cache(10_000)  # reading many runs would take seconds each time
 def lowest_valid_loss(path: Path, modified: int, size: int) -> float | None:
-    points = read_metrics(path, modified, size)["valid"]
+    points = read_curves(path, modified, size)["valid"]
     return min((loss for _, loss in points), default=None)
 
 
 @functools.lru_cache(4)
-def read_metrics(path: Path, _modified: int, _size: int) -> dict[str, Points]:
+def read_curves(path: Path, _modified: int, _size: int) -> dict[str, Points]:
     """Read the curves of metrics.csv; skip lines that are incomplete or no numbers."""
     curves: dict[str, Points] = {name: [] for name in CURVES}
     with contextlib.suppress(OSError, csv.Error, ValueError), open_text(path) as file:
@@ -143,12 +143,12 @@ def average_points(points: Points) -> Points:
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
-def read_samples(folder: Path) -> list[dict[str, Any]]:
+def read_latest_samples(folder: Path) -> list[dict[str, Any]]:
     """Return the texts generated during training, the latest first."""
     samples: list[dict[str, Any]] = []
     for path in reversed(run_dir.sample_files(folder)[-MAX_SAMPLE_FILES:]):
         with contextlib.suppress(OSError):
-            text = read_text(path)[:MAX_SAMPLE_LENGTH]
+            text = read_file_start(path)[:MAX_SAMPLE_LENGTH]
             samples.append(to_json_value({"name": path.stem.replace("_", " "), "text": text}))
     return samples
 
@@ -165,12 +165,12 @@ def parse_config(path: Path, _modified: int, _size: int) -> dict[str, Any]:
 def read_dict(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     """Read a dictionary from a file; empty if the file is missing or holds anything else."""
     with contextlib.suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
-        content = to_json_value(parse(read_text(path)))
+        content = to_json_value(parse(read_file_start(path)))
         return content if isinstance(content, dict) else {}
     return {}
 
 
-def read_text(path: Path) -> str:
+def read_file_start(path: Path) -> str:
     """Read the first MAX_FILE_LENGTH characters; raises OSError."""
     with open_text(path) as file:
         return file.read(MAX_FILE_LENGTH)

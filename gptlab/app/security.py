@@ -77,9 +77,9 @@ class SecurityMiddleware:
                 body = await asyncio.wait_for(read_body(receive), REQUEST_TIMEOUT)
                 app, receive = self.app, replay_body(body, receive)
         except TimeoutError:
-            app = error_response(408, "the request did not arrive in time")
+            app = refusal_response(408, "the request did not arrive in time")
         except RequestRefused as error:
-            app = error_response(error.status, str(error))
+            app = refusal_response(error.status, str(error))
         await app(scope, receive, send_with_headers)
 
     def check_host(self, host_header: str) -> None:
@@ -171,7 +171,7 @@ def is_ip_address(name: str) -> bool:
     return False
 
 
-def error_response(status: int, message: str) -> JSONResponse:
+def refusal_response(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": message}, status, {"connection": "close"})
 
 

@@ -22,7 +22,8 @@ from gptlab.bench import reference_loops, roofline
 from gptlab.bench.generation import generation
 from gptlab.bench.isolated import NANOGPT, time_in_processes
 from gptlab.bench.reference_loops import time_gptlab_step
-from gptlab.bench.timing import compare, timed
+from gptlab.bench.timing import compare_timings, timed
+from gptlab.config.cli import compose_config
 from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.tokenizer import GPT2Tokenizer
@@ -62,7 +63,7 @@ def step(rounds: int) -> None:
         arguments = [*TINY_CHAR, *NO_EXTRAS, mode]
         contenders[f"gptlab, {mode}"] = partial(time_gptlab_step, arguments, STEPS)
     cost = roofline.step_cost(TINY_CHAR)
-    compare(contenders, rounds, details=lambda timing: cost.describe(timing.median))
+    compare_timings(contenders, rounds, details=lambda timing: cost.describe(timing.median))
 
 
 def medium(rounds: int) -> None:
@@ -81,14 +82,14 @@ def overhead(rounds: int) -> None:
     """The framework's cost per step, with a model that has almost nothing to compute."""
     loop = make_loops(ALMOST_NO_MODEL)[BARE]
     train = partial(time_gptlab_step, [*ALMOST_NO_MODEL, *NO_EXTRAS], 5 * STEPS)
-    bare, gptlab = compare({BARE: partial(loop.run, 5 * STEPS), "gptlab": train}, rounds)
+    bare, gptlab = compare_timings({BARE: partial(loop.run, 5 * STEPS), "gptlab": train}, rounds)
     costs = [1e3 * (b - a) for a, b in zip(bare.seconds, gptlab.seconds, strict=True)]
     spread = f"{min(costs):.2f} to {max(costs):.2f}"
     print(f"  a step costs {statistics.median(costs):.2f} ms more ({spread})")
 
 
 def make_loops(arguments: list[str]) -> dict[str, reference_loops.BareLoop]:
-    config = reference_loops.load_config(arguments)
+    config = compose_config("train", arguments)
     corpus = reference_loops.open_config_corpus(config)
     nanogpt = reference_loops.nanogpt_loop(config, corpus)
     return {NANOGPT: nanogpt, BARE: reference_loops.gptlab_loop(config, corpus)}
@@ -103,7 +104,7 @@ def dashboards(rounds: int) -> None:
         name: partial(time_gptlab_step, [*TINY_CHAR, *arguments], 10 * STEPS)
         for name, arguments in cases.items()
     }
-    compare(contenders, rounds)
+    compare_timings(contenders, rounds)
 
 
 def full_run(rounds: int) -> None:
@@ -135,7 +136,7 @@ def full_run(rounds: int) -> None:
         "python train.py, never compiled": lambda: command(f"cache_{next(number)}"),
         "python train.py, compiled before": lambda: command("cache_0"),
     }
-    compare(contenders, rounds, "s", warm_up=False)
+    compare_timings(contenders, rounds, "s", warm_up=False)
 
 
 STARTUP_SCRIPT = """
@@ -171,7 +172,7 @@ def startup(rounds: int) -> None:
         "to the first step, not compiled": lambda: train("false"),
         "to the first step, compiled before": lambda: train("step"),
     }
-    imported, *started = compare(contenders, rounds, "s")
+    imported, *started = compare_timings(contenders, rounds, "s")
     for timing in started:
         print(f"  {timing.name}: {timing.median - imported.median:.2f} s more than the import")
 
@@ -198,7 +199,7 @@ def tokenization(rounds: int) -> None:
         "tiktoken, one thread, nothing written": timed(encode),
         "gptlab's finished, checksummed corpus": timed(build_corpus),
     }
-    compare(contenders, rounds, "s", lambda timing: f"{megabytes / timing.median:.1f} MB/s")
+    compare_timings(contenders, rounds, "s", lambda timing: f"{megabytes / timing.median:.1f} MB/s")
 
 
 STEP_PARTS = [step, medium, large, overhead, dashboards]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptlab.bench.reference_loops import litgpt_model, transformers_model
 from gptlab.bench.roofline import memory_bandwidth
-from gptlab.bench.timing import Timing, compare, timed
+from gptlab.bench.timing import Timing, compare_timings, timed
 from gptlab.config.schema import ModelConfig, SamplingConfig
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.generation.engine import generate_samples
@@ -116,5 +116,6 @@ def generation(rounds: int) -> None:
             steps = NEW_TOKENS / timing.median
             return f"{num_prompts * steps:.0f} tokens/s, {steps / limit:.0%} of the limit"
 
+        timed_contenders = {name: timed(run) for name, run in contenders.items()}
         with torch.inference_mode():
-            compare({name: timed(run) for name, run in contenders.items()}, rounds, "s", rate)
+            compare_timings(timed_contenders, rounds, "s", rate)

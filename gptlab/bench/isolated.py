@@ -11,12 +11,12 @@ import torch
 from gptlab.bench import reference_loops
 from gptlab.bench.reference_loops import (
     EXTERNAL_MODELS,
-    load_config,
     nanogpt_loop,
     open_config_corpus,
 )
 from gptlab.bench.roofline import step_cost
-from gptlab.bench.timing import Timing, compare
+from gptlab.bench.timing import Timing, compare_timings
+from gptlab.config.cli import compose_config
 from gptlab.data.dataloader import TextDataModule
 from gptlab.model.gpt import GPT
 
@@ -33,7 +33,7 @@ def measure_contender(name: str, arguments: list[str]) -> tuple[float, float]:
     if kind == "gptlab":
         seconds = reference_loops.time_gptlab_step([*arguments, option], STEPS, WARM_UP_STEPS)
         return seconds, reference_loops.StepTimer.peak_memory / 1e6
-    config = load_config(arguments)
+    config = compose_config("train", arguments)
     make_net = EXTERNAL_MODELS.get(kind, GPT)
     loop = nanogpt_loop(config, open_config_corpus(config), make_net)
     if option == "compiled":
@@ -68,12 +68,12 @@ def time_in_processes(arguments: list[str], rounds: int) -> None:
         return f"{gigabytes[timing.name]:.2f} GB  {cost.describe(timing.median)}"
 
     contenders = {name: contender(name) for name in names}
-    compare(contenders, rounds, details=memory_and_rate, warm_up=False)
+    compare_timings(contenders, rounds, details=memory_and_rate, warm_up=False)
 
 
 def time_plain_script(arguments: list[str]) -> float:
     """Return the seconds of a nanoGPT-style script that validates and saves as often as gptlab."""
-    config = load_config(arguments)
+    config = compose_config("train", arguments)
     corpus = open_config_corpus(config)
     start = time.perf_counter()
     loop = nanogpt_loop(config, corpus)

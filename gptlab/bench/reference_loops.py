@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from gptlab.config.cli import command, compose_config
+from gptlab.config.cli import command
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
@@ -25,11 +25,6 @@ from gptlab.training.optim import make_optimizer
 from gptlab.training.run_plan import RunPlan, make_run_plan
 
 GetBatch = Callable[[int], tuple[Tensor, Tensor]]  # number: (source, target)
-
-
-def load_config(arguments: list[str]) -> TrainConfig:
-    """The configuration of `python train.py ARGUMENTS`."""
-    return compose_config("train", arguments)
 
 
 def open_config_corpus(config: TrainConfig) -> Corpus:

@@ -5,8 +5,9 @@ from functools import cache
 
 import torch
 
-from gptlab.bench.reference_loops import load_config, open_config_corpus
+from gptlab.bench.reference_loops import open_config_corpus
 from gptlab.bench.timing import time_in_turns, timed
+from gptlab.config.cli import compose_config
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.layers import LearnedPositions
 from gptlab.training.run_plan import make_run_plan
@@ -45,7 +46,7 @@ def step_cost(arguments: list[str]) -> StepCost:
 
     Embeddings are looked up, not multiplied, and do not count.
     """
-    config = load_config(arguments)
+    config = compose_config("train", arguments)
     plan = make_run_plan(config, open_config_corpus(config))
     with torch.device("meta"):
         net = GPT(plan.model)

@@ -52,7 +52,7 @@ def time_in_turns(
     ]
 
 
-def compare(
+def compare_timings(
     contenders: Mapping[str, Contender],
     rounds: int,
     unit: str = "ms",

@@ -61,7 +61,7 @@ def read_documents(path: Path, config: DataConfig) -> Iterator[TextChunk]:
     if path.name.endswith(".parquet"):
         return split_documents(read_parquet(path, config.text_column))
     if not path.name.endswith((".json", ".jsonl", ".jsonl.gz")):
-        return read_text(path, config.document_boundary)
+        return read_text_file(path, config.document_boundary)
     rows = read_json(path) if path.name.endswith(".json") else read_jsonl(path)
     return split_documents(
         extract_text(row, place, path, config.text_column) for place, row in rows
@@ -110,7 +110,7 @@ def read_chunks(path: Path, longest_line: float = LONGEST_LINE) -> Iterator[str]
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_text(path: Path, documents: str) -> Iterator[TextChunk]:
+def read_text_file(path: Path, documents: str) -> Iterator[TextChunk]:
     """Read a text file's documents: by end-of-text mark, by line, or the file as one."""
     if documents == "line":
         for line in read_lines(path):

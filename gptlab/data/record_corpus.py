@@ -63,13 +63,13 @@ def build_record_corpus(
         "split_rule": description,
         "mojibake": damage,
         "repaired": data.repair_encoding,
-        "duplicates_across_splits": count_duplicates(splits),
+        "duplicates_across_splits": count_duplicate_records(splits),
         "best_possible": None,
     }
     write_corpus_files(folder, writers, tokenizer, meta)
 
 
-def count_duplicates(splits: dict[str, list[Record]]) -> int:
+def count_duplicate_records(splits: dict[str, list[Record]]) -> int:
     """Count the held-out records whose texts equal a training record's."""
     training = set(map(normalize_record, splits["train"]))
     held_out = (record for name, split in splits.items() if name != "train" for record in split)

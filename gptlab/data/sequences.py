@@ -49,12 +49,12 @@ class SlidingSequences:
     def __len__(self) -> int:
         return (len(self.tokens) - self.length - 1) // self.stride + 1
 
-    def starts(self, indices_B: np.ndarray) -> np.ndarray:
+    def window_starts(self, indices_B: np.ndarray) -> np.ndarray:
         """Return the position of each window's first token, (B,)."""
         return feistel_permute(indices_B, len(self), self.seed) * self.stride
 
     def read_batch(self, indices_B: np.ndarray) -> tuple[Tensor, Tensor]:
-        return self.read_windows(self.starts(indices_B))
+        return self.read_windows(self.window_starts(indices_B))
 
     def read_windows(self, starts_B: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return input and target of the windows that start at these positions."""
@@ -72,7 +72,7 @@ class RandomSequences(SlidingSequences):
     def __len__(self) -> int:
         return max(1, (len(self.tokens) - 1) // self.length)
 
-    def starts(self, indices_B: np.ndarray) -> np.ndarray:
+    def window_starts(self, indices_B: np.ndarray) -> np.ndarray:
         seeds = splitmix64(np.full(len(indices_B), self.seed, dtype=np.uint64))
         hashes = splitmix64(seeds + indices_B.astype(np.uint64))
         return (hashes / 2.0**64 * (len(self.tokens) - self.length)).astype(np.int64)

@@ -115,7 +115,7 @@ class SplitRule:
             position = 0 if ends_document else position + len(text)
             index += ends_document
 
-    def count_duplicates(self) -> int:
+    def count_duplicate_documents(self) -> int:
         """Count the held-out documents that are also training documents, by exact match."""
         content = np.frombuffer(self.scans["train"].hashes, dtype=np.uint64)
         held_out = [content[self.kept & ~self.in_train]]

@@ -56,7 +56,7 @@ def build_text_corpus(
         "split_rule": rule.description,
         "mojibake": damage,
         "repaired": data.repair_encoding,
-        "duplicates_across_splits": rule.count_duplicates(),
+        "duplicates_across_splits": rule.count_duplicate_documents(),
         "best_possible": source_entropy(source, writers),
     }
     write_corpus_files(folder, writers, tokenizer, meta)

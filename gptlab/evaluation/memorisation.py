@@ -45,10 +45,10 @@ def extend_hashes(hashes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return hashes * FACTOR + tokens.astype(np.uint64) + np.uint64(1)
 
 
-def ngram_hashes(texts: Sequence[Sequence[int]], length: int) -> list[np.ndarray]:
+def ngram_hashes(token_ids: Sequence[Sequence[int]], length: int) -> list[np.ndarray]:
     """Hash all n-grams of this length in each text, in order."""
     hashes_of_texts = []
-    for text in texts:
+    for text in token_ids:
         tokens = np.asarray(text, dtype=np.int64)
         count = max(0, len(tokens) - length + 1)
         hashes = np.zeros(count, dtype=np.uint64)
@@ -58,10 +58,10 @@ def ngram_hashes(texts: Sequence[Sequence[int]], length: int) -> list[np.ndarray
     return hashes_of_texts
 
 
-def find_ngrams(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list[np.ndarray]]:
+def find_ngrams(stream: np.ndarray, token_ids: Sequence[Sequence[int]]) -> list[list[np.ndarray]]:
     """For each length from 1 on and each text, look up whether its n-grams occur in the stream."""
-    longest = max(map(len, texts), default=0)
-    searched = [ngram_hashes(texts, length) for length in range(1, longest + 1)]
+    longest = max(map(len, token_ids), default=0)
+    searched = [ngram_hashes(token_ids, length) for length in range(1, longest + 1)]
     known = [np.unique(np.concatenate(hashes)) for hashes in searched]
     occurs = [np.zeros(len(hashes), dtype=bool) for hashes in known]
     firsts = range(0, len(stream), CHUNK)
@@ -85,16 +85,18 @@ def find_ngrams(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> list[list
     ]
 
 
-def measure_memorisation(stream: np.ndarray, texts: Sequence[Sequence[int]]) -> dict[str, float]:
+def measure_memorisation(
+    stream: np.ndarray, token_ids: Sequence[Sequence[int]]
+) -> dict[str, float]:
     """Search a token stream for the spans of several texts.
 
     Returns the longest verbatim span of all texts and its mean over texts, in tokens, and the share
     of verbatim n-grams.
     """
-    occurs = find_ngrams(stream, texts)
+    occurs = find_ngrams(stream, token_ids)
     spans = [
         max((n for n, by_text in enumerate(occurs, 1) if by_text[number].any()), default=0)
-        for number in range(len(texts))
+        for number in range(len(token_ids))
     ]
     figures = {"longest": max(spans, default=0), "mean_longest": sum(spans) / max(1, len(spans))}
     for n in NGRAMS:

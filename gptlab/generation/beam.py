@@ -34,8 +34,8 @@ def beam_steps(request: GenerationRequest) -> Iterator[list[Sample]]:
     with open_context(request) as context:
         for step in range(request.max_new_tokens):
             model_BxV = next_logits(context, tokenizer.vocab_size).float()
-            texts = [sample.tokens for sample in active]
-            search_BxV = apply_penalties(model_BxV, sampling, texts).log_softmax(dim=-1)
+            token_ids = [sample.tokens for sample in active]
+            search_BxV = apply_penalties(model_BxV, sampling, token_ids).log_softmax(dim=-1)
             is_last = step == request.max_new_tokens - 1
             expanded = expand_beams(
                 active, search_BxV, model_BxV.log_softmax(dim=-1), beams, tokenizer.eot, is_last

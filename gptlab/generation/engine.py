@@ -118,8 +118,8 @@ def generate_steps(request: GenerationRequest) -> Iterator[list[Sample]]:
         for step in range(request.max_new_tokens):
             if step:
                 logits_BxV = next_logits(context, request.tokenizer.vocab_size)
-            texts = [samples[i].tokens for i in active]
-            probs_BxC, ids_BxC = candidate_probabilities(logits_BxV, request.sampling, texts)
+            token_ids = [samples[i].tokens for i in active]
+            probs_BxC, ids_BxC = candidate_probabilities(logits_BxV, request.sampling, token_ids)
             columns = sample_columns(probs_BxC, [generators[i] for i in active])
             tokens = [int(ids_BxC[row, column]) for row, column in enumerate(columns)]
             if request.logprobs:

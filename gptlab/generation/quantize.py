@@ -46,7 +46,7 @@ def threaded_linear(x_1xI: Tensor, weight_OxI: Tensor, threads: int) -> Tensor:
 
 @contextlib.contextmanager
 def fast_linears(net: nn.Module) -> Iterator[None]:
-    """Compute the net's linear layers with `linear` inside the block, if the net is on a CPU."""
+    """Compute the net's linear layers with `cpu_linear` inside the block, if it is on a CPU."""
     layers = [m for m in net.modules() if type(m) is nn.Linear and m.weight.device.type == "cpu"]
     for layer in layers:
         layer.forward = partial(cpu_linear, layer)  # type: ignore[method-assign]  # this instance only
@@ -103,17 +103,17 @@ class BFloat16Linear(nn.Module):
 QUANTIZED_LINEARS: dict[str, type[nn.Module]] = {"bfloat16": BFloat16Linear, "int8": Int8Linear}
 
 
-def quantize_linears(net: nn.Module, weights: str) -> None:
-    """Replace the net's linear layers, in place, by layers with `weights`; `float32` does nothing.
+def quantize_linears(net: nn.Module, weight_dtype: str) -> None:
+    """Replace the net's linear layers, in place, by quantized ones; `float32` does nothing.
 
     The net can then only generate. Raises UserError if the device does not support the layers.
     """
     device = next(net.parameters()).device.type
-    if weights == "int8" and device != "cpu":
+    if weight_dtype == "int8" and device != "cpu":
         raise UserError(
             f"weight_dtype=int8: runs only on a CPU, not on {device}; add accelerator=cpu"
         )
-    if weights in QUANTIZED_LINEARS:
+    if weight_dtype in QUANTIZED_LINEARS:
         linears = [(name, m) for name, m in net.named_modules() if type(m) is nn.Linear]
         for name, layer in linears:
-            net.set_submodule(name, QUANTIZED_LINEARS[weights](layer))
+            net.set_submodule(name, QUANTIZED_LINEARS[weight_dtype](layer))

@@ -13,27 +13,29 @@ from gptlab.config.schema import SamplingConfig
 TOP_P_CANDIDATES = 1024
 
 
-def repetition_penalty(logits_BxV: Tensor, penalty: float, texts: Sequence[list[int]]) -> Tensor:
+def repetition_penalty(
+    logits_BxV: Tensor, penalty: float, token_ids: Sequence[list[int]]
+) -> Tensor:
     """Make tokens that a text already contains less likely (for penalties above 1).
 
     A positive logit is divided by the penalty, a negative one multiplied.
     Keskar et al. (2019), arXiv:1909.05858.
     """
     logits_BxV = logits_BxV.clone()
-    for logits_V, tokens in zip(logits_BxV, texts, strict=True):
+    for logits_V, tokens in zip(logits_BxV, token_ids, strict=True):
         seen = torch.tensor(sorted(set(tokens)), device=logits_V.device)
         values = logits_V[seen]
         logits_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
     return logits_BxV
 
 
-def no_repeat_ngram(logits_BxV: Tensor, n: int, texts: Sequence[list[int]]) -> Tensor:
+def no_repeat_ngram(logits_BxV: Tensor, n: int, token_ids: Sequence[list[int]]) -> Tensor:
     """Exclude tokens that would repeat an n-gram of the text, unless that would exclude all.
 
     Paulus et al. (2017), arXiv:1705.04304.
     """
     logits_BxV = logits_BxV.clone()
-    for logits_V, tokens in zip(logits_BxV, texts, strict=True):
+    for logits_V, tokens in zip(logits_BxV, token_ids, strict=True):
         last = tokens[len(tokens) - n + 1 :] if n > 1 else []
         starts = range(len(tokens) - n + 1)
         repeats = {tokens[i + n - 1] for i in starts if tokens[i : i + n - 1] == last}
@@ -68,13 +70,13 @@ def min_p(logits_BxC: Tensor, p: float) -> Tensor:
 
 
 def apply_penalties(
-    logits_BxV: Tensor, config: SamplingConfig, texts: Sequence[list[int]]
+    logits_BxV: Tensor, config: SamplingConfig, token_ids: Sequence[list[int]]
 ) -> Tensor:
     """Apply the configured penalties for repeating what each text already contains."""
     if config.repetition_penalty != 1:
-        logits_BxV = repetition_penalty(logits_BxV, config.repetition_penalty, texts)
+        logits_BxV = repetition_penalty(logits_BxV, config.repetition_penalty, token_ids)
     if config.no_repeat_ngram is not None:
-        logits_BxV = no_repeat_ngram(logits_BxV, config.no_repeat_ngram, texts)
+        logits_BxV = no_repeat_ngram(logits_BxV, config.no_repeat_ngram, token_ids)
     return logits_BxV
 
 
@@ -96,14 +98,14 @@ def candidate_logits(logits_BxV: Tensor, config: SamplingConfig) -> tuple[Tensor
 
 
 def candidate_probabilities(
-    logits_BxV: Tensor, config: SamplingConfig, texts: Sequence[list[int]]
+    logits_BxV: Tensor, config: SamplingConfig, token_ids: Sequence[list[int]]
 ) -> tuple[Tensor, Tensor]:
     """Return the probabilities of the tokens to choose from, and their ids, both (B, C).
 
     Applies, where set: penalties, temperature, top-k, top-p, min-p, in this order. A temperature
     below 1 sharpens the distribution, above 1 flattens it, and 0 keeps the most likely token.
     """
-    logits_BxV = apply_penalties(logits_BxV.float(), config, texts)
+    logits_BxV = apply_penalties(logits_BxV.float(), config, token_ids)
     if config.temperature < 1e-5:  # dividing would overflow
         best = logits_BxV.max(dim=-1, keepdim=True)
         return torch.ones_like(best.values), best.indices

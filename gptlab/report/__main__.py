@@ -33,7 +33,7 @@ def main() -> None:
             folder = Path(arguments.output_dir).expanduser()
         except RuntimeError as error:
             raise UserError(f"--output-dir={arguments.output_dir}: {error}") from None
-        check_output_dir(folder)
+        check_report_dir(folder)
         runs = load_runs(arguments.runs)
         inspect_models = not arguments.no_inspection
         page, pictures = render_report(runs, arguments.x_axis, arguments.prompt, inspect_models)
@@ -41,7 +41,7 @@ def main() -> None:
         print(f"written: {folder / PAGE}")
 
 
-def check_output_dir(folder: Path) -> None:
+def check_report_dir(folder: Path) -> None:
     """Raise UserError unless the folder is missing, empty, or holds an earlier report."""
     try:
         old_page = (folder / PAGE).read_text("utf-8") if (folder / PAGE).exists() else ""

@@ -139,7 +139,7 @@ def evaluation_section(runs: list[LoadedRun]) -> dict[str, Any] | None:
     if not names:
         return None
     rows = [
-        [name, *(format_result(run.results, name) for run in runs)]
+        [name, *(format_with_error(run.results, name) for run in runs)]
         for name in names
         if not name.endswith(STANDARD_ERROR)
     ]
@@ -151,7 +151,7 @@ def evaluation_section(runs: list[LoadedRun]) -> dict[str, Any] | None:
     return {"heading": heading, "rows": rows, "comparison": compare_to_best(runs)}
 
 
-def format_result(results: dict[str, float], name: str) -> str:
+def format_with_error(results: dict[str, float], name: str) -> str:
     """Format a result, with its standard error where the suite reports one."""
     suite, _, metric = name.rpartition("/")
     error = results.get(suite + STANDARD_ERROR) if metric in ("loss", "acc_norm") else None

@@ -33,30 +33,30 @@ def main() -> None:
     program = "python -m gptlab.report.sampling_study"
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("run", nargs="?", default="latest", help="run folder (default: latest)")
-    parser.add_argument("--texts", type=int, default=50, help="number of documents")
-    parser.add_argument("--tokens", type=int, default=100, help="tokens to generate per document")
-    parser.add_argument("--weights", default="float32", choices=WEIGHT_DTYPES)
+    parser.add_argument("--num-documents", type=int, default=50, help="documents to continue")
+    parser.add_argument("--num-tokens", type=int, default=100, help="tokens per document")
+    parser.add_argument("--weight-dtype", default="float32", choices=WEIGHT_DTYPES)
     arguments = parser.parse_args()
     with exit_on_error("report"):
-        if arguments.texts < 1 or arguments.tokens < 1:
-            raise UserError("--texts and --tokens must be at least 1")
+        if min(arguments.num_documents, arguments.num_tokens) < 1:
+            raise UserError("--num-documents and --num-tokens must be at least 1")
         model = load_checkpoint(run_dir.find_checkpoint(arguments.run, "runs"))
-        quantize_linears(model.net, arguments.weights)
-        for line in compare_sampling(model, arguments.texts, arguments.tokens):
+        quantize_linears(model.net, arguments.weight_dtype)
+        for line in compare_sampling(model, arguments.num_documents, arguments.num_tokens):
             print(line)
 
 
-def compare_sampling(model: LoadedModel, texts: int, tokens: int) -> list[str]:
+def compare_sampling(model: LoadedModel, num_documents: int, num_tokens: int) -> list[str]:
     """Return a table: one line for real text and one per preset, all over equally many words."""
-    tokens = min(tokens, model.net.config.window - PROMPT_TOKENS)
-    if tokens < 1:
+    num_tokens = min(num_tokens, model.net.config.window - PROMPT_TOKENS)
+    if num_tokens < 1:
         raise UserError(f"{model.path}: its context is too short for a prompt of {PROMPT_TOKENS}")
-    documents = held_out_documents(model, texts, tokens)
+    documents = held_out_documents(model, num_documents, num_tokens)
     continuations = {REAL_TEXT: [score_real_text(model, ids) for ids in documents]}
     for file in sorted((CONF_DIR / "sampling").glob("*.yaml")):
         sampling = SamplingConfig(**yaml.safe_load(file.read_text()))
         continuations[file.stem] = [
-            generate_continuation(model, ids, tokens, sampling, seed)
+            generate_continuation(model, ids, num_tokens, sampling, seed)
             for seed, ids in enumerate(documents)
         ]
     words = {
@@ -78,16 +78,16 @@ def compare_sampling(model: LoadedModel, texts: int, tokens: int) -> list[str]:
     return lines
 
 
-def held_out_documents(model: LoadedModel, texts: int, tokens: int) -> list[list[int]]:
-    """Return the first tokens of up to `texts` validation documents that are long enough."""
+def held_out_documents(model: LoadedModel, count: int, num_tokens: int) -> list[list[int]]:
+    """Return the first tokens of up to `count` validation documents that are long enough."""
     if "corpus" not in model.metadata:
         raise UserError(f"{model.path}: does not name the corpus it was trained on")
     corpus = Corpus(Path(model.config["corpus_root"]).expanduser() / model.metadata["corpus"])
-    length = PROMPT_TOKENS + tokens - model.eot_first
+    length = PROMPT_TOKENS + num_tokens - model.eot_first
     long_enough = (each[:length] for each in corpus.documents("valid") if len(each) >= length)
-    documents = list(islice(long_enough, texts))
+    documents = list(islice(long_enough, count))
     if not documents:
-        raise UserError(f"no validation document has more than {length} tokens; lower --tokens")
+        raise UserError(f"no validation document has more than {length} tokens; lower --num-tokens")
     return [[model.tokenizer.eot, *text] if model.eot_first else text for text in documents]
 
 
@@ -101,11 +101,11 @@ def score_real_text(model: LoadedModel, ids: list[int]) -> Continuation:
 
 
 def generate_continuation(
-    model: LoadedModel, ids: list[int], tokens: int, sampling: SamplingConfig, seed: int
+    model: LoadedModel, ids: list[int], num_tokens: int, sampling: SamplingConfig, seed: int
 ) -> Continuation:
     prompt = ids[:PROMPT_TOKENS]
     request = GenerationRequest(
-        model.net, model.tokenizer, prompt, sampling, 1, tokens, seed, logprobs=True
+        model.net, model.tokenizer, prompt, sampling, 1, num_tokens, seed, logprobs=True
     )
     (sample,) = generate_samples(request)
     return sample.new_tokens, sample.logprobs

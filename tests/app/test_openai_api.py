@@ -74,8 +74,8 @@ def test_errors_are_those_of_openais_client(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="needs echo"):
         client.completions.create(model="gptlab", prompt=PROMPT, max_tokens=0)
     for status, kind in [(422, "invalid_request_error"), (403, "invalid_request_error")]:
-        assert openai_api.error_json(status, "")["error"]["type"] == kind
-    assert openai_api.error_json(503, "")["error"]["type"] == "server_error"
+        assert openai_api.openai_error(status, "")["error"]["type"] == kind
+    assert openai_api.openai_error(503, "")["error"]["type"] == "server_error"
 
 
 @pytest.mark.fast

@@ -85,7 +85,7 @@ def test_latest_samples_come_first_without_pipes_and_links(tmp_path: Path) -> No
         (tmp_path / "samples" / f"step_{number}.txt").write_text("x" * 20_000)
     os.mkfifo(tmp_path / "samples" / "step_1001.txt")  # opening it would block
     (tmp_path / "samples" / "step_1002.txt").symlink_to("step_20.txt")
-    samples = run_history.read_samples(tmp_path)
+    samples = run_history.read_latest_samples(tmp_path)
     assert [each["name"] for each in samples] == ["step 1000", "step 900", "step 20"]
     assert {len(each["text"]) for each in samples} == {run_history.MAX_SAMPLE_LENGTH}
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gptlab.data.toy import grammar as grammar_module
 from gptlab.data.toy.grammar import Grammar, Story, plot_name
-from gptlab.data.toy.grammar_parser import Choice, Copy, GrammarError
+from gptlab.data.toy.grammar_parser import BackReference, Choice, GrammarError
 from gptlab.data.toy.stories import story_grammar
 from gptlab.data.toy.story_rules import RULES, SECTIONS
 
@@ -241,7 +241,7 @@ def test_no_possible_story_is_longer_than_125_tokens():
                     more, here = longest(piece, here)
                     size += more
                 else:
-                    size += here[piece.name] if isinstance(piece, Copy) else count(piece)
+                    size += here[piece.name] if isinstance(piece, BackReference) else count(piece)
             sizes.append(size)
             known |= here
         if choice.bind:

@@ -44,7 +44,7 @@ def test_card_shows_the_results_of_its_runs(command, tmp_path: Path, docs) -> No
         assert result.code == 0, result.err
     runs = sorted((tmp_path / "runs").iterdir())
     for run in runs:
-        measured_runs.save_measured_run(measured_runs.read_measured_run(run), folder / "runs")
+        measured_runs.save_run(measured_runs.read_run(run), folder / "runs")
     render.write_cards(folder, readme)
     card, row = (folder / "tiny_char.md").read_text(), readme.read_text()
     losses = [json.loads((run / "summary.json").read_text())["after"]["valid/loss"] for run in runs]
@@ -62,9 +62,9 @@ def test_card_shows_the_results_of_its_runs(command, tmp_path: Path, docs) -> No
 
 def test_only_finished_runs_of_experiments_are_recorded(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a finished run"):
-        measured_runs.read_measured_run(tmp_path)
+        measured_runs.read_run(tmp_path)
     with pytest.raises(UserError, match="was not trained with experiment=NAME"):
-        measured_runs.read_measured_run(trained)
+        measured_runs.read_run(trained)
 
 
 def test_groups_of_runs_have_unique_labels() -> None:

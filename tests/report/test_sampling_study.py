@@ -8,7 +8,14 @@ from gptlab.report import sampling_study
 
 
 def test_sampling_presets_are_compared_with_real_text(command, trained: Path, monkeypatch) -> None:
-    arguments = ["gptlab.report.sampling_study", "latest", "--texts", "3", "--tokens", "20"]
+    arguments = [
+        "gptlab.report.sampling_study",
+        "latest",
+        "--num-documents",
+        "3",
+        "--num-tokens",
+        "20",
+    ]
     result = command(*arguments)
     assert result.code == 0, result.err
     rows = {line[:13].strip(): line[13:].split() for line in result.out.splitlines()}
@@ -19,10 +26,12 @@ def test_sampling_presets_are_compared_with_real_text(command, trained: Path, mo
     assert float(rows["greedy"][2]) < float(rows["plain"][2])
     weights: list[str] = []
     monkeypatch.setattr(sampling_study, "quantize_linears", lambda _, kind: weights.append(kind))
-    assert command(*arguments, "--weights", "int8").code == 0 and weights == ["int8"]
-    result = command(*arguments[:2], "--texts", "2", "--tokens", "1000000")  # clipped to the window
+    assert command(*arguments, "--weight-dtype", "int8").code == 0 and weights == ["int8"]
+    result = command(
+        *arguments[:2], "--num-documents", "2", "--num-tokens", "1000000"
+    )  # clipped to the window
     assert result.code in (0, 2) and "Traceback" not in result.err
-    result = command(*arguments[:2], "--tokens", "0")
+    result = command(*arguments[:2], "--num-tokens", "0")
     assert result.code == 2 and result.err.count("\n") == 1
     result = command("gptlab.report.sampling_study", "nowhere")
     assert result.code == 2 and "no such run" in result.err

@@ -19,7 +19,7 @@ from functools import cache
 from typing import NamedTuple
 
 from gptlab.data.toy import grammar_parser as parser
-from gptlab.data.toy.grammar_parser import PLOT, START, Alternative, Choice, Copy
+from gptlab.data.toy.grammar_parser import PLOT, START, Alternative, BackReference, Choice
 
 FORMAT = 1  # raise when the same rules generate other stories, so that corpora are rebuilt
 
@@ -91,7 +91,7 @@ class Grammar:
             for piece in alternative.pieces:
                 if isinstance(piece, str):
                     out.append(piece)
-                elif isinstance(piece, Copy):
+                elif isinstance(piece, BackReference):
                     out.append(bound[piece.name].forms[piece.form])
                 else:
                     total += emit(piece)

@@ -25,7 +25,7 @@ class GrammarError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class BackReference:
     """A slot that repeats the choice of an earlier slot, perhaps in another form."""
 
     name: str
@@ -38,7 +38,7 @@ class Alternative:
 
     text: str
     weight: int
-    pieces: tuple["str | Copy | Choice", ...]
+    pieces: tuple["str | BackReference | Choice", ...]
     forms: dict[str, str]
 
 
@@ -104,13 +104,12 @@ def compile_alternative(source: str, rules: Mapping[str, Rule]) -> Alternative:
     if match is None:
         raise GrammarError(f"malformed alternative: {source!r}")
     weight, text, pronoun = match.groups()
-    pieces: list[str | Copy | Choice] = []
+    pieces: list[str | BackReference | Choice] = []
     end = 0
     for slot in SLOT.finditer(text):
         bind, name, form, exclude = slot.groups()
-        pieces.append(text[end : slot.start()])
-        is_choice = name in rules
-        pieces.append(Choice(rules[name], bind, exclude) if is_choice else Copy(name, form or ""))
+        choice = Choice(rules[name], bind, exclude) if name in rules else None
+        pieces += [text[end : slot.start()], choice or BackReference(name, form or "")]
         end = slot.end()
     pieces = [piece for piece in (*pieces, text[end:]) if piece != ""]
     stray = any(set(piece) & set("{}~|") for piece in pieces if isinstance(piece, str))
@@ -163,7 +162,7 @@ class AmbiguityChecker:
             for piece in alternative.pieces:
                 if isinstance(piece, Choice):
                     bound = self.check_bindings(piece, bound)
-                elif isinstance(piece, Copy):
+                elif isinstance(piece, BackReference):
                     fillers = self.bindings[piece.name].values() if piece.name in bound else ()
                     if not fillers or any(piece.form not in a.forms for a in fillers):
                         raise GrammarError(f"{piece} is not bound in {alternative.text!r}")
@@ -197,7 +196,7 @@ class AmbiguityChecker:
                 break
             if isinstance(piece, str):
                 texts = {piece}
-            elif isinstance(piece, Copy):
+            elif isinstance(piece, BackReference):
                 texts = {a.forms[piece.form] for a in self.bindings[piece.name].values()}
             else:
                 key = (piece.rule.name, limit)

@@ -48,12 +48,12 @@ def swap(rng: random.Random) -> tuple[str, str, str]:
     return "Swap the two words.", f"{first} and {second}", f"{second} and {first}"
 
 
-def plural(rng: random.Random) -> tuple[str, str, str]:
+def plural_noun(rng: random.Random) -> tuple[str, str, str]:
     noun, hue = rng.choice(NOUNS), rng.choice(COLOURS)
     return f"Write '{hue} {noun}' for more than one.", "", f"{hue} {noun}s"
 
 
-TASKS = (past_tense, opposite, colour, location, swap, plural)
+TASKS = (past_tense, opposite, colour, location, swap, plural_noun)
 
 
 def generate_instruction(index: int) -> tuple[str, str, str]:

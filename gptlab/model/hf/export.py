@@ -31,7 +31,7 @@ FORMATS = {"gpt2": (to_gpt2_config, to_gpt2_weights), "llama": (to_llama_config,
 def export_model(config: ExportConfig) -> None:
     """Write the folder `output_dir`, which appears complete or not at all; raise UserError."""
     path = run_dir.find_checkpoint(config.run, config.run_root)
-    folder = check_output_dir(config.output_dir)
+    folder = check_export_dir(config.output_dir)
     if config.adapter:
         weights, files = read_lora_adapter(path)
         weights_file = "adapter_model.safetensors"
@@ -47,7 +47,7 @@ def export_model(config: ExportConfig) -> None:
     print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
-def check_output_dir(name: str | None) -> Path:
+def check_export_dir(name: str | None) -> Path:
     """Raise UserError unless the folder can be created, before anything is loaded."""
     if not name:
         raise UserError("output_dir: name the folder to write, as in output_dir=exported")

@@ -71,7 +71,7 @@ class MeasuredRun:
         }
 
 
-def read_measured_run(folder: Path) -> MeasuredRun:
+def read_run(folder: Path) -> MeasuredRun:
     """Read a run folder; raises UserError if it is not a finished run of an experiment."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -123,7 +123,7 @@ def average_neighbors(points: list[MetricPoint]) -> list[list[float]]:
     return [[part[-1].step, round(statistics.fmean(p.value for p in part), 5)] for part in parts]
 
 
-def save_measured_run(run: MeasuredRun, folder: Path) -> Path:
+def save_run(run: MeasuredRun, folder: Path) -> Path:
     started = run.summary["began"].replace(":", "").replace("T", "_")
     text = json.dumps(vars(run), ensure_ascii=False) + "\n"
     # The checksum separates sweep jobs that start in the same second.
@@ -133,7 +133,7 @@ def save_measured_run(run: MeasuredRun, folder: Path) -> Path:
     return path
 
 
-def load_measured_runs(folder: Path, experiment: str) -> list[MeasuredRun]:
+def load_experiment_runs(folder: Path, experiment: str) -> list[MeasuredRun]:
     """Load all runs of an experiment, oldest first."""
     paths = sorted((folder / experiment).glob("*.json"))
     return [MeasuredRun(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
