@@ -1,7 +1,7 @@
 """Turn the command line into a validated configuration; shared by all commands.
 
-Hydra composes the configuration. This module adds what Hydra lacks: free text that needs no
-quoting, user errors as one line with exit code 2, and no file written before all values are valid.
+Hydra composes the configuration. This module adds to it: free text that needs no quoting, user
+errors as one line with exit code 2, and no file written before all values are valid.
 """
 
 import functools
@@ -25,7 +25,7 @@ from gptlab.utils.errors import UserError, exit_on_error, failure_line
 
 @functools.cache
 def free_text_keys() -> dict[str, KeyInfo]:
-    """The keys of all commands that take text or paths exactly as typed."""
+    """Return the keys of all commands that take text or paths exactly as typed."""
     infos = (info for schema in SCHEMAS.values() for info in keys_of(schema).values())
     return {info.name: info for info in infos if info.free_text}
 
@@ -135,7 +135,7 @@ def to_config(name: str, composed: Any) -> Any:
 
 
 def compose_config(name: str, arguments: list[str]) -> Any:
-    """The validated configuration of a command with these arguments, without running it."""
+    """Return the validated configuration of a command with these arguments; do not run it."""
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
@@ -147,9 +147,9 @@ def compose_config(name: str, arguments: list[str]) -> Any:
 
 
 def describe_choice(group: str) -> str:
-    """A group's choice and the file that made it: `adamw_fast, set by model=toy`.
+    """Name a group's choice and the file that made it: `adamw_fast, set by model=toy`.
 
-    Only the choice if it was typed or is the default; empty without Hydra.
+    Returns only the choice if it was typed or is the default; an empty string without Hydra.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -167,7 +167,7 @@ def describe_choice(group: str) -> str:
 
 
 def help_text(name: str) -> str:
-    """The command's usage, its groups with their choices, and all its keys."""
+    """Return the command's usage, its groups with their choices, and all its keys."""
     usage = (CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
     usage = usage.removeprefix("# ")
     program = " ".join(usage.split()[: 3 if " -m " in usage else 2])
@@ -188,7 +188,7 @@ def help_text(name: str) -> str:
 
 
 def describe_key(info: KeyInfo) -> str:
-    """One line of help: name and default, description, choices or bounds."""
+    """Format one line of help: name and default, description, choices or bounds."""
     default = "null" if info.default is None else str(info.default).replace("'", "")
     default = default.lower() if isinstance(info.default, bool) else default
     allowed = " | ".join(info.choices) or info.range

@@ -21,7 +21,7 @@ CONF_DIR = PROJECT_DIR / "conf"
 
 @dataclass(frozen=True)
 class KeyInfo:
-    """What is known about one key, besides its value in a run."""
+    """Name, type, default, help and bounds of one key."""
 
     name: str  # with its group: model.n_layer
     type: str  # as in the source: int | None
@@ -35,7 +35,7 @@ class KeyInfo:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """All allowed names, those of tables included; empty if any value is allowed."""
+        """All allowed names, including the tables'; empty if any value is allowed."""
         lists = (table_names(c) if c.startswith("gptlab.") else [c] for c in self.allowed)
         return tuple(dict.fromkeys(name for names in lists for name in names))
 
@@ -51,7 +51,7 @@ class KeyInfo:
 
 
 def key(default: Any, help: str, choices: str | tuple[str, ...] = (), **metadata: Any) -> Any:
-    """A dataclass field with the description of a key: low, high, … are those of KeyInfo."""
+    """Make a dataclass field that describes a key; `metadata` (low, high, …) as in KeyInfo."""
     metadata["help"] = help
     metadata["allowed"] = (choices,) if isinstance(choices, str) else choices
     if isinstance(default, (list, dict)):
@@ -60,13 +60,13 @@ def key(default: Any, help: str, choices: str | tuple[str, ...] = (), **metadata
 
 
 def text_key(default: str | None, help: str) -> Any:
-    """A key that takes any text or path exactly as typed: commas, quotes and braces included."""
+    """Make a key for any text or path exactly as typed, including commas, quotes and braces."""
     return key(default, help, free_text=True)
 
 
 @cache
 def keys_of(schema: type, prefix: str = "") -> dict[str, KeyInfo]:
-    """All keys of a configuration dataclass, with those of its groups, by their full name."""
+    """Return all keys of a configuration dataclass and its groups, by full name."""
     infos: dict[str, KeyInfo] = {}
     for item in fields(schema):
         if isinstance(item.type, type) and is_dataclass(item.type):
@@ -80,7 +80,7 @@ def keys_of(schema: type, prefix: str = "") -> dict[str, KeyInfo]:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of a dataclass or a stored config.yaml by full name: `{"model.n_layer": 4, …}`."""
+    """Flatten a dataclass or a stored config.yaml by full name: `{"model.n_layer": 4, …}`."""
     flat: dict[str, Any] = {}
     for name, value in (config if isinstance(config, dict) else vars(config)).items():
         is_group = is_dataclass(value) or (isinstance(value, dict) and name not in OPEN_KEYS)
@@ -89,7 +89,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def table_names(reference: str) -> list[str]:
-    """The names in a module-level table such as "gptlab.model.layers.NORMS".
+    """Return the names in a module-level table such as "gptlab.model.layers.NORMS".
 
     A table whose module is not imported yet is read from the source: importing torch would take
     seconds.
@@ -109,7 +109,7 @@ def table_names(reference: str) -> list[str]:
 
 
 def config_groups(name: str) -> list[str]:
-    """The groups of a command in alphabetical order."""
+    """Return the groups of a command in alphabetical order."""
     text = (CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8")
     return sorted(re.findall(r"^  - (?:override )?(\w+):", text, re.MULTILINE))
 

@@ -35,8 +35,8 @@ class ModelConfig:
     d_model: int = key(128, "width of the embeddings and the residual stream", low=1)
     d_ff: int | None = key(None, "width of the feed-forward layer; null: 4 × d_model", low=1)
     context_length: int = key(128, "longest sequence the model can read, in tokens", low=1)
-    trained_length: int | None = key(None, "set by training: positions that training rows reached")
-    vocab_size: int | None = key(None, "null: the tokenizer's; ids beyond it are never used", low=1)
+    trained_length: int | None = key(None, "set by training: longest position trained")
+    vocab_size: int | None = key(None, "null: the tokenizer's; larger: padding", low=1)
     norm: str = key("pre", "normalize before or after each sublayer", choices=f"{LAYERS}.RESIDUALS")
     norm_type: str = key("layernorm", "normalization", choices=f"{LAYERS}.NORMS")
     final_norm: bool = key(True, "normalize once more before the output head")
@@ -51,7 +51,7 @@ class ModelConfig:
     dropout: float = key(0.0, "dropout on embeddings and sublayer outputs", low=0, high=0.99)
     attention_dropout: float = key(0.0, "dropout on attention weights", low=0, high=0.99)
     init_std: float = key(0.02, "standard deviation of the initial weights", low=0)
-    let_attention_see_the_future: bool = key(False, "no causal mask: only to demonstrate a leak")
+    let_attention_see_the_future: bool = key(False, "remove the causal mask (demonstration only)")
     n_classes: int | None = key(None, "set by the data: classify texts", low=2, high=10_000)
     pretrained: str | None = text_key(None, "start from GPT-2 weights: folder, file or hub name")
 
@@ -100,7 +100,7 @@ class DataConfig:
         choices="gptlab.data.sequences.BATCHING",
     )
     batch_size: int = key(16, "rows in a micro-batch", low=1)
-    stride: int | None = key(None, "sliding: tokens between windows; null: the context", low=1)
+    stride: int | None = key(None, "sliding: step between window starts; null: the context", low=1)
     row_length: int | None = key(None, "tokens of a row with its target; null: context + 1", low=2)
     eot_first: bool = key(False, "start rows with end-of-text, to learn the first word, too")
     learn_eot: bool = key(True, "rows: learn where a document ends; false: no loss on end-of-text")
@@ -122,7 +122,7 @@ class OptimConfig:
     eps: float = key(1e-8, "adam, adamw: added to the denominator", low=0)
     momentum: float = key(0.9, "sgd: momentum", low=0, high=1)
     weight_decay: float = key(0.1, "strength of the weight decay", low=0)
-    weight_decay_on: str = key("matrices", "weights that decay", choices=("matrices", "all"))
+    weight_decay_on: str = key("matrices", "which weights decay", choices=("matrices", "all"))
     grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
     schedule: str = key(
         "constant", "shape after the warmup", choices="gptlab.training.optim.SCHEDULES"
@@ -173,7 +173,7 @@ class TrainerConfig:
     num_threads: int | None = key(None, "CPU threads; null: one per core", low=1)
     compile: str = key(
         "auto",
-        "false: nothing; model: torch.compile; step: one graph on a CPU; auto: step if it pays",
+        "model: torch.compile; step: one CPU graph; auto: step for runs that amortize compiling it",
         choices=("auto", "false", "model", "step"),
     )
     chunked_loss: bool = key(True, "large vocabulary: compute the loss in chunks to save memory")
@@ -193,14 +193,14 @@ class SamplingConfig:
     top_k: int | None = key(None, "the k most likely tokens; null: off", low=1, slider=(1, 100, 1))
     top_p: float | None = key(
         None,
-        "only the most likely tokens with this total probability; null: off",
+        "likeliest tokens up to this total; null: off",
         low=1e-9,
         high=1,
         slider=(0.05, 1, 0.01),
     )
     min_p: float | None = key(
         None,
-        "drop tokens less likely than this × the most likely one; null: off",
+        "drop tokens below this × the likeliest; null: off",
         low=0,
         high=1,
         slider=(0, 0.5, 0.01),
@@ -213,11 +213,7 @@ class SamplingConfig:
     )
     beams: int = key(1, "above 1: beam search, without sampling", low=1, slider=(1, 8, 1))
     length_penalty: float = key(
-        1.0,
-        "beam search: rank by log-probability / length ** this; above 1: longer texts",
-        low=-10,
-        high=10,
-        slider=(0, 2, 0.1),
+        1.0, "beams: rank by log-probability / length ** this", low=-10, high=10, slider=(0, 2, 0.1)
     )
 
 
@@ -314,7 +310,7 @@ class EvaluateConfig:
     unknown: str = key("error", "what to do with characters the model never saw", choices=UNKNOWN)
     accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
     precision: str = key("auto", "auto: as trainer.precision=auto", choices=PRECISIONS)
-    data: DataConfig = field(default_factory=DataConfig)  # another text than the run's
+    data: DataConfig = field(default_factory=DataConfig)  # replaces the run's corpus
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     hellaswag: HellaswagConfig = field(default_factory=HellaswagConfig)
@@ -365,5 +361,5 @@ SCHEMAS = {
 
 
 def field_info(name: str, command: str = "train") -> KeyInfo:
-    """What is known about a key of a command; raises KeyError if there is no such key."""
+    """Return the KeyInfo of a command's key; raises KeyError if there is no such key."""
     return keys_of(SCHEMAS[command])[name]

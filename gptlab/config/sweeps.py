@@ -1,4 +1,4 @@
-"""Run the jobs of a sweep: their folders, a clean start for each, and their failures.
+"""Run the jobs of a sweep: create folders, reset state before each job, record failures.
 
 Nothing heavy is imported here: the launcher loads this file. gptlab/report/sweep_ranking.py ranks
 the finished jobs.
@@ -51,7 +51,7 @@ def write_sweep_file(folder: Path) -> None:
 
 
 def resume_sweep_arguments(arguments: list[str]) -> list[str]:
-    """Replace `resume=SWEEP` by the stored arguments of that sweep; its jobs skip what is done.
+    """Replace `resume=SWEEP` by the sweep's stored arguments; finished jobs are skipped.
 
     Other arguments are returned unchanged. Raises UserError for settings that a resumed sweep
     cannot change, and for stored arguments that could run foreign code.
@@ -86,7 +86,7 @@ def resume_sweep_arguments(arguments: list[str]) -> list[str]:
 
 
 def sweep_dir_argument(sweep: Path) -> str:
-    """The argument that sets Hydra's sweep folder."""
+    """Return the argument that sets Hydra's sweep folder."""
     return f"{SWEEP_DIR_KEY}={quote_override(str(sweep))}"
 
 
@@ -101,7 +101,7 @@ def quote_override(value: str) -> str:
 
 @contextlib.contextmanager
 def sweep_folder(arguments: list[str]) -> Iterator[list[str]]:
-    """Add to a sweep's arguments a folder of its own, locked against other processes.
+    """Add a new folder to a sweep's arguments, and lock it against other processes.
 
     Other arguments are yielded unchanged. Raises UserError if the folder cannot be created.
     """
@@ -145,7 +145,7 @@ def remove_empty_sweep(folder: Path) -> None:
 
 
 def read_override(arguments: list[str], name: str) -> str | None:
-    """The value of the last argument for this key, as Hydra will read it."""
+    """Return the value of the last argument for this key, as Hydra will read it."""
     from omegaconf import OmegaConf
 
     matching = [argument for argument in arguments if override_key(argument) == name]
@@ -162,7 +162,7 @@ def remember_varied_keys(arguments: list[str]) -> None:
 
 
 def parse_override(argument: str) -> Any:
-    """Hydra's Override; None for a syntax error, which Hydra reports later."""
+    """Return Hydra's Override; None for a syntax error, which Hydra reports later."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -175,7 +175,7 @@ def override_key(argument: str) -> str:
 
 
 def hydra_config() -> Any:
-    """Hydra's own configuration of this job."""
+    """Return Hydra's own configuration of this job."""
     from hydra.core.hydra_config import HydraConfig
 
     return HydraConfig.get()
@@ -186,20 +186,20 @@ def is_sweep_job() -> bool:
 
 
 def varied_overrides() -> list[str]:
-    """The overrides of this job that differ between the jobs of its sweep."""
+    """Return the overrides of this job that differ between the jobs of its sweep."""
     keys = os.environ.get(VARIED_ENV, "").split() if is_sweep_job() else []
     return [a for a in hydra_config().overrides.task if override_key(a) in keys]
 
 
 def job_dir() -> Path:
-    """This job's folder in the sweep's folder; it may not exist yet."""
+    """Return this job's folder in the sweep's folder; it may not exist yet."""
     hydra = hydra_config()
     name = ",".join([str(hydra.job.num), *varied_overrides()])
     return Path(hydra.sweep.dir).expanduser() / run_dir.safe_name(name)
 
 
 def reset_job_state() -> None:
-    """Free what the previous job left in this process; remove this job's earlier failure."""
+    """Free the previous job's memory; remove this job's earlier failure."""
     folder = job_dir()
     (folder / "failed.json").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty

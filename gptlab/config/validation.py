@@ -1,6 +1,6 @@
 """Refuse values and combinations of values that can never work, before anything is built.
 
-What depends on the data or the machine is checked where these are known
+Values that depend on the data or the machine are checked where these are known
 (gptlab/training/run_plan.py, gptlab/training/preflight.py).
 """
 

@@ -1,8 +1,7 @@
-"""How much continuations share with the real ones: BLEU and ROUGE, with a floor and a ceiling.
+"""Compute BLEU and ROUGE of generated continuations, with a floor and a ceiling.
 
-Texts of one kind share words whatever they say. So the same figures are computed for the generated
-continuations against the endings of other documents (a floor), and for the endings of other
-documents in place of the generated ones (what a real text scores).
+Texts of one kind share words, whatever their content. The floor compares generated continuations
+to endings of other documents; the ceiling compares endings of other documents to the real ones.
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from gptlab.evaluation.eval_context import EvalContext, Results, named_results
 
 
 def evaluate_bleu_rouge(context: EvalContext) -> Results:
-    """Compare generated second halves of held-out documents to the real ones."""
+    """Compute BLEU and ROUGE of generated second halves of held-out documents."""
     samples, endings = context.continue_documents()
     real = [decode(context.tokenizer, ending) for ending in endings]
     results: Results = {"bleu_rouge/n": len(real)}
@@ -24,7 +23,7 @@ def evaluate_bleu_rouge(context: EvalContext) -> Results:
 
 
 def compare_continuations(generated: Sequence[str], real: Sequence[str]) -> dict[str, Results]:
-    """Score continuations against the real ones, against other texts', and other texts' too."""
+    """Score generated endings against real ones and other texts', and other texts' against real."""
     others = [*real[1:], *real[:1]]
     return {
         "bleu_rouge": bleu_rouge(generated, real),
@@ -34,7 +33,7 @@ def compare_continuations(generated: Sequence[str], real: Sequence[str]) -> dict
 
 
 def bleu_rouge(generated: Sequence[str], real: Sequence[str]) -> Results:
-    """BLEU (Papineni et al., 2002), ROUGE-1 and ROUGE-L (Lin, 2004) as F-measures, 0 to 1."""
+    """Compute BLEU (Papineni et al., 2002) and F-measures of ROUGE-1, ROUGE-L (Lin, 2004)."""
     rouge = rouge_score(list(generated), list(real), rouge_keys=("rouge1", "rougeL"))
     return {
         "bleu": float(bleu_score(list(generated), [[text] for text in real])),

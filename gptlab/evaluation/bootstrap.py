@@ -1,4 +1,7 @@
-"""Estimate the uncertainty of losses by a bootstrap over documents. Efron (1979)."""
+"""Estimate the uncertainty of losses by a bootstrap. Efron (1979).
+
+Tokens of one document depend on each other, so whole documents are drawn.
+"""
 
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -24,10 +27,10 @@ def bootstrap_means(sums: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 def paired_difference(
     a: "DocumentScores", b: "DocumentScores", confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Estimate by how many nats per token `a` is worse than `b`, with a confidence interval.
+    """Estimate loss(a) − loss(b) in nats per token, with a confidence interval.
 
-    Both must score the same documents. Pairing them cancels what makes a document hard for every
-    model. The interval assumes a normal distribution with the bootstrap's standard error.
+    Both must score the same documents: pairing cancels how hard each document is. The interval
+    assumes a normal distribution with the bootstrap's standard error.
     """
     difference = a.nats - b.nats
     mean = float(difference.sum() / a.tokens.sum())

@@ -1,4 +1,4 @@
-"""How well a classifier works: accuracy, F1, confusion. In shapes: N messages, C classes."""
+"""Evaluate classifiers: accuracy, F1, confusion. In shapes: N messages, C classes."""
 
 import math
 from typing import TYPE_CHECKING
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def evaluate_classifier(context: EvalContext, split: str) -> Results:
-    """Evaluate a classifier on a split; with a count for each pair of true and predicted class.
+    """Evaluate a classifier on a split; count each pair of true and predicted class.
 
-    `loss` is in nats per message. `f1` is that of the second class of two; of more, the mean over
-    classes.
+    `loss` is in nats per message. `f1` is the second class's if there are two classes, otherwise
+    the mean over classes.
     """
     classes, nats = context.corpus.classes or [], 0.0
     with eval_mode(context.net) as device:
@@ -103,10 +103,7 @@ def rank_classes(model: LoadedModel, text: str, unknown: str) -> list[tuple[floa
 
 @torch.inference_mode()
 def class_probabilities(net: GPT, tokenizer: Tokenizer, text: str, eot_first: bool) -> list[float]:
-    """Classify one message, cut to the model's context.
-
-    Raises UserError for characters that the vocabulary lacks.
-    """
+    """Classify one message, cut to the context; raises UserError for unknown characters."""
     ids = tokenizer.encode(text)
     ids = ([tokenizer.eot, *ids] if eot_first or not ids else ids)[: net.config.window]
     hidden_1xTxD = net.hidden_states(torch.tensor([ids], device=next(net.parameters()).device))

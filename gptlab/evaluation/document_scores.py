@@ -1,4 +1,4 @@
-"""The loss of each document of a split: standard errors, and paired comparisons of models."""
+"""Score a split document by document, for standard errors and paired comparisons."""
 
 import io
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class DocumentScores:
     nats: np.ndarray  # float64
     tokens: np.ndarray
     bytes: np.ndarray
-    batch_means: float  # the mean of the batches' mean losses, which many projects report
+    batch_means: float  # mean over batches of their mean losses, as many projects report
 
     @property
     def loss(self) -> float:
@@ -35,11 +35,7 @@ class DocumentScores:
         return float(self.nats.sum() / self.tokens.sum())
 
     def standard_error(self) -> float | None:
-        """Estimate the standard error of the loss by a bootstrap over documents.
-
-        Tokens of one document depend on each other, so whole documents are drawn. None for a
-        single document. Efron (1979).
-        """
+        """Estimate the standard error of the loss; returns None for a single document."""
         if len(self.nats) < 2:
             return None
         return float(np.std(bootstrap_means(self.nats, self.tokens), ddof=1))
@@ -57,17 +53,9 @@ class DocumentScores:
 
 
 def score_documents(
-    net: GPT,
-    batches: ValidationBatches,
-    ends: np.ndarray,
-    token_byte_counts: Tensor,
-    precision: str,
+    net: GPT, batches: ValidationBatches, ends: np.ndarray, byte_counts: Tensor, precision: str
 ) -> DocumentScores:
-    """Score a split document by document.
-
-    `ends` are the documents' ends in the token stream; the other arguments are those of
-    `score_split`.
-    """
+    """Score each document; `ends` index the token stream, other arguments as in `score_split`."""
     nats, ids, rows, means = [], [], [], []
     every_batch = load_batches(batches, progress="perplexity")
     for logits_BxTxV, target_BxT, cpu_target_BxT in iterate_logits(net, every_batch, precision):
@@ -84,7 +72,7 @@ def score_documents(
     return DocumentScores(
         nats=np.bincount(document, np.concatenate(nats))[scored],
         tokens=tokens[scored],
-        bytes=np.bincount(document, token_byte_counts.cpu().numpy()[np.concatenate(ids)])[scored],
+        bytes=np.bincount(document, byte_counts.cpu().numpy()[np.concatenate(ids)])[scored],
         batch_means=float(np.mean(means)),
     )
 

@@ -1,4 +1,4 @@
-"""What every evaluation suite works on: a model, a corpus, and the settings of the evaluation."""
+"""EvalContext: the model, corpus and settings that every evaluation suite receives."""
 
 import contextlib
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gptlab.evaluation.document_scores import DocumentScores
 
 Results = dict[str, float]  # by `name/metric`, such as valid/loss or hellaswag/acc_norm
-MIN_TOKENS = 8  # of a document that is worth continuing
+MIN_TOKENS = 8  # length of the shortest document to continue
 
 
 def named_results(name: str, metrics: Mapping[str, float | None]) -> Results:
@@ -44,7 +44,7 @@ def count_token_bytes(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
 
 @dataclass(kw_only=True)
 class EvalContext:
-    """A model, a corpus, and how to evaluate one on the other."""
+    """A model, a corpus, and the settings of their evaluation."""
 
     config: TrainConfig | EvaluateConfig  # for sampling, max_new_tokens, prompt, seed, hellaswag
     net: GPT
@@ -76,7 +76,7 @@ class EvalContext:
 
     @property
     def task(self) -> str:
-        """What the model was made for, as in `data.task`."""
+        """The model's task, as in `data.task`."""
         if self.net.config.n_classes:
             return "classification"
         return self.data.task if self.dataset else "text"
@@ -87,7 +87,7 @@ class EvalContext:
         return [self.tokenizer.eot] if self.eot_first else []
 
     @cached_property
-    def token_byte_counts(self) -> Tensor:
+    def byte_counts(self) -> Tensor:
         """UTF-8 bytes of each token of the model's vocabulary, (V,)."""
         return count_token_bytes(self.tokenizer, self.net.embedding.num_embeddings)
 
@@ -123,7 +123,7 @@ class EvalContext:
         return documents
 
     def continue_documents(self) -> tuple[list[Sample], list[list[int]]]:
-        """Generate the second half of held-out documents; return it and the real one's tokens."""
+        """Generate the second half of held-out documents; return samples and real endings."""
         samples, endings = [], []
         bar = tqdm(
             self.documents_to_continue(), "generating", unit=" texts", disable=None, leave=False
@@ -153,9 +153,9 @@ class EvalContext:
 def checkpoint_context(
     config: EvaluateConfig, model: LoadedModel, overrides: list[str], needs_corpus: bool
 ) -> EvalContext:
-    """Evaluate a stored model on the corpus of its run, or on the one that `overrides` name.
+    """Make the context of a stored model, with its run's corpus or the one that `overrides` name.
 
-    Raises UserError where a corpus is needed and there is none, or it does not fit the model.
+    Raises UserError if a needed corpus is missing or does not fit the model.
     """
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
     model.net.to(accelerator)
@@ -186,7 +186,7 @@ def checkpoint_context(
 def open_dataset(
     config: EvaluateConfig, model: LoadedModel, root: Path, named: bool
 ) -> tuple[DataConfig, Corpus]:
-    """Open the corpus that the command line names, or that of the model's run, and check it."""
+    """Open the corpus from the command line or the model's run; check that it fits the model."""
     if named:
         data, seed, stored = config.data, config.seed, None
     else:
@@ -195,7 +195,7 @@ def open_dataset(
     corpus = stored or open_corpus(data, config.tokenizer, seed, str(root), False, tokenizer)
     window, classes = model.net.config.window, corpus.classes
     if vocabulary(corpus.tokenizer) != vocabulary(tokenizer):
-        raise UserError(f"{corpus.folder}: has another vocabulary than the model {model.path}")
+        raise UserError(f"{corpus.folder}: its vocabulary differs from the model's, {model.path}")
     if bool(classes) != bool(model.net.config.n_classes):
         raise UserError(
             f"data: {corpus.folder.name} has {'' if classes else 'no '}classes, but the model "
@@ -218,9 +218,9 @@ def run_dataset(model: LoadedModel, root: Path) -> tuple[DataConfig, int, Corpus
     try:
         data = config_from_stored(DataConfig, model.config["data"])
         name, seed = str(model.metadata["corpus"]), int(model.config["seed"])
-    except Exception:  # an exported model, or a damaged checkpoint
+    except Exception:  # exported models and damaged checkpoints
         raise UserError(
-            f"{model.path}: does not say which corpus it was trained on; name a text: data=text "
+            f"{model.path}: does not name its training corpus; choose a text: data=text "
             "data.path=FILE"
         ) from None
     if (root / name).is_dir() and Path(name).name == name:

@@ -3,8 +3,8 @@
 Zellers et al. (2019), "HellaSwag: Can a Machine Really Finish Your Sentence?", arXiv:1905.07830.
 Each ending is scored by the loss of its own tokens after the context: their sum (`acc`) and their
 mean (`acc_norm`). Guessing scores 25 %. Two styles spell questions and take the mean differently:
-plain completions as in build-nanogpt, and those of the lm-evaluation-harness. Never compare figures
-of one style to those of the other.
+plain completions as in build-nanogpt, and the lm-evaluation-harness's. Never compare results of
+different styles.
 """
 
 import json
@@ -50,7 +50,7 @@ class Question:
         return tokenizer.encode(self.context), tokenizer.encode(" " + ending)
 
     def norm_length(self, ending: str, scored: int) -> int:
-        """Return what `acc_norm` divides an ending's loss by; `scored` counts its tokens."""
+        """Return the divisor of an ending's loss for `acc_norm`; `scored` counts its tokens."""
         return scored
 
 
@@ -117,8 +117,8 @@ class HellaswagResult:
         acc = sum(map(operator.eq, self.answers, self.labels)) / count
         acc_norm = sum(map(operator.eq, self.answers_norm, self.labels)) / count
         error = math.sqrt(acc_norm * (1 - acc_norm) / count)
-        figures = {"acc": acc, "acc_norm": acc_norm, "standard_error": error, "chance": 0.25}
-        return {"n": count, **figures}
+        accuracies = {"acc": acc, "acc_norm": acc_norm, "standard_error": error, "chance": 0.25}
+        return {"n": count, **accuracies}
 
 
 def read_questions(

@@ -11,13 +11,13 @@ from tqdm import tqdm
 from gptlab.model.gpt import GPT
 from gptlab.utils.device import autocast
 
-if TYPE_CHECKING:  # imports Lightning, which the web page does without
+if TYPE_CHECKING:  # imports Lightning, which the app does not need
     from gptlab.data.dataloader import Batch, ValidationBatches
 
 
 @contextmanager
 def eval_mode(net: GPT) -> Iterator[torch.device]:
-    """Switch dropout off within; yields the network's device."""
+    """Switch dropout off in the block; yields the network's device."""
     was_training = net.training
     net.eval()
     try:

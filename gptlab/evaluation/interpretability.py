@@ -44,7 +44,7 @@ def module_inputs(net: GPT, modules: Sequence[nn.Module], ids: list[int]) -> lis
 
 @dataclass
 class TokenExpectation:
-    """What a model predicted at the place of one token."""
+    """The model's prediction for one token."""
 
     token: int  # the actual token
     probability: float  # of the actual token
@@ -58,10 +58,10 @@ class TokenExpectation:
 def token_expectations(
     net: GPT, ids: list[int], vocab_size: int, top_k: int = 10
 ) -> list[TokenExpectation]:
-    """Return what the model predicted for each token but the first, with the `top_k` likeliest.
+    """Return the prediction for each token but the first, with the `top_k` likeliest tokens.
 
-    `ids` are at most one token more than the window. `vocab_size` is that of the tokenizer; ids
-    beyond it only pad the model's vocabulary. Raises UserError for a model that diverged.
+    `ids` are at most one token more than the window. `vocab_size` is the tokenizer's; ids beyond
+    it only pad the model's vocabulary. Raises UserError for a model that diverged.
     """
     if len(ids) < 2:
         return []
@@ -89,7 +89,7 @@ def token_expectations(
 
 @dataclass
 class LogitLens:
-    """The prediction after each layer; row 0 is that of the embeddings, before any layer."""
+    """Predictions after each layer; row 0 is predicted from the embeddings, before any layer."""
 
     tokens: list[list[int]]  # the most likely next token, for each row and position
     probabilities: list[list[float]]  # of those tokens

@@ -1,4 +1,4 @@
-"""Plot what `interpretability.py` finds inside a model, and log it to TensorBoard."""
+"""Plot the results of interpretability.py and log them to TensorBoard."""
 
 import warnings
 from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-MAX_TOKENS = 16  # of the text in a plot; more are not legible
+MAX_TOKENS = 16  # in a plot; more are not legible
 MAX_EMBEDDINGS = 5000  # the first tokens; TensorBoard's projector gets slow with more
 
 
@@ -149,7 +149,7 @@ def plot_logit_lens(
 ) -> "Figure":
     """Plot a table with a row for each layer, the last on top, colored by probability.
 
-    `words` label the lens's tokens, `labels` those of the text.
+    `words` label the lens's tokens, `labels` the text's.
     """
     layers, length = len(words), len(labels)
     figure, axes = make_axes(0.75 * length + 1.5, 0.32 * layers + 1.3)

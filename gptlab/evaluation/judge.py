@@ -37,7 +37,7 @@ OPENER = urllib.request.build_opener(NoRedirect)
 
 
 def judge_responses(config: EvaluateConfig, url: str) -> None:
-    """Add the judge's points to responses.json one by one; records that have some are skipped."""
+    """Add the judge's points to responses.json one by one; skip records that have points."""
     path = run_dir.find_checkpoint(config.run, config.run_root).parent.parent / RESPONSES_FILE
     try:
         records = json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""How much generated text is a verbatim copy of the training text.
+"""Measure how much generated text is copied verbatim from the training text.
 
 All n-grams of the texts are searched at once, in one pass over the token file. An n-gram is
-recognized by its hash, and an n-gram of length n is looked up only where one of n - 1 was found.
-Memory is that of one chunk, however long the file is.
+recognized by its hash, and an n-gram is looked up only where its first n - 1 tokens were found.
+Memory use is one chunk, however long the file is.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ def evaluate_memorisation(context: EvalContext) -> Results:
         documents = context.corpus.documents("valid", count)
         held_out = [d[len(prompt) :][: context.config.max_new_tokens] for d in documents]
     generated = [sample.new_tokens for sample in samples]
-    texts = {"memorisation": generated, "memorisation_held_out": held_out}
+    token_ids = {"memorisation": generated, "memorisation_held_out": held_out}
     results: Results = {"memorisation/n": len(samples)}
-    for name, each in texts.items():
+    for name, each in token_ids.items():
         results |= named_results(name, measure_memorisation(context.corpus.tokens("train"), each))
     return results
 
@@ -48,8 +48,8 @@ def extend_hashes(hashes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 def ngram_hashes(token_ids: Sequence[Sequence[int]], length: int) -> list[np.ndarray]:
     """Hash all n-grams of this length in each text, in order."""
     hashes_of_texts = []
-    for text in token_ids:
-        tokens = np.asarray(text, dtype=np.int64)
+    for ids in token_ids:
+        tokens = np.asarray(ids, dtype=np.int64)
         count = max(0, len(tokens) - length + 1)
         hashes = np.zeros(count, dtype=np.uint64)
         for offset in range(length):
@@ -85,9 +85,7 @@ def find_ngrams(stream: np.ndarray, token_ids: Sequence[Sequence[int]]) -> list[
     ]
 
 
-def measure_memorisation(
-    stream: np.ndarray, token_ids: Sequence[Sequence[int]]
-) -> dict[str, float]:
+def measure_memorisation(stream: np.ndarray, token_ids: Sequence[Sequence[int]]) -> Results:
     """Search a token stream for the spans of several texts.
 
     Returns the longest verbatim span of all texts and its mean over texts, in tokens, and the share
@@ -98,8 +96,8 @@ def measure_memorisation(
         max((n for n, by_text in enumerate(occurs, 1) if by_text[number].any()), default=0)
         for number in range(len(token_ids))
     ]
-    figures = {"longest": max(spans, default=0), "mean_longest": sum(spans) / max(1, len(spans))}
+    metrics = {"longest": max(spans, default=0), "mean_longest": sum(spans) / max(1, len(spans))}
     for n in NGRAMS:
         every = np.concatenate(occurs[n - 1]) if n <= len(occurs) else np.zeros(0)
-        figures[f"{n}_grams"] = float(every.mean()) if len(every) else 0.0
-    return figures
+        metrics[f"{n}_grams"] = float(every.mean()) if len(every) else 0.0
+    return metrics

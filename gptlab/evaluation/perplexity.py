@@ -1,4 +1,4 @@
-"""How well a model predicts a text: the mean loss, its perplexity, and bits per byte."""
+"""Measure how well a model predicts a text: loss, perplexity, and bits per byte."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ ESTIMATE_BATCHES = 200  # as nanoGPT's `eval_iters`
 
 
 def evaluate_perplexity(context: EvalContext) -> Results:
-    """Score every held-out split in order, each target once; a classifier also by accuracy."""
+    """Score every held-out split in order, each target once; classifiers also by accuracy."""
     results: Results = {}
     for split in (name for name in context.corpus.splits if name != "train"):
         if context.corpus.classes:
             results |= evaluate_classifier(context, split)
         elif context.by_document:
             batches, ends = context.batches(split), context.corpus.document_ends(split)
-            settings = context.token_byte_counts, context.precision
+            settings = context.byte_counts, context.precision
             scores = score_documents(context.net, batches, ends, *settings)
             context.document_scores[split] = scores
             results |= named_results(split, scores.metrics())
@@ -41,10 +41,7 @@ def evaluate_estimate(context: EvalContext) -> Results:
 
 
 def evaluate_training_windows(context: EvalContext) -> Results:
-    """Score the training sequences, to show how much a model has memorized.
-
-    At most as many targets as a validation pass.
-    """
+    """Score at most as many training targets as a validation pass, to show memorization."""
     batches = context.random_batches("train")
     rows = batches.shape.sequences_per_step
     max_tokens = context.max_tokens or context.data.valid_tokens
@@ -54,7 +51,7 @@ def evaluate_training_windows(context: EvalContext) -> Results:
 
 
 def split_results(context: EvalContext, name: str, batches: Iterable[Batch]) -> Results:
-    score = score_split(context.net, batches, context.token_byte_counts, context.precision)
+    score = score_split(context.net, batches, context.byte_counts, context.precision)
     return named_results(name, score.metrics())
 
 
@@ -80,17 +77,15 @@ class Score:
         }
 
 
-def score_split(
-    net: GPT, batches: Iterable[Batch], token_byte_counts: Tensor, precision: str
-) -> Score:
-    """Sum the loss over every target that counts, on the network's device.
+def score_split(net: GPT, batches: Iterable[Batch], byte_counts: Tensor, precision: str) -> Score:
+    """Sum the loss over all targets that are not masked, on the network's device.
 
-    `token_byte_counts` is the result of `count_token_bytes`; `precision` is Lightning's name.
+    `byte_counts` is the result of `count_token_bytes`; `precision` is Lightning's name.
     """
     total = Score(0.0, 0, 0)
     for logits_BxTxV, target_BxT, cpu_target_BxT in iterate_logits(net, batches, precision):
         real = cpu_target_BxT[cpu_target_BxT != IGNORE_INDEX]
         total.nats += float(summed_cross_entropy(logits_BxTxV, target_BxT))
         total.tokens += len(real)
-        total.bytes += int(token_byte_counts.cpu()[real].sum())
+        total.bytes += int(byte_counts.cpu()[real].sum())
     return total

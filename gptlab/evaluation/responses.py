@@ -1,4 +1,4 @@
-"""Responses to the test instructions compared to the expected ones."""
+"""Compare generated responses to the expected ones of the test instructions."""
 
 import json
 import re

@@ -27,13 +27,13 @@ def format_value(value: Any) -> str:
 
 
 def format_results(suite: str, results: Results) -> list[str]:
-    """Format a table: a line for each figure, a column for each name before the first slash."""
+    """Format a table: a line for each metric, a column for each name before the first slash."""
     columns = list(dict.fromkeys(name.partition("/")[0] for name in results))
-    figures = list(dict.fromkeys(name.partition("/")[2] for name in results))
+    metrics = list(dict.fromkeys(name.partition("/")[2] for name in results))
     rows = [[suite, *columns]]
-    for figure in figures:
-        values = (results.get(f"{column}/{figure}") for column in columns)
-        rows.append([f"  {figure}", *map(format_value, values)])
+    for metric in metrics:
+        values = (results.get(f"{column}/{metric}") for column in columns)
+        rows.append([f"  {metric}", *map(format_value, values)])
     widths = [28, *(max(14, len(column) + 2) for column in columns)]
     return ["".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
@@ -46,15 +46,15 @@ def results_dir(path: Path) -> Path:
 
 
 def store_results(folder: Path, model: LoadedModel, context: EvalContext, results: Results) -> None:
-    """Add results to earlier ones of the same checkpoint and corpus; replace those of another.
+    """Add results to earlier ones of the same checkpoint and corpus; replace results of another.
 
     Raises UserError if a file cannot be written.
     """
-    facts, earlier = read_results(folder, model, context)
+    metadata, earlier = read_results(folder, model, context)
     merged = earlier | results
-    files = {RESULTS_FILE: to_json_bytes(facts | {"results": merged})}
+    files = {RESULTS_FILE: to_json_bytes(metadata | {"results": merged})}
     if context.document_scores:
-        # What must be equal for the scores of two models to be comparable.
+        # The scores of two models are comparable only if these are equal.
         scoring = {"stride": context.stride, "max_tokens": context.max_tokens}
         settings = json.dumps({"corpus": context.corpus.folder.name} | scoring)
         files[DOCUMENTS_FILE] = pack_document_scores(context.document_scores, settings)
@@ -71,17 +71,17 @@ def store_results(folder: Path, model: LoadedModel, context: EvalContext, result
 def read_results(
     folder: Path, model: LoadedModel, context: EvalContext
 ) -> tuple[dict[str, Any], Results]:
-    """Name the checkpoint and the corpus, and read the stored results of just these."""
+    """Return the checkpoint and corpus by name, and the stored results of this pair."""
     corpus = context.corpus.folder.name if context.dataset else None
-    facts: dict[str, Any] = {"checkpoint": model.path.name, "step": model.step}
+    metadata: dict[str, Any] = {"checkpoint": model.path.name, "step": model.step}
     with contextlib.suppress(OSError, ValueError, LookupError, AttributeError, RecursionError):
         stored = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         same_corpus = corpus is None or stored.get("corpus") in (corpus, None)
-        if same_corpus and {name: stored.get(name) for name in facts} == facts:
-            facts["corpus"] = corpus or stored.get("corpus")
+        if same_corpus and {name: stored.get(name) for name in metadata} == metadata:
+            metadata["corpus"] = corpus or stored.get("corpus")
             numbers = stored["results"].items()
-            return facts, {name: value for name, value in numbers if isinstance(value, int | float)}
-    return facts | {"corpus": corpus}, {}
+            return metadata, {name: n for name, n in numbers if isinstance(n, int | float)}
+    return metadata | {"corpus": corpus}, {}
 
 
 def write_scalars(folder: Path, step: int, results: Results) -> None:

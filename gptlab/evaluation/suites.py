@@ -20,50 +20,51 @@ TEXT_TASKS = ("text", "instructions")  # values of data.task that train a model 
 
 @dataclass(frozen=True)
 class Suite:
-    """An evaluation, and what it needs."""
+    """An evaluation and its requirements."""
 
     evaluate: Callable[[EvalContext], Results]
     tasks: tuple[str, ...] = TEXT_TASKS  # the values of data.task for which it is defined
     needs_corpus: bool = True
-    last_checkpoint: bool = False  # in training, evaluate the last checkpoint and not the best
-    # Raise UserError for what would stop the suite: before a corpus is built, and with one.
+    last_checkpoint: bool = False  # after training, evaluate last.ckpt instead of best.ckpt
+    # Raises UserError for a configuration with which the suite cannot run.
     check_config: Callable[[TrainConfig | EvaluateConfig], None] | None = None
-    check: Callable[[EvalContext], object] | None = None
+    # Raises UserError for a model or corpus on which the suite cannot run.
+    check_context: Callable[[EvalContext], object] | None = None
 
 
 SUITES: dict[str, Suite] = {
     "perplexity": Suite(
         perplexity.evaluate_perplexity,
         tasks=(*TEXT_TASKS, "classification"),
-        check=lambda context: context.batches("valid"),
+        check_context=lambda context: context.batches("valid"),
     ),
     "estimate": Suite(perplexity.evaluate_estimate),
-    # What a model has memorized shows in its last checkpoint: the best one has overfitted least.
+    # The last checkpoint shows what a model memorized: the best one has overfitted least.
     "windows": Suite(perplexity.evaluate_training_windows, last_checkpoint=True),
     "memorisation": Suite(
         memorisation.evaluate_memorisation,
         last_checkpoint=True,
-        check=memorisation.check_memorisation,
+        check_context=memorisation.check_memorisation,
     ),
     "hellaswag": Suite(
         hellaswag.evaluate_hellaswag,
         needs_corpus=False,
         check_config=hellaswag.check_hellaswag_file,
-        check=hellaswag.check_hellaswag,
+        check_context=hellaswag.check_hellaswag,
     ),
     "hellaswag_harness": Suite(
         partial(hellaswag.evaluate_hellaswag, name="hellaswag_harness", style=HarnessQuestion),
         needs_corpus=False,
         check_config=hellaswag.check_hellaswag_file,
-        check=partial(hellaswag.check_hellaswag, style=HarnessQuestion),
+        check_context=partial(hellaswag.check_hellaswag, style=HarnessQuestion),
     ),
-    "bleu_rouge": Suite(evaluate_bleu_rouge, check=EvalContext.documents_to_continue),
+    "bleu_rouge": Suite(evaluate_bleu_rouge, check_context=EvalContext.documents_to_continue),
     "text_quality": Suite(evaluate_text_quality),
     "responses": Suite(
         responses.evaluate_responses,
         tasks=("instructions",),
         check_config=responses.check_responses_config,
-        check=responses.check_responses,
+        check_context=responses.check_responses,
     ),
 }
 SAMPLES = "samples"  # in eval_before and eval_after: texts that the SampleWriter callback writes
@@ -86,11 +87,11 @@ def check_task(name: str, task: str) -> None:
 
 
 def check_suites(context: EvalContext, names: Iterable[str]) -> None:
-    """Raise UserError for whatever would stop a suite, before the first one runs."""
+    """Raise UserError if a suite cannot run, before the first one starts."""
     for name in dict.fromkeys(names):
         if name != SAMPLES:
             check_task(name, context.task)
-            if check := SUITES[name].check:
+            if check := SUITES[name].check_context:
                 check(context)
 
 

@@ -1,4 +1,4 @@
-"""What can be measured of generated text without a judge: variety, length, correctness."""
+"""Measure variety, length and correctness of generated text without a judge."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ DECODED_TOKENS = 1 << 20  # of the training text, decoded at a time
 
 
 def evaluate_text_quality(context: EvalContext) -> Results:
-    """Generate texts from `prompt` or from their first word on; measure these and real ones."""
+    """Generate texts after `prompt` or from nothing; measure these and real ones."""
     tokenizer, count, text = context.tokenizer, context.num_samples, context.config.prompt or ""
     prompt = encode_prompt(tokenizer, text, context.eot_first)
     samples = context.generate(prompt, count, context.config.seed, progress="text_quality")
@@ -46,7 +46,7 @@ def training_text(context: EvalContext) -> Iterator[str]:
 
 @dataclass
 class TextQuality:
-    """Figures over several texts; shares are from 0 to 1."""
+    """Statistics of several texts; shares are from 0 to 1."""
 
     texts: int
     words: float  # mean per text
@@ -56,7 +56,7 @@ class TextQuality:
     repeated_4: float  # share of 4-grams that occurred earlier in the same text
     unknown_words: float  # share of words that the training text lacks
     grammatical: float | None = None  # share of texts that the corpus's grammar can produce
-    nats: float | None = None  # mean cost of those under the grammar
+    nats: float | None = None  # their mean -log probability under the grammar
 
 
 def measure_text_quality(
@@ -65,7 +65,7 @@ def measure_text_quality(
     known: set[str],
     log_probability: Callable[[str], float] | None,
 ) -> TextQuality:
-    """Measure texts; `log_probability` is that of the grammar, if the corpus has one."""
+    """Measure texts; `log_probability` scores a text under the corpus's grammar, if it has one."""
     words = [WORD.findall(text) for text in texts]
     every = [word for each in words for word in each]
     grams = [ngrams(each, 4) for each in words]
@@ -89,7 +89,7 @@ def ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
 
 
 def distinct_share(grams: list[list[tuple[str, ...]]]) -> float:
-    """Count over all texts together, so that repeating one story counts as repetition."""
+    """Divide distinct by all n-grams of all texts: a repeated story counts as repetition."""
     every = [gram for each in grams for gram in each]
     return len(set(every)) / max(1, len(every))
 

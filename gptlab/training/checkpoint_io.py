@@ -33,9 +33,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             publish_checkpoint(temporary, path)
         except (OSError, RuntimeError) as error:
             # torch reports a failed write as RuntimeError, with the cause only in its text.
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            if isinstance(error, RuntimeError) and "write" not in str(error):
+            is_disk_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            if not (is_disk_full or (isinstance(error, RuntimeError) and "write" in str(error))):
                 raise
             raise UserError(
                 f"{path}: cannot be written because the disk is full; the previous checkpoint is "

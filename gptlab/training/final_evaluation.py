@@ -1,4 +1,4 @@
-"""The end of a run: evaluate its checkpoints on disk, write summary.json, print the results."""
+"""Evaluate the checkpoints of a trained run, write summary.json, print the results."""
 
 import contextlib
 import shlex
@@ -117,7 +117,7 @@ def finish_run(trainer: Trainer, setup: TrainingSetup, folder: Path) -> RunSumma
     )
     if trainer.is_global_zero:
         loggers = make_closing_loggers(trainer, folder)
-        with contextlib.suppress(UserError):  # of a diverged model
+        with contextlib.suppress(UserError):  # the model diverged
             log_interpretability(loggers, model, setup.prompt, config)
         log_hyperparameters(loggers, config, overrides, summary)
         summary.write(folder)
@@ -129,16 +129,16 @@ def finish_run(trainer: Trainer, setup: TrainingSetup, folder: Path) -> RunSumma
 
 
 def original_overrides(resumed: ResumedRun | None) -> list[str]:
-    """The overrides of the command that started the run."""
+    """Return the overrides of the command that started the run."""
     if resumed is None or sweeps.is_sweep_job():
         return list(HydraConfig.get().overrides.task)
     return [word for word in shlex.split(resumed.command)[2:] if "=" in word]
 
 
 def make_closing_loggers(trainer: Trainer, folder: Path) -> list[Logger]:
-    """The run's loggers; TensorBoard's write the final results to a file of their own.
+    """Make loggers for the final results; TensorBoard's write to a separate file.
 
-    That file replaces one from an evaluation that was stopped, or from a run that was made longer.
+    It replaces the file of a stopped evaluation, or of a run that has been extended since.
     """
     for path in folder.rglob("*.final"):
         path.unlink()
@@ -159,8 +159,8 @@ def log_hyperparameters(
 ) -> None:
     """Log settings and final results, for TensorBoard's HPARAMS tab.
 
-    The tab has few columns, so only the keys that are compared most, and the typed ones. Metrics
-    of the initial evaluation also get a point at the last step.
+    The tab has few columns, so it shows the most compared keys and the typed ones. Metrics of the
+    initial evaluation also get a point at the last step.
     """
     flat = flatten(config)
     settings = {key: flat[key] for key in HPARAM_KEYS}

@@ -1,4 +1,4 @@
-"""Where a new run's weights come from: random numbers, another run, or pretrained GPT-2."""
+"""Initialize a new run's weights: random, from another run, or from pretrained GPT-2."""
 
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -14,7 +14,7 @@ from gptlab.model.hf.pretrained import load_model, resolve_pretrained
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 
-# A model that is trained further keeps its structure, that is, all settings except these.
+# A finetuned model keeps its structure: all settings except these.
 CHANGEABLE_MODEL_KEYS = {
     *("dropout", "attention_dropout", "attention", "init_std", "pretrained", "trained_length"),
     "n_classes",  # set by the data
@@ -23,10 +23,7 @@ STRUCTURE_KEYS = [f.name for f in fields(ModelConfig) if f.name not in CHANGEABL
 
 
 def prefer_init_from(config: TrainConfig, overrides: Iterable[str]) -> TrainConfig:
-    """Let `init_from` replace the `model.pretrained` of an experiment.
-
-    Raises UserError if both were typed.
-    """
+    """Let init_from replace a default model.pretrained; raise UserError if both were typed."""
     if not (config.init_from and config.model.pretrained):
         return config
     if "model.pretrained" in map(sweeps.override_key, overrides):
@@ -60,13 +57,13 @@ def load_initial_model(config: TrainConfig, overrides: Iterable[str]) -> LoadedM
         in_group = "model" in overridden and name != "vocab_size"
         if (in_group or f"model.{name}" in overridden) and requested != value:
             raise UserError(
-                f"{key}: its model has {name}={value}, and a model that is trained further keeps "
-                f"its structure; leave model.{name}={requested} out"
+                f"{key}: its model has {name}={value}, and a finetuned model keeps its "
+                f"structure; leave model.{name}={requested} out"
             )
     vocabulary = tokenizer.state()["name"]
     if "tokenizer" in overridden and config.tokenizer.name != vocabulary:
         raise UserError(
-            f"{key}: a model that is trained further keeps its vocabulary, {vocabulary}; leave "
+            f"{key}: a finetuned model keeps its vocabulary, {vocabulary}; leave "
             f"tokenizer={config.tokenizer.name} out"
         )
     if isinstance(tokenizer, VocabularyTokenizer):
@@ -75,7 +72,7 @@ def load_initial_model(config: TrainConfig, overrides: Iterable[str]) -> LoadedM
 
 
 def required_tokenizer(tokenizer: Tokenizer | None, config: TrainConfig) -> Tokenizer | None:
-    """The tokenizer to build the corpus with, or None for the configured one."""
+    """Return the tokenizer to build the corpus with, or None for the configured one."""
     if tokenizer is None or tokenizer.state()["name"] == config.tokenizer.name == "gpt2":
         return None
     return tokenizer
@@ -95,7 +92,7 @@ def open_training_corpus(config: TrainConfig, initial: LoadedModel | None) -> Co
 
 
 def adopt_structure(config: ModelConfig, structure: ModelConfig) -> ModelConfig:
-    """`config` with the structure of the model that the run starts from."""
+    """Return `config` with the initial model's structure."""
     settings = {name: getattr(structure, name) for name in STRUCTURE_KEYS}
     return replace(config, **settings, trained_length=structure.trained_length)
 

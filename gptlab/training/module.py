@@ -44,10 +44,10 @@ class LanguageModel(LightningModule):
         net: the decoder.
         optim_config: optimizer and schedule.
         total_steps: optimizer steps of the whole run, the length of the schedule.
-        token_byte_counts: (V,), how many bytes of text each token id stands for, for bits per byte.
-        seed: seeds dropout, together with the number of the micro-batch, so that a resumed run
-            draws the same masks.
-        compiled_step: runs forward and backward pass as one graph where the batch fits it.
+        byte_counts: (V,), UTF-8 bytes of each token id, for bits per byte.
+        seed: seeds dropout, together with the micro-batch's number, so that a resumed run draws the
+            same masks.
+        compiled_step: runs forward and backward pass as one graph if the batch's shape matches.
         layer_decay: see FinetuneConfig.
     """
 
@@ -56,7 +56,7 @@ class LanguageModel(LightningModule):
         net: GPT,
         optim_config: OptimConfig,
         total_steps: int,
-        token_byte_counts: Tensor,
+        byte_counts: Tensor,
         seed: int,
         compiled_step: "CompiledStep | None" = None,
         layer_decay: float = 1.0,
@@ -68,8 +68,8 @@ class LanguageModel(LightningModule):
         self.seed = seed
         self.compiled_step = compiled_step
         self.layer_decay = layer_decay
-        self.token_byte_counts: Tensor
-        self.register_buffer("token_byte_counts", token_byte_counts, persistent=False)
+        self.byte_counts: Tensor
+        self.register_buffer("byte_counts", byte_counts, persistent=False)
         self.gradient_norm = torch.zeros(())
         self.gradients_ready = False  # whether compiled_step has run the backward pass already
         # The first step with a non-finite loss or gradient, or -1. It stays on the device, so that
@@ -135,7 +135,7 @@ class LanguageModel(LightningModule):
     def configure_optimizers(self) -> Any:
         fused = self.device.type in ("cpu", "cuda") and not self.uses_loss_scaling
         optimizer = make_optimizer(self.net, self.optim_config, fused, self.layer_decay)
-        # LambdaLR multiplies each group's own rate, which is optim.lr but for layer_decay.
+        # LambdaLR multiplies each group's own rate: optim.lr, reduced by layer_decay.
         rates, lr = (self.total_steps, self.optim_config), self.optim_config.lr or 1.0
         schedule = LambdaLR(optimizer, lambda step: learning_rate(step, *rates) / lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -144,7 +144,7 @@ class LanguageModel(LightningModule):
 
     @property
     def uses_loss_scaling(self) -> bool:
-        """Whether the loss is scaled: then gradients overflow now and then, by design."""
+        """Whether the loss is scaled, so that gradients overflow now and then by design."""
         return self.trainer.precision == "16-mixed"
 
     def record_non_finite(self, value: Tensor) -> None:
@@ -176,7 +176,7 @@ class LanguageModel(LightningModule):
         real = target != IGNORE_INDEX
         self.validation_sums["nats"].update(self.net(batch["input"], target))
         self.validation_sums["tokens"].update(real.sum())
-        self.validation_sums["bytes"].update(self.token_byte_counts[target[real]].sum())
+        self.validation_sums["bytes"].update(self.byte_counts[target[real]].sum())
 
     def on_validation_epoch_end(self) -> None:
         """Average over all targets, independent of batch sizes."""
@@ -196,8 +196,7 @@ class LanguageModel(LightningModule):
 
 
 class Classifier(LanguageModel):
-    """Training is that of a language model with one target per message, its class at the last
-    token. Validation adds accuracy and F1."""
+    """Train like a language model, with one target per message: its class, at the last token."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)

@@ -1,4 +1,4 @@
-"""Retry a run in smaller micro-batches after a GPU ran out of memory."""
+"""Retry with smaller micro-batches after a GPU ran out of memory (detected by utils/errors.py)."""
 
 import gc
 from collections.abc import Callable
@@ -19,10 +19,7 @@ TrainOnce = Callable[[TrainConfig, ResumedRun | None], FinishedRun | None]
 def train_with_oom_retry(
     train_once: TrainOnce, config: TrainConfig, resumed: ResumedRun | None
 ) -> FinishedRun | None:
-    """Train; after running out of GPU memory, continue with smaller micro-batches.
-
-    The run continues from its last checkpoint, or starts again if it has none yet.
-    """
+    """Train; if GPU memory runs out, resume (or restart) the run with smaller micro-batches."""
     while True:
         try:
             return train_once(config, resumed)
@@ -47,16 +44,16 @@ def train_with_oom_retry(
 
 
 def halve_micro_batch(config: TrainConfig) -> TrainConfig | None:
-    """The same optimizer steps in micro-batches of half the rows, or the next smaller divisor.
+    """Halve the micro-batch (or use the next divisor) and raise accumulation to match.
 
-    Returns None if that is turned off or impossible: at one row, and with several processes,
-    where the others would wait forever for the one that failed.
+    Returns None if that is turned off or impossible: with one row, or with several processes,
+    where the others would wait forever for the failed one.
     """
     rows, trainer = config.data.batch_size, config.trainer
     if rows == 1 or trainer.devices * trainer.num_nodes > 1 or not trainer.halve_on_out_of_memory:
         return None
     factor = next(n for n in range(2, rows + 1) if rows % n == 0)
-    if not trainer.tokens_per_step:  # which otherwise sets the accumulation
+    if not trainer.tokens_per_step:  # it sets the accumulation
         accumulate = trainer.accumulate_grad_batches * factor
         trainer = replace(trainer, accumulate_grad_batches=accumulate)
     return replace(config, data=replace(config.data, batch_size=rows // factor), trainer=trainer)

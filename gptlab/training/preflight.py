@@ -1,4 +1,4 @@
-"""Checks before the first step: settings that cannot work, and measurements of model and data."""
+"""Check settings, model and data before the first step; measure time and memory."""
 
 import copy
 import math
@@ -35,7 +35,7 @@ from gptlab.utils.errors import UserError
 if TYPE_CHECKING:
     from gptlab.training.fast.compiled_step import CompiledStep
 
-FIRST_LOSS_MARGIN = 1.0  # nats above ln(vocabulary): more means that the initial weights are wide
+FIRST_LOSS_MARGIN = 1.0  # nats above ln(vocabulary); beyond: initial weights are too large
 CAUSALITY_TOKENS = 16
 OVERFIT_STEPS = 100
 ALLOCATOR_OVERHEAD = 1.15  # freed blocks that malloc retains; measured on six models: 1.05 to 1.3
@@ -44,7 +44,7 @@ VOCABULARY_BOUNDS = {"gpt2": 50_257, "words": 2, "char": 2}
 
 
 def check_train_settings(config: TrainConfig) -> None:
-    """Raise UserError for settings that no data can make work, before a corpus is built."""
+    """Raise UserError for settings that cannot work with any data, before a corpus is built."""
     trainer, model = config.trainer, config.model
     check_trainer_arguments(trainer.extra)
     if trainer.devices * trainer.num_nodes > 1 and sweeps.is_sweep_job():
@@ -74,7 +74,7 @@ class Check:
 
 @dataclass
 class PreflightReport:
-    """The results of all checks, and what the run will need."""
+    """The results of all checks, and the run's need of time and memory."""
 
     checks: list[Check]
     seconds_per_step: float
@@ -86,15 +86,15 @@ def run_preflight(
 ) -> PreflightReport:
     """Check net, device and data before the first step, without changing a weight.
 
-    Compiles `compiled_step`, if there is one. Raises UserError for what would ruin the run.
+    Compiles `compiled_step`, if there is one. Raises UserError for a failure of model or device.
     """
     net, data, plan = setup.net, setup.data, setup.plan
     batch = TrainingBatches(data.sequences, data.shape)[data.first_micro_batch]
     source_BxT, target_BxT = (batch[name].to(plan.accelerator) for name in ("input", "target"))
     net.to(plan.accelerator)
     checks = [check_causality(net, source_BxT[0]), check_split_overlap(data.corpus)]
-    row_1xT = longest_row(data.sequences).to(plan.accelerator) if plan.varying else source_BxT[:1]
-    memory = estimate_memory(net, row_1xT, plan)
+    row_1xT = longest_row(data.sequences) if plan.variable_length else source_BxT[:1]
+    memory = estimate_memory(net, row_1xT.to(plan.accelerator), plan)
     check_memory(memory, plan.accelerator)
     if device_check := check_device(net, source_BxT[:1], target_BxT[:1], plan):
         checks.append(device_check)
@@ -111,7 +111,7 @@ def run_preflight(
 
 
 def longest_row(records: Sequences) -> Tensor:
-    """The longest training record, (1, T)."""
+    """Return the longest training record, (1, T)."""
     assert isinstance(records, RecordSequences)
     longest = records.token_counts(np.arange(len(records))).argmax()
     return records.read_document_batch(np.array([longest]))[0]
@@ -124,7 +124,7 @@ def time_step(
     plan: RunPlan,
     compiled_step: "CompiledStep | None",
 ) -> tuple[float, float]:
-    """Seconds per optimizer step, and the loss in nats per token.
+    """Return the seconds per optimizer step, and the loss in nats per token.
 
     Times forward and backward pass of a micro-batch after one that warms up (and compiles), and
     discards the gradients.
@@ -146,7 +146,7 @@ def time_step(
 
 
 def check_first_loss(loss: float, vocabulary: int) -> Check:
-    """An untrained model gives every token about the same probability."""
+    """Check that an untrained model gives every token about the same probability."""
     uniform = math.log(vocabulary)
     guess = f"a uniform guess has ln(vocabulary) = {uniform:.3f}"
     result = f"{loss:.3f} nats/token (natural-log units); {guess}"
@@ -154,7 +154,7 @@ def check_first_loss(loss: float, vocabulary: int) -> Check:
 
 
 def check_causality(net: GPT, row_T: Tensor) -> Check:
-    """No output may depend on a later token, that is, its gradient there is exactly zero."""
+    """Check that no output depends on a later token (zero gradient)."""
     row = row_T[:CAUSALITY_TOKENS][None]
     half = row.shape[1] // 2
     x = net.embed(row).detach().requires_grad_()
@@ -183,7 +183,7 @@ def check_split_overlap(corpus: Corpus) -> Check:
 
 
 def check_overfitting(net: GPT, source_BxT: Tensor, target_BxT: Tensor) -> Check:
-    """A copy of the model must overfit one batch, or the gradient does not reach the weights."""
+    """Overfit one batch with a copy of the model, to check that gradients reach the weights."""
     probe = copy.deepcopy(net).train()
     optimizer = torch.optim.AdamW(probe.parameters(), lr=3e-3, weight_decay=0.0)
     losses = []
@@ -228,7 +228,7 @@ def check_device(net: GPT, source_1xT: Tensor, target_1xT: Tensor, plan: RunPlan
 
 
 def estimate_memory(net: GPT, source_1xT: Tensor, plan: RunPlan) -> int:
-    """Bytes at the peak of a training step, on the device of `source_1xT`.
+    """Estimate the peak bytes of a training step on the device of `source_1xT`.
 
     Counts what autograd saves in the blocks for one row and multiplies it by the rows of a
     micro-batch; the rest follows from the sizes. On a CPU, includes the process's present memory.
@@ -250,7 +250,7 @@ def estimate_memory(net: GPT, source_1xT: Tensor, plan: RunPlan) -> int:
 
 
 def head_and_loss_bytes(net: GPT, tokens: int, width: int, compiled_step: bool) -> int:
-    """Bytes for the logits, their log-probabilities and two gradients, or for one chunk of these.
+    """Estimate the bytes of logits, log-probabilities and two gradients, or of one chunk of them.
 
     A chunked loss computes in autocast's half precision and adds the gradients of the head's
     weights and input. In a compiled step the weights' gradient comes last, so all chunks stay.
@@ -264,7 +264,7 @@ def head_and_loss_bytes(net: GPT, tokens: int, width: int, compiled_step: bool) 
 
 
 def saved_activation_bytes(net: GPT, source_BxT: Tensor, precision: str) -> int:
-    """Bytes that autograd saves for the backward pass of the blocks, weights excluded."""
+    """Count the bytes that autograd saves for the blocks' backward pass, without the weights."""
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
     saved: dict[int, int] = {}
 
@@ -277,7 +277,7 @@ def saved_activation_bytes(net: GPT, source_BxT: Tensor, precision: str) -> int:
     device = source_BxT.device.type
     with saved_tensors_hooks(record, lambda tensor: tensor), autocast(precision, device):
         x_BxTxD = net.hidden_states(source_BxT)
-    del x_BxTxD  # alive until here: otherwise storages would reuse addresses
+    del x_BxTxD  # keeps tensors alive, so that storages do not reuse addresses
     return sum(saved.values())
 
 

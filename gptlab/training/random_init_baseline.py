@@ -1,4 +1,4 @@
-"""The same classifier trained from random weights, as a baseline for one from trained weights."""
+"""Train the same classifier from random weights, as a baseline for a pretrained one."""
 
 import json
 import os
@@ -30,14 +30,14 @@ def wants_baseline(config: TrainConfig) -> bool:
 
 
 def baseline_config(config: TrainConfig, folder: Path) -> TrainConfig:
-    """The configuration of the baseline for the run in `folder`: random weights, all trained."""
+    """Return the baseline's configuration for the run in `folder`: random weights, all trained."""
     name = re.sub(r"^\d{4}-\d\d-\d\d_\d{6}_", "", folder.name)
     return replace(
         config,
         from_scratch=True,
         baseline_of=folder.name,
         name=f"{name}{BASELINE_SUFFIX}",
-        finetune=FinetuneConfig(),  # frozen random weights would be a straw man
+        finetune=FinetuneConfig(),  # train all: frozen random weights would be too weak
         resume=None,
     )
 

@@ -1,4 +1,4 @@
-"""Resume a stopped run, so that the rest of it is what it would have been without the stop.
+"""Resume a stopped run exactly: the same results as without the stop.
 
 The stored configuration and everything that the run resolved by itself (precision, threads,
 steps) come from its checkpoint.
@@ -31,7 +31,7 @@ from gptlab.utils.console import print_status
 from gptlab.utils.elapsed_time import ElapsedTime
 from gptlab.utils.errors import UserError, failure_line
 
-# Keys that may be typed when resuming; any other key would make it another run.
+# Keys that may be typed when resuming; any other key would make it a different run.
 CHANGEABLE_TRAINER_KEYS = ("max_steps", "log_every", "fast_loop", "keep_freed_memory")
 CHANGEABLE_KEYS = tuple(f"trainer.{name}" for name in CHANGEABLE_TRAINER_KEYS)
 CHANGEABLE_GROUPS = ("logger", "callbacks")
@@ -53,10 +53,10 @@ class ResumedRun:
     corpus: str  # the name of its corpus folder
     metrics_size: int  # bytes of metrics.csv at that step
     clock: ElapsedTime
-    command: str  # that started the run
+    command: str  # started the run
     tokenizer: dict[str, Any]  # the model's, as plain values
 
-    def open_corpus(self) -> Corpus:
+    def reopen_corpus(self) -> Corpus:
         """Open the run's corpus; rebuild it from its sources if it is missing or damaged.
 
         Raises UserError if the sources have changed.
@@ -79,10 +79,7 @@ class ResumedRun:
         return corpus
 
     def restore_last_checkpoint(self) -> None:
-        """Make the checkpoint that is resumed last.ckpt, in place of a damaged one.
-
-        A run resumed at its last step saves no other.
-        """
+        """Replace a damaged last.ckpt: a run resumed at its last step saves no other."""
         last = self.folder / "checkpoints" / "last.ckpt"
         if self.path != last:
             link_or_copy(self.path, last).replace(last)
@@ -93,8 +90,8 @@ def find_resumed_run(
 ) -> ResumedRun | None:
     """Find the run that `resume=` names, or the unfinished run of this sweep job.
 
-    `current_folder`: the folder that the process which started this one is training in. Returns
-    None for a new run. Raises NothingToResume for a finished run, UserError for an unreadable one.
+    `current_folder`: the run folder of this process or its parent, if any. Returns None for a new
+    run. Raises NothingToResume for a finished run, UserError for an unreadable one.
     """
     if config.resume:
         folder = current_folder or run_dir.find_unfinished(config.resume, config.run_root)
@@ -158,7 +155,7 @@ def read_stopped_run(
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, Mapping[str, Any]]:
-    """The newest undamaged checkpoint and its content; prints a warning for each damaged one."""
+    """Return the newest undamaged checkpoint and its content; warn about each damaged one."""
     checkpoints = folder / "checkpoints"
     others = sorted(checkpoints.glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     first = [checkpoints / "last.ckpt", checkpoints / "previous.ckpt"]
@@ -197,10 +194,10 @@ def merge_config(
     resolved: dict[str, Any],
     folder: Path,
 ) -> TrainConfig:
-    """Apply what the run resolved by itself, and the permitted overrides, to its stored config.
+    """Apply the run's resolved settings and the permitted overrides to its stored config.
 
-    `config` is the composed configuration of the present command. Raises UserError for an
-    override that would make it another run.
+    `config` is the current command's configuration. Raises UserError for an
+    override that would make it a different run.
     """
     for override in overrides:
         key, group = sweeps.override_key(override), override_group(override)
@@ -236,7 +233,7 @@ def restore_group(group: str, stored: dict[str, Any], folder: Path) -> dict[str,
     """Rebuild stored callbacks or loggers from conf/GROUP; only numbers come from the run's file.
 
     Naming a class executes it, and a path decides where files are written: neither is taken from
-    a run folder, which may be a stranger's. Raises UserError for anything else that it asks for.
+    a run folder, which may be a stranger's. Raises UserError for other stored settings.
     """
     shipped: dict[str, dict[str, Any]] = {}
     for path in (CONF_DIR / group).glob("*.yaml"):

@@ -1,4 +1,4 @@
-"""The folder that a run writes to: created and locked by one process, shared with its children."""
+"""Create and lock a run folder in one process, and share it with its children."""
 
 import contextlib
 import os
@@ -26,22 +26,19 @@ def is_child_process() -> bool:
 
 
 def current_run_dir() -> Path | None:
-    """The folder of the run that this process, or the one that started it, is training."""
+    """Return the folder of the run that this process or its parent is training."""
     return Path(os.environ[RUN_DIR_ENV]) if RUN_DIR_ENV in os.environ else None
 
 
 def forget_run_dir() -> None:
-    """Make the next run of this process start in a folder of its own."""
+    """Let the next run of this process create a new folder."""
     if not is_child_process():
         os.environ.pop(RUN_DIR_ENV, None)
 
 
 @contextlib.contextmanager
 def open_run_dir(config: TrainConfig, plan: RunPlan, existing: Path | None) -> Iterator[Path]:
-    """Lock `existing`, or create a folder that becomes visible with the step-0 checkpoint.
-
-    A folder that never became visible is removed.
-    """
+    """Lock `existing`, or create a folder; remove it again if it is never published."""
     if is_child_process():
         yield Path(os.environ[RUN_DIR_ENV])
         return

@@ -1,4 +1,4 @@
-"""The lines that a run prints: what it is about to do, and its results."""
+"""Format the lines that a run prints: its plan and its results."""
 
 import re
 import shlex
@@ -9,6 +9,8 @@ import torch
 from gptlab.config.cli import describe_choice
 from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
+from gptlab.evaluation.eval_context import Results
+from gptlab.evaluation.results_store import format_results
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.training.preflight import PreflightReport
 from gptlab.training.run_plan import RunPlan, TrainingSetup
@@ -18,7 +20,7 @@ from gptlab.utils.device import available_memory
 
 
 def short_number(number: float) -> str:
-    """1234567 as `1.2M`."""
+    """Format 1234567 as `1.2M`."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{letter}"
@@ -26,7 +28,7 @@ def short_number(number: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 layer`, `2 layers`."""
+    """Format a count and its noun: `1 layer`, `2 layers`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
@@ -45,7 +47,7 @@ def opening_lines(setup: TrainingSetup, report: PreflightReport, folder: Path | 
     lines = {
         "model": describe_model(plan, setup.net),
         "data": describe_corpus(setup.corpus),
-        **({"weights": f"from {plan.origin}"} if plan.origin else {}),
+        **({"weights": f"from {plan.initial_checkpoint}"} if plan.initial_checkpoint else {}),
         "steps": describe_steps(setup),
         "optimizer": describe_optimizer(setup.config),
         "device": describe_device(plan),
@@ -62,7 +64,7 @@ def opening_lines(setup: TrainingSetup, report: PreflightReport, folder: Path | 
 
 
 def describe_optimizer(config: TrainConfig) -> str:
-    """Optimizer, schedule and rate, and where they come from: a model may choose its own."""
+    """Name optimizer, schedule, rate, and the group that chose them, such as a model."""
     optim, origin = config.optim, "" if config.resume else describe_choice("optim")
     suffix = f" (optim={origin})" if origin else ""
     return f"{optim.name}, {optim.schedule} schedule, learning rate {optim.lr:g}{suffix}"
@@ -104,7 +106,7 @@ def describe_steps(setup: TrainingSetup) -> str:
 def describe_batch(plan: RunPlan) -> str:
     shape = plan.shape
     text = f"{shape.batch_size} records"
-    if not plan.varying:
+    if not plan.variable_length:
         text = f"{shape.batch_size} × {plan.row_tokens} tokens"
     text += f" × {shape.accumulate} accumulated" if shape.accumulate > 1 else ""
     return text + (f" × {shape.world_size} devices" if shape.world_size > 1 else "")
@@ -127,7 +129,7 @@ def describe_device(plan: RunPlan) -> str:
 def closing_lines(
     config: TrainConfig, folder: Path, summary: RunSummary, stories: int, example: str
 ) -> str:
-    """The results of a run, its files, and the two commands to type next.
+    """Format the results of a run, its files, and the two commands to type next.
 
     `stories`: held-out documents. `example`: a message to classify.
     """
@@ -161,13 +163,13 @@ SPAN_RESULTS = (
     "verbatim from the training text: longest span {longest} tokens, mean {mean_longest:.1f}, "
     "{10_grams:.1%} of all 10-grams"
 )
-# The line of each suite or split: its label, and a template of its figures.
+# Suites and splits with a line of their own: its label and template; others print a table.
 RESULT_LINES = {
     "valid": ("validation", TEXT_RESULTS),
     "last": ("last step", TEXT_RESULTS),
     "test": ("test", TEXT_RESULTS),
     "estimate": ("estimate", TEXT_RESULTS),
-    "windows": ("own windows", TEXT_RESULTS),
+    "windows": ("training text", TEXT_RESULTS),
     "responses": (
         "responses",
         "ROUGE-L {rouge_l:.4f} on {n} test instructions (against shuffled answers "
@@ -184,24 +186,30 @@ RESULT_LINES = {
 EXACT_RESULTS = "; exact match on {exact:.1%} of the {exact_n} short answers"
 
 
-def result_lines(after: dict[str, float]) -> list[str]:
-    """One line per held-out split and per evaluation suite."""
+def result_lines(after: Results) -> list[str]:
+    """Format a line for each suite or split of RESULT_LINES, and a table for every other suite."""
     lines = []
     for suite, (label, template) in RESULT_LINES.items():
         prefix = f"{suite}/"
-        figures = {k.removeprefix(prefix): after[k] for k in after if k.startswith(prefix)}
-        if figures:
-            template += EXACT_RESULTS if "exact" in figures else ""
-            classes = "accuracy" in figures
-            text = describe_class_results(figures) if classes else template.format(**figures)
+        if metrics := {k.removeprefix(prefix): after[k] for k in after if k.startswith(prefix)}:
+            template += EXACT_RESULTS if "exact" in metrics else ""
+            classes = "accuracy" in metrics
+            text = describe_class_results(metrics) if classes else template.format(**metrics)
             lines.append(f"  {label:<13} {text}")
     if lines:  # explain the unit once
         lines[0] = re.sub(r"(nats/\w+) \(", r"\1 (natural-log units; ", lines[0])
-    return lines
+    others: dict[str, Results] = {}
+    for name in after:
+        prefix = name.partition("/")[0]
+        if prefix not in RESULT_LINES:  # NAME_held_out is a column of NAME's table
+            suite = next((suite for suite in others if prefix.startswith(f"{suite}_")), prefix)
+            others.setdefault(suite, {})[name] = after[name]
+    tables = [format_results(suite, results) for suite, results in others.items()]
+    return lines + [f"  {line}" for table in tables for line in table]
 
 
-def describe_class_results(metrics: dict[str, float]) -> str:
-    """Includes the three most frequent confusions: with two classes all of them."""
+def describe_class_results(metrics: Results) -> str:
+    """Format accuracy, F1, loss and the three most frequent confusions."""
     wrong = [key for key in metrics if "_as_" in key and not re.fullmatch(r"(.*)_as_\1", key)]
     confusions = []
     for key in sorted(wrong, key=lambda key: -metrics[key])[:3]:
@@ -214,7 +222,7 @@ def describe_class_results(metrics: dict[str, float]) -> str:
 
 
 def next_command(config: TrainConfig, example: str) -> str:
-    """A command that uses the trained model."""
+    """Return a command that uses the trained model."""
     if config.data.task == "classification":
         words = ["python -m gptlab.evaluate", shlex.quote(f"text={example}")]
     else:

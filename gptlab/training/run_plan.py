@@ -1,6 +1,6 @@
-"""The plan of a run: every size, step count and device that its configuration leaves open.
+"""Resolve `null` and `auto` settings of a run: sizes, step counts, device.
 
-TrainingSetup joins it with the data and the model: all that is known before a run folder exists.
+TrainingSetup joins the plan with data and model; all of it exists before the run folder does.
 """
 
 import math
@@ -24,29 +24,29 @@ from gptlab.training.resume import ResumedRun
 from gptlab.utils.device import resolve_accelerator, resolve_precision
 from gptlab.utils.errors import UserError
 
-# The length of a run on a short text of the user's own (data.fit_to_text).
+# Limits of a run on the user's own short text (data.fit_to_text).
 MAX_PASSES = 30
 MIN_STEPS = 100
 
 
 @dataclass
 class RunPlan:
-    """The configuration with every open choice resolved."""
+    """A configuration without `null` or `auto`."""
 
     model: ModelConfig  # with its vocabulary and context
     optim: OptimConfig  # with its warmup
     shape: BatchShape
     steps: int
-    eval_every: int  # in steps, as the next two; 0: never
+    eval_every: int  # this and the next two in steps; 0: never
     checkpoint_every: int
     sample_every: int
     row_tokens: int
     sequences_per_epoch: int
     accelerator: str  # cpu | cuda | mps
     precision: str
-    varying: bool = False  # each batch is as wide as its longest row
+    variable_length: bool = False  # each batch is padded to its longest sequence
     compile: str = "false"  # false | model | step
-    origin: str = ""  # the checkpoint of the initial weights; empty: random weights
+    initial_checkpoint: str = ""  # source of the initial weights; empty: random weights
     notes: list[str] = field(default_factory=list)  # decisions to show to the user
 
     @property
@@ -54,7 +54,7 @@ class RunPlan:
         return self.shape.sequences_per_step * self.row_tokens
 
     def epochs(self, steps: int) -> float:
-        """Passes over the data in this many steps."""
+        """Return the passes over the data in this many steps."""
         return steps * self.shape.sequences_per_step / self.sequences_per_epoch
 
     def completed_epoch(self, step: int) -> int | None:
@@ -66,7 +66,7 @@ class RunPlan:
 
 @dataclass
 class TrainingSetup:
-    """What callbacks, preflight and final evaluation of one run share."""
+    """Inputs shared by training and evaluation."""
 
     config: TrainConfig
     plan: RunPlan
@@ -90,7 +90,7 @@ class TrainingSetup:
 
     @cached_property
     def evaluation(self) -> EvalContext:
-        """How suites evaluate the run's model, before and after training."""
+        """The input of evaluation suites, before and after training."""
         config, plan = self.config, self.plan
         return EvalContext(
             config=config,
@@ -118,13 +118,15 @@ def make_run_plan(
     """
     notes: list[str] = []
     model = resolve_model(config, corpus, structure, notes)
-    validate_row_length(config.data.row_length, model.context_length)  # which `structure` may set
-    windows = make_sequences(corpus, "train", model.context_length, config.data, config.seed)
-    if isinstance(windows, RecordSequences):
+    validate_row_length(config.data.row_length, model.context_length)  # `structure` may have set it
+    sequences = make_sequences(corpus, "train", model.context_length, config.data, config.seed)
+    row_tokens = sequences.length
+    if isinstance(sequences, RecordSequences):
+        row_tokens = sequences.longest
         check_records(config, corpus, model.context_length, notes)
-    if windows.length < (config.data.row_length or model.context_length + 1) - 1:
-        notes.append(f"the text is short: training windows have {windows.length} tokens")
-    trained_length = max(windows.length, structure.window if structure else 0)
+    if sequences.length < (config.data.row_length or model.context_length + 1) - 1:
+        notes.append(f"the text is short: training windows have {sequences.length} tokens")
+    trained_length = max(sequences.length, structure.window if structure else 0)
     short = trained_length < model.context_length
     model = replace(model, trained_length=trained_length if short else None)
     if trained_length < model.context_length - 1:
@@ -132,8 +134,8 @@ def make_run_plan(
             f"rows have {trained_length} tokens, so positions from there to model.context_length="
             f"{model.context_length} are never trained; generation and evaluation do not use them"
         )
-    shape = make_batch_shape(config, windows.length)
-    steps = count_steps(config, shape, len(windows), notes)
+    shape = make_batch_shape(config, sequences.length)
+    steps = count_steps(config, shape, len(sequences), notes)
     accelerator = resolve_accelerator(config.trainer.accelerator)
     trainer, interval = config.trainer, max(1, min(1000, steps // 5))
     return RunPlan(
@@ -144,22 +146,22 @@ def make_run_plan(
         eval_every=interval if trainer.eval_every is None else trainer.eval_every,
         checkpoint_every=interval if trainer.checkpoint_every is None else trainer.checkpoint_every,
         sample_every=interval if trainer.sample_every is None else trainer.sample_every,
-        row_tokens=windows.longest if isinstance(windows, RecordSequences) else windows.length,
-        sequences_per_epoch=len(windows),
+        row_tokens=row_tokens,
+        sequences_per_epoch=len(sequences),
         accelerator=accelerator,
         precision=resolve_precision(config.trainer.precision, accelerator),
-        varying=config.data.task != "text",
+        variable_length=config.data.task != "text",
         notes=notes,
     )
 
 
 def stored_config(config: TrainConfig, plan: RunPlan) -> dict[str, Any]:
-    """The configuration as checkpoints and config.yaml store it, with the model's final sizes."""
+    """Return the configuration to store, with the model's final sizes."""
     return asdict(config) | {"model": asdict(plan.model), "resume": None}
 
 
 def resolved_settings(plan: RunPlan, threads: int) -> dict[str, Any]:
-    """The settings that a run resolves by itself and keeps when it is resumed, by key."""
+    """Return the resolved settings that a resumed run keeps, by key."""
     return {
         "trainer.accelerator": plan.accelerator,
         "trainer.precision": plan.precision,
@@ -175,22 +177,19 @@ def resolved_settings(plan: RunPlan, threads: int) -> dict[str, Any]:
 
 
 def check_records(config: TrainConfig, corpus: Corpus, context: int, notes: list[str]) -> None:
-    """Note how many records are truncated.
-
-    Raises UserError if truncation leaves a split without a single target.
-    """
+    """Note how many records are truncated; raise UserError if a split is left without targets."""
     truncated = total = 0
     for split in corpus.splits:
-        windows = make_sequences(corpus, split, context, config.data, config.seed)
-        assert isinstance(windows, RecordSequences)
-        rows = np.arange(len(windows))
-        if not windows.targets_per_document(rows).any():
+        records = make_sequences(corpus, split, context, config.data, config.seed)
+        assert isinstance(records, RecordSequences)
+        rows = np.arange(len(records))
+        if not records.targets_per_document(rows).any():
             raise UserError(
                 f"data: every prompt of the {split} records is longer than a row of "
-                f"{windows.length} tokens; try a larger model.context_length or data.template=plain"
+                f"{records.length} tokens; try a larger model.context_length or data.template=plain"
             )
-        truncated += int((windows.token_counts(rows) > windows.length).sum())
-        total += len(windows)
+        truncated += int((records.token_counts(rows) > records.length).sum())
+        total += len(records)
     if truncated:
         notes.append(f"{truncated:,} of {total:,} records are too long and are truncated")
 
@@ -208,9 +207,9 @@ def resolve_warmup(optim: OptimConfig, steps: int) -> OptimConfig:
 def resolve_model(
     config: TrainConfig, corpus: Corpus, structure: ModelConfig | None, notes: list[str]
 ) -> ModelConfig:
-    """The model with the tokenizer's vocabulary, the corpus's classes and a context that fits.
+    """Resolve the vocabulary, the classes and a context that fits the text.
 
-    Only a new model on a short text of the user's own gets a shorter context.
+    Only a new model trained on the user's own short text gets a shorter context.
     """
     model = adopt_structure(config.model, structure) if structure else config.model
     if model.n_classes and not corpus.classes:
@@ -235,7 +234,7 @@ def resolve_model(
 
 
 def make_batch_shape(config: TrainConfig, row_tokens: int) -> BatchShape:
-    """Rows per micro-batch and micro-batches per step.
+    """Choose rows per micro-batch and micro-batches per step.
 
     Raises UserError if trainer.tokens_per_step is not a whole number of micro-batches.
     """
@@ -256,7 +255,7 @@ def make_batch_shape(config: TrainConfig, row_tokens: int) -> BatchShape:
 
 
 def count_steps(config: TrainConfig, shape: BatchShape, rows: int, notes: list[str]) -> int:
-    """Optimizer steps: the shorter of trainer.max_steps and max_epochs; data.default_max_steps."""
+    """Return the smaller of max_steps and max_epochs; default: data.default_max_steps."""
     trainer = config.trainer
     steps_per_epoch = rows / shape.sequences_per_step
     default = math.inf if trainer.max_epochs else config.data.default_max_steps

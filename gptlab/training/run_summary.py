@@ -22,10 +22,10 @@ from gptlab.utils.device import cpu_name
 
 @dataclass
 class RunSummary:
-    """What comparing runs needs in addition to config.yaml and metrics.csv."""
+    """The content of summary.json; config.yaml and metrics.csv hold the rest."""
 
     experiment: str | None
-    overrides: list[str]  # those that differ between the jobs of a sweep
+    overrides: list[str]  # the ones that differ between the jobs of a sweep
     command: str
     began: str  # local time, ISO 8601
     seconds: float  # wall time, over all processes that trained it
@@ -53,7 +53,7 @@ class FinishedRun:
 
 
 def typed_command() -> str:
-    """The command as the user typed it, before it was quoted for Hydra."""
+    """Return the command as the user typed it, before quoting for Hydra."""
     return os.environ.get(COMMAND_ENV, shlex.join(["python", *sys.argv]))
 
 
@@ -71,7 +71,7 @@ def machine_metadata(plan: RunPlan) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The revision of gptlab's code if it is a git clone, with a `+` if it was changed since."""
+    """Return the revision of gptlab's git clone, with a `+` for uncommitted changes."""
     try:
         changes = run_git("status", "--porcelain", "-uno", "gptlab", "conf", "train.py")
         return run_git("rev-parse", "--short", "HEAD") + ("+" if changes else "")

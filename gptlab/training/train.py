@@ -16,12 +16,13 @@ from gptlab.evaluation.suites import check_suites, check_training_suites
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
 from gptlab.model.lora import add_lora, freeze
-from gptlab.training import init_weights, random_init_baseline, resume, run_dir_setup
+from gptlab.training import init_weights, resume, run_dir_setup
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown, ShutdownRequested
 from gptlab.training.final_evaluation import evaluate_finished_run
 from gptlab.training.module import Classifier, LanguageModel
 from gptlab.training.out_of_memory import train_with_oom_retry
 from gptlab.training.preflight import check_train_settings, run_preflight
+from gptlab.training.random_init_baseline import baseline_config, wants_baseline
 from gptlab.training.resume import ResumedRun
 from gptlab.training.run_messages import opening_lines
 from gptlab.training.run_plan import RunPlan, TrainingSetup, make_run_plan
@@ -60,12 +61,10 @@ def train(config: TrainConfig) -> float | None:
     run = train_with_oom_retry(train_once, config, resumed)
     if run is None:
         return None
-    if random_init_baseline.wants_baseline(config):
+    if wants_baseline(config):
         print_status("training the same model from random weights, to compare")
         run_dir_setup.forget_run_dir()
-        train_with_oom_retry(
-            train_once, random_init_baseline.baseline_config(config, run.folder), None
-        )
+        train_with_oom_retry(train_once, baseline_config(config, run.folder), None)
     return run.summary.after["valid/loss"]
 
 
@@ -74,10 +73,10 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     check_train_settings(config)
     check_training_suites(config)
 
-    # Data, in the vocabulary of the initial model, if there is one.
+    # Data, encoded with the initial model's tokenizer, if there is one.
     initial: LoadedModel | None = None
     if resumed:
-        corpus = resumed.open_corpus()
+        corpus = resumed.reopen_corpus()
         structure = config.model if config.init_from or config.model.pretrained else None
     else:
         initial = init_weights.load_initial_model(config, HydraConfig.get().overrides.task)
@@ -97,14 +96,7 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     data.first_micro_batch = setup.done_steps * plan.shape.accumulate
     check_suites(setup.evaluation, [*config.eval_before, *config.eval_after])
     module = (Classifier if corpus.classes else LanguageModel)(
-        *(
-            net,
-            plan.optim,
-            plan.steps,
-            setup.evaluation.token_byte_counts,
-            config.seed,
-            compiled_step,
-        ),
+        *(net, plan.optim, plan.steps, setup.evaluation.byte_counts, config.seed, compiled_step),
         layer_decay=config.finetune.layer_decay,
     )
 
@@ -135,12 +127,12 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
 def make_net(
     config: TrainConfig, plan: RunPlan, corpus: Corpus, initial: LoadedModel | None
 ) -> GPT:
-    """The decoder with random or initial weights, LoRA added and frozen weights marked."""
+    """Make the decoder with random or initial weights; add LoRA and freeze weights."""
     torch.manual_seed(config.seed)
     net = GPT(plan.model)
     if initial and not config.from_scratch:
         init_weights.copy_initial_weights(net, initial, corpus.classes)
-        plan.origin = f"{initial.path}, step {initial.step:,}"
+        plan.initial_checkpoint = f"{initial.path}, step {initial.step:,}"
     add_lora(net, config.finetune)
     freeze(net, config.finetune)
     if not config.trainer.chunked_loss:

@@ -1,4 +1,4 @@
-"""Lightning's Trainer for a run: its callbacks, loggers, arguments and process settings."""
+"""Make Lightning's Trainer for a run, with its callbacks and loggers."""
 
 import inspect
 import logging
@@ -26,7 +26,7 @@ from gptlab.training.run_plan import TrainingSetup
 from gptlab.utils.device import keep_freed_memory
 from gptlab.utils.errors import UserError, did_you_mean
 
-# Set by the run plan, or would restart the endless dataloader.
+# gptlab sets these itself, or they would restart the endless dataloader.
 RESERVED_TRAINER_ARGUMENTS = {
     *("accelerator", "devices", "num_nodes", "strategy", "precision", "max_steps", "max_epochs"),
     *("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch", "callbacks"),
@@ -51,7 +51,7 @@ def check_trainer_arguments(extra: dict[str, Any]) -> None:
 
 
 def configure_torch(settings: TrainerConfig, accelerator: str) -> None:
-    """Set what applies to the whole process, before anything is computed or compiled."""
+    """Set threads, memory reuse and determinism; call before computing or compiling."""
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
     if settings.keep_freed_memory and accelerator == "cpu":
@@ -64,11 +64,8 @@ def configure_torch(settings: TrainerConfig, accelerator: str) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module
 
 
-def make_callbacks(setup: TrainingSetup, folder: Path, seconds: float) -> list[Callback]:
-    """The callbacks of every run, in the order in which they act after a step.
-
-    `seconds`: the expected duration of the run.
-    """
+def make_callbacks(setup: TrainingSetup, folder: Path, expected_seconds: float) -> list[Callback]:
+    """Make the callbacks of every run, in the order in which they act after a step."""
     metrics_logger, shutdown = MetricsLogger(setup, folder), GracefulShutdown()
     publish = [] if setup.resumed else [PublishRunDir(folder, make_loggers(setup, folder))]
     sample_writer = PredictionWriter if setup.corpus.classes else SampleWriter
@@ -77,7 +74,7 @@ def make_callbacks(setup: TrainingSetup, folder: Path, seconds: float) -> list[C
         metrics_logger,
         *publish,
         InitialEvaluation(setup, metrics_logger, shutdown),
-        ProgressBar(metrics_logger, setup.plan.steps, seconds),
+        ProgressBar(metrics_logger, setup.plan.steps, expected_seconds),
         sample_writer(setup, folder, metrics_logger, shutdown),
         CheckpointWriter(setup, folder, metrics_logger),
     ]
@@ -122,13 +119,13 @@ def make_trainer(setup: TrainingSetup, folder: Path, callbacks: list[Callback]) 
 
 
 def find_callback(trainer: Trainer, kind: type[Any]) -> Any:
-    """The trainer's callback of this class."""
+    """Return the trainer's callback of this class."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in __init__
     return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
 def make_loggers(setup: TrainingSetup, folder: Path) -> list[Logger]:
-    """The configured loggers; in a resumed run TensorBoard drops what it has of later steps."""
+    """Make the configured loggers; when resuming, TensorBoard drops events of later steps."""
     loggers = []
     for name, settings in setup.config.logger.items():
         arguments: dict[str, Any] = {"save_dir": str(folder)}
@@ -141,7 +138,7 @@ def make_loggers(setup: TrainingSetup, folder: Path) -> list[Logger]:
 
 
 def instantiate_callbacks(config: TrainConfig) -> list[Callback]:
-    """The user's own callbacks."""
+    """Instantiate the user's own callbacks."""
     return [instantiate_target(name, part, Callback, {}) for name, part in config.callbacks.items()]
 
 
@@ -163,7 +160,7 @@ def instantiate_target(name: str, settings: Any, kind: type, arguments: dict[str
     return part
 
 
-# Facts that the opening lines show already, advertisements, and the normal end of a run.
+# Messages that repeat the opening lines, advertise, or report the normal end of a run.
 UNINFORMATIVE_LINES = re.compile(
     r"(GPU|TPU|HPU) available|limit_val_batches=1.0|val_check_interval=1\)|💡 Tip|"
     r"Restor(ing|ed all) states from the checkpoint|"

@@ -32,7 +32,7 @@ def atomic_folder(final: Path, key: str = "corpus_root") -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         yield building
-        with contextlib.suppress(OSError):  # another process was faster
+        with contextlib.suppress(OSError):  # another process built it first
             building.rename(final)
         if not final.is_dir():
             raise UserError(f"{final}: cannot be created")

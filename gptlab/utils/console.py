@@ -10,7 +10,7 @@ def print_status(line: str) -> None:
 
 
 def format_duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `5 h 10 min`."""
+    """Format seconds as `42 s`, `3 min 20 s` or `5 h 10 min`."""
     seconds = max(0, math.ceil(seconds))
     if seconds < 60:
         return f"{seconds} s"

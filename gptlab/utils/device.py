@@ -38,12 +38,12 @@ def autocast(precision: str, device: str) -> torch.autocast:
 
 
 def resident_memory() -> int:
-    """Bytes of memory that this process uses now."""
+    """Return the bytes of memory that this process uses now."""
     return psutil.Process().memory_info().rss
 
 
 def available_memory(device: str) -> int:
-    """Bytes that this process could use, including what it uses already."""
+    """Return the bytes that this process could use, including its present use."""
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved()
@@ -82,7 +82,7 @@ def keep_freed_memory() -> None:
 
 
 def cpu_name() -> str:
-    """The processor's model name, such as AMD EPYC 7B13."""
+    """Return the processor's model name, such as AMD EPYC 7B13."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

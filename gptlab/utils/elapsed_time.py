@@ -5,7 +5,7 @@ from datetime import datetime
 
 
 class ElapsedTime:
-    """Wall-clock and CPU seconds of a run, including those before it was resumed."""
+    """Measure wall-clock and CPU seconds of a run, including the time before it was resumed."""
 
     def __init__(self, began: str | None = None, seconds: float = 0.0, cpu_seconds: float = 0.0):
         self.began = began or f"{datetime.now():%Y-%m-%dT%H:%M:%S}"  # local time
@@ -20,5 +20,5 @@ class ElapsedTime:
         return time.process_time() - self.cpu_start
 
     def state(self) -> tuple[str, float, float]:
-        """The arguments of an ElapsedTime that continues this one."""
+        """Return the arguments of an ElapsedTime that continues this one."""
         return self.began, self.seconds(), self.cpu_seconds()

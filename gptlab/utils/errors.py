@@ -27,7 +27,7 @@ class UserError(Exception):
     """A user's mistake; commands print it as one line and exit with code 2."""
 
     def line(self) -> str:
-        """The message with unprintable characters escaped as in Python source."""
+        """Return the message with unprintable characters escaped as in Python source."""
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(self))
 
 
@@ -45,7 +45,7 @@ def resolve_choice(key: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def invalid_choice(key: str, name: str, known: Iterable[str]) -> str:
-    """The message for a value that is not among the known ones."""
+    """Return the message for a value that is not among the known ones."""
     suggestion = did_you_mean(str(name), known)
     return f"{key}={name}: invalid choice; choose from {', '.join(known)}{suggestion}"
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def derive_seed(*numbers: int) -> int:
-    """A 63-bit seed that depends on these numbers only, the same on every machine."""
+    """Return a 63-bit seed that depends on these numbers only, the same on every machine."""
     text = ",".join(map(str, numbers)).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
 

@@ -55,7 +55,7 @@ def make_run_dir(folder: Path, root: Path) -> bool:
 
 
 def staging_dir(folder: Path) -> Path:
-    """The hidden folder that becomes the run folder with its first checkpoint."""
+    """Return the hidden folder that becomes the run folder with its first checkpoint."""
     return folder.with_name(f".{folder.name}.new")
 
 
@@ -101,10 +101,7 @@ def find_checkpoint(run: str, run_root: str, key: str = "run") -> Path:
 
 
 def locate_run(key: str, run: str, run_root: str) -> Path:
-    """Find a run by its path or name; for `latest`, return the run root.
-
-    Raises UserError if it does not exist.
-    """
+    """Find a run by path or name (`latest`: the run root); raise UserError if there is none."""
     try:
         root, path = Path(run_root).expanduser(), Path(run).expanduser()
         path.exists()
@@ -133,7 +130,7 @@ def is_weights_path(path: Path) -> bool:
 
 
 def latest_checkpoint(root: Path) -> Path:
-    """The newest run's checkpoint, including jobs of sweeps; a baseline's only as a last resort."""
+    """Return the newest run's checkpoint; sweep jobs count, baselines only as a last resort."""
     for folder in sorted(newest_first(root), key=lambda f: f.name.endswith(BASELINE_SUFFIX)):
         if checkpoint := preferred_checkpoint(folder):
             return checkpoint
@@ -141,7 +138,7 @@ def latest_checkpoint(root: Path) -> Path:
 
 
 def start_time(folder: Path) -> float:
-    """When a run or sweep began, in seconds; raise OSError if the folder holds neither."""
+    """Return a run's or sweep's start in seconds; raise OSError if the folder holds neither."""
     for name in ("config.yaml", "sweep.json"):  # each is the first file written
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return (folder / name).stat().st_mtime
@@ -164,7 +161,7 @@ def find_unfinished(run: str, run_root: str) -> Path | None:
 
 
 def newest_first(root: Path) -> list[Path]:
-    """The runs, sweeps and sweep jobs in a folder, the latest started first."""
+    """List the runs, sweeps and sweep jobs in a folder, the latest started first."""
     started = []
     for folder in (*root.glob("*"), *root.glob("*_sweep/*")):
         with contextlib.suppress(OSError):  # neither a run nor a sweep, or being removed
@@ -178,7 +175,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def sample_files(folder: Path) -> list[Path]:
-    """The samples of a run, step_900 before step_1000, without links and other special files."""
+    """List the sample files of a run, step_900 before step_1000; skip links and special files."""
     paths = (folder / "samples").glob("*.txt")
     return sorted((p for p in paths if p.is_file() and not p.is_symlink()), key=sample_sort_key)
 

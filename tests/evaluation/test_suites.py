@@ -28,8 +28,10 @@ def test_a_run_stores_and_prints_the_results_of_its_suites(evaluated_run: Evalua
     assert (folder / "samples" / "step_0.txt").read_text().count("[sampled]") == 2
     rows = (folder / "metrics.csv").read_text().splitlines()
     assert rows[1].startswith("0,0,0.0,")
-    for word in ("validation", "estimate", "own windows", "hellaswag", "held-out text"):
+    for word in ("validation", "estimate", "training text", "hellaswag", "held-out text"):
         assert f"  {word} " in out
+    for column in ("bleu_rouge_other_real", "text_quality_held_out"):
+        assert f" {column}" in out
     assert f"{summary['parameters']:,} parameters" in out
     assert summary["command"].startswith("python train.py model.n_layer=1")
 
@@ -62,6 +64,7 @@ def test_adding_a_suite_takes_a_function_and_a_line(command, tmp_path: Path, mon
     (corpus,) = (tmp_path / "corpora").iterdir()
     count = Corpus(corpus).splits["valid"].documents
     assert json.loads((run / "summary.json").read_text())["after"]["documents/n"] == count
+    assert f"  {'documents':<28}documents\n    {'n':<26}{count}\n" in result.out
     result = command("gptlab.evaluate", "suite=[documents]")
     assert result.code == 0 and f"  n                         {count}" in result.out
 

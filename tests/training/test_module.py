@@ -55,16 +55,14 @@ def last_gradients(
     """Train and return the gradients of the last step."""
     net = tiny_net(corpus.tokenizer.vocab_size, dropout=dropout)
     data = TextDataModule(corpus, toy_data(), 128, shape, seed=1)
-    token_byte_counts = count_token_bytes(corpus.tokenizer, corpus.tokenizer.vocab_size)
+    byte_counts = count_token_bytes(corpus.tokenizer, corpus.tokenizer.vocab_size)
     trainer = Trainer(
         max_epochs=-1, max_steps=steps, accumulate_grad_batches=shape.accumulate,
         accelerator="cpu", callbacks=[recorder], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
         limit_val_batches=0,
     )  # fmt: skip
-    trainer.fit(
-        LanguageModel(net, OptimConfig(), steps, token_byte_counts, seed=1), datamodule=data
-    )
+    trainer.fit(LanguageModel(net, OptimConfig(), steps, byte_counts, seed=1), datamodule=data)
     return recorder.gradients
 
 
@@ -102,8 +100,8 @@ def test_dropout_depends_on_the_micro_batch_only(toy_corpus: Corpus) -> None:
 def test_scores_are_weighted_by_tokens_and_count_bytes(toy_corpus: Corpus) -> None:
     data = TextDataModule(toy_corpus, toy_data(batch_size=3), 128, BatchShape(3, 1), seed=1)
     net = tiny_net(toy_corpus.tokenizer.vocab_size)
-    token_byte_counts = count_token_bytes(toy_corpus.tokenizer, net.config.vocab_size)
-    score = score_split(net, data.val_dataloader(), token_byte_counts, "32-true")
+    byte_counts = count_token_bytes(toy_corpus.tokenizer, net.config.vocab_size)
+    score = score_split(net, data.val_dataloader(), byte_counts, "32-true")
     valid = toy_corpus.splits["valid"]
     assert (score.tokens, score.bytes) == (valid.tokens, valid.bytes)
     chance = torch.tensor(float(net.config.vocab_size)).log().item()

@@ -1,4 +1,4 @@
-"""Decide when a run writes checkpoints, and what they store."""
+"""Schedule checkpoints and collect the state that they store."""
 
 import math
 import time
@@ -22,10 +22,10 @@ REQUIRED_STATES = {"MetricsLogger", "SampleWriter", "CheckpointWriter"}  # callb
 
 
 class CheckpointWriter(StepCallback):
-    """Write best.ckpt (lowest validation loss), last.ckpt and, if asked, epoch_N and step_N.ckpt.
+    """Write best.ckpt (lowest validation loss), last.ckpt and optional epoch_N and step_N.ckpt.
 
     The checkpoint of step N is written after the samples and the validation of step N, so that a
-    resumed run begins with step N + 1. Only a run stopped during these repeats them on resume.
+    resumed run begins with step N + 1. If stopped during them, the resumed run repeats them.
     """
 
     def __init__(self, setup: TrainingSetup, folder: Path, metrics_logger: MetricsLogger):
@@ -45,7 +45,7 @@ class CheckpointWriter(StepCallback):
         self.best_loss, self.validated_step = state["best_loss"], state["validated_step"]
 
     def on_save_checkpoint(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add config, tokenizer, and what resuming needs besides Lightning's state."""
+        """Add config, tokenizer and further state for resuming."""
         setup, metrics_logger = self.run_setup, self.metrics_logger
         metrics_logger.flush_loggers()
         checkpoint["config"] = stored_config(setup.config, self.plan)

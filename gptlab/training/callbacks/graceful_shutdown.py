@@ -13,7 +13,7 @@ from gptlab.utils.console import print_status
 
 
 class ShutdownRequested(Exception):
-    """Raised by a signal during work that a resumed run repeats: validation, sampling."""
+    """Raised by a signal during interruptible work: validation, sampling."""
 
 
 class GracefulShutdown(StepCallback):
@@ -42,7 +42,7 @@ class GracefulShutdown(StepCallback):
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a signal abort the enclosed work, which a resumed run does again.
+        """Let a signal abort interruptible work, which a resumed run repeats.
 
         Several processes must stop after the same step, so there the signal waits.
         """

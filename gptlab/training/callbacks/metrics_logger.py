@@ -149,10 +149,7 @@ class MetricsLogger(StepCallback):
     def log_metrics(
         self, trainer: Trainer, metrics: dict[str, float], update_latest: bool = True
     ) -> None:
-        """Write the metrics of the current step to metrics.csv and the loggers.
-
-        `latest`, which checkpoints store, takes them in unless `update_latest` is false.
-        """
+        """Write metrics to metrics.csv and loggers; update `latest`, which checkpoints store."""
         if update_latest:
             self.latest |= metrics
         if not trainer.is_global_zero:

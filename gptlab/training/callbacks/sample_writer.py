@@ -19,10 +19,10 @@ from gptlab.training.callbacks.step_callback import StepCallback
 from gptlab.training.run_plan import TrainingSetup
 from gptlab.utils.errors import UserError
 
-MAX_MESSAGES = 16  # held-out messages a classifier is shown
+MAX_MESSAGES = 16  # held-out messages to classify
 MAX_TERMINAL_LENGTH = 400  # characters
 
-# What to generate: for each heading in the file, how to sample and how many samples.
+# Heading in the samples file -> sampling settings and number of samples.
 SampleKinds = dict[str, tuple[SamplingConfig, int]]
 
 
@@ -120,7 +120,7 @@ class PredictionWriter(SampleWriter):
 
     @property
     def state_key(self) -> str:
-        return SampleWriter.__name__  # checkpoints of both hold the same state
+        return SampleWriter.__name__  # both classes share checkpoint state
 
     def generate_texts(self, net: GPT, kinds: SampleKinds) -> tuple[list[str], str]:
         lines, was_training = [], net.training

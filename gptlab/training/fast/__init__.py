@@ -10,7 +10,7 @@ from gptlab.training.run_plan import RunPlan
 
 
 def compile_training(settings: TrainerConfig, plan: RunPlan, net: GPT) -> CompiledStep | None:
-    """Apply trainer.compile, and note the mode in the plan; return the step of mode `step`."""
+    """Apply trainer.compile, and store the mode in the plan; return a step to compile, if any."""
     plan.compile = resolve_compile_mode(settings, plan, net)
     if plan.compile == "model":
         net.compile()  # in place: torch.compile(net) would rename every weight

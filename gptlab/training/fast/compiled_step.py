@@ -51,17 +51,14 @@ def resolve_compile_mode(trainer: TrainerConfig, plan: RunPlan, net: GPT) -> str
         )
     if mode != "auto":
         return mode
-    return (
-        "step"
-        if possible and not plan.varying and is_compilation_worthwhile(plan, net)
-        else "false"
-    )
+    possible = possible and not plan.variable_length
+    return "step" if possible and is_compilation_worthwhile(plan, net) else "false"
 
 
 def is_compilation_worthwhile(plan: RunPlan, net: GPT) -> bool:
     """Whether the graph saves more time than its compilation takes.
 
-    The figures were measured on two cores at 2 × 10¹¹ operations a second (docs/speed.md); on a
+    The numbers were measured on two cores at 2 × 10¹¹ operations a second (docs/speed.md); on a
     faster machine both sides shrink.
     """
     n_layer = plan.model.n_layer
@@ -72,7 +69,7 @@ def is_compilation_worthwhile(plan: RunPlan, net: GPT) -> bool:
 
 
 class CompiledStep:
-    """Call it instead of the net's forward and backward pass in training, on a CPU.
+    """Replace the net's forward and backward pass in training on a CPU.
 
     Args:
         net: gradients are computed for its trainable parameters.
@@ -107,7 +104,7 @@ class CompiledStep:
     def compile_or_raise(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        assert self.net.training, "the graph is that of the net in training mode"
+        assert self.net.training, "call net.train() before compiling"
         inputs = [*self.parameters, *self.frozen, source_BxT, target_BxT, self.as_tensor(1.0)]
         with torch.no_grad(), compiler_friendly(self.net, source_BxT.shape[1]):
             trace = make_fx(
@@ -120,7 +117,7 @@ class CompiledStep:
         self.shape = source_BxT.shape
 
     def as_tensor(self, number: float) -> Tensor:
-        """A tensor, because a Python number would be a constant of the graph."""
+        """Return a tensor: a Python number would become a constant of the graph."""
         return torch.tensor(number, dtype=self.parameters[0].dtype)
 
     def matches(self, source_BxT: Tensor) -> bool:
@@ -128,7 +125,7 @@ class CompiledStep:
         return source_BxT.shape == self.shape
 
     def gradients(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The traced function: gradients of nats · scale, their norm, and the nats.
+        """Return the gradients of nats · scale, their norm, and the nats; traced by `compile`.
 
         Inputs: trained tensors, frozen tensors, source, target, scale.
         """
@@ -166,7 +163,7 @@ class CompiledStep:
 
 @contextlib.contextmanager
 def compiler_friendly(net: GPT, tokens: int) -> Iterator[None]:
-    """Within, the net computes in the way that compiles best; results differ by rounding only.
+    """Make the net compute in the way that compiles best; results differ by rounding only.
 
     Attention is eager on short windows (but not with dropout, for which the fused kernel draws its
     own random numbers), and the loss leaves memory to the compiler.
