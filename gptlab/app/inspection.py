@@ -1,7 +1,6 @@
-"""Inspect a model as it reads a text: attention, logit lens, surprise, nearest tokens, classes.
+"""Inspect a model on a text: attention, logit lens, surprise, nearest tokens, classes.
 
-Each function returns plain values for the page to draw. They read the first tokens of the text, at
-most MAX_TOKENS and the model's window.
+Each function returns plain values for the page, for at most MAX_TOKENS tokens of the text.
 """
 
 from typing import Any
@@ -30,8 +29,8 @@ def token_texts(model: LoadedModel, ids: list[int]) -> list[str]:
 
 
 def inspect_attention(model: LoadedModel, text: str, unknown: str, layer: int) -> dict[str, Any]:
-    """Return one layer's attention weights in thousandths: for each head a flat T × T table, rows
-    attend to columns. Raises UserError for a layer the model does not have."""
+    """Return one layer's attention weights in thousandths: per head a flat T × T table, where rows
+    attend to columns. Raises UserError for a layer that the model does not have."""
     num_layers = len(model.net.blocks)
     if layer >= num_layers:
         raise UserError(f"layer={layer}: must be 0 to {num_layers - 1} for this model")
@@ -55,7 +54,7 @@ def inspect_logit_lens(model: LoadedModel, text: str, unknown: str) -> dict[str,
 
 
 def inspect_surprise(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
-    """Return for each token but the first its probability, and what the model expected instead."""
+    """Return each token's probability, except the first one's, and the most likely alternatives."""
     ids = encode_text(model, text, unknown)
     tokenizer = model.tokenizer
     tokens = [
@@ -74,8 +73,8 @@ def inspect_surprise(model: LoadedModel, text: str, unknown: str) -> dict[str, A
 
 
 def inspect_nearest_tokens(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
-    """Return for the longest tokens of the text the tokens with the most similar embeddings, each
-    with its cosine similarity."""
+    """Return the tokens with the most similar embeddings, and their cosine similarity, for the
+    longest tokens of the text."""
     tokenizer, tokens = model.tokenizer, []
     ids = encode_text(model, text, unknown)
     for id in interpretability.longest_tokens(tokenizer, ids, MAX_NEAREST_TOKENS):

@@ -21,7 +21,7 @@ class QueueFull(Exception):
 
 
 class JobQueue:
-    """Run jobs (generators of events) one after another; stop those that nobody waits for."""
+    """Run jobs (generators of events) one after another; stop a job when its client leaves."""
 
     def __init__(self, max_queue: int):
         self.max_jobs = max_queue + 1
@@ -31,7 +31,7 @@ class JobQueue:
         self.closing = threading.Event()
 
     async def run(self, job: Job[T]) -> AsyncGenerator[list[T], None]:
-        """Yield the job's events in batches: the first one by one, so that they arrive at once.
+        """Yield the job's events in batches, the first event alone so that it arrives at once.
 
         Raises QueueFull when the queue is full, and whatever the job raises.
         """
@@ -67,7 +67,7 @@ class JobQueue:
             self.executor.submit(generator.close)
 
     def close(self) -> None:
-        """Stop the running job within one event, and accept no more."""
+        """Stop the running job after its current event, and accept no more jobs."""
         self.closing.set()
 
 

@@ -77,7 +77,7 @@ def open_socket(config: AppConfig) -> socket.socket:
 
 
 def make_server(config: AppConfig, port: int, registry: "ModelRegistry") -> "uvicorn.Server":
-    """Build a server that stops the running computation as soon as it is asked to exit."""
+    """Build a server that stops the running computation when it receives a signal to exit."""
     import uvicorn
 
     from gptlab.app.job_queue import JobQueue

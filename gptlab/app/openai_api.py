@@ -24,7 +24,7 @@ SAMPLING_FIELDS = set("temperature top_p top_k min_p repetition_penalty no_repea
 FINISH_REASONS = {"end_of_text": "stop", "stop": "stop", "length": "length", None: None}
 MAX_PROMPTS = MAX_STOPS = 8
 Ids = list[int]
-ChoiceJson = dict[str, Any]  # OpenAI's object of that name, or a part of it
+ChoiceJson = dict[str, Any]  # OpenAI's `choice` object, or a part of it
 Logprobs = dict[str, list[Any]]
 CompletionEvent = tuple[TokenEvent | None, ChoiceJson]  # no token: an echoed prompt
 
@@ -60,7 +60,7 @@ class CompletionRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def drop_nulls(cls, values: Any) -> Any:
-        """Treat null as not given."""
+        """Use the default of a field that is null."""
         is_dict = isinstance(values, dict)
         return {n: v for n, v in values.items() if v is not None} if is_dict else values
 
@@ -151,9 +151,8 @@ class CompletionJob:
         return text, logprobs
 
     def usage(self) -> dict[str, int]:
-        prompt, completion = self.prompt_tokens, self.completion_tokens
-        total = prompt + completion
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
+        counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
+        return counts | {"total_tokens": sum(counts.values())}
 
     def response(self, events: list[CompletionEvent]) -> dict[str, Any]:
         """Return the whole response, for a request that does not stream."""
@@ -182,14 +181,14 @@ class CompletionJob:
         )
 
     def final_chunk(self) -> bytes:
-        """Return what ends a stream."""
+        """Return the last bytes of a stream: the usage if requested, then the end mark."""
         include_usage = (self.request.stream_options or {}).get("include_usage")
         usage = self.header | {"choices": [], "usage": self.usage()}
         return (encode_sse(usage) if include_usage else b"") + b"data: [DONE]\n\n"
 
 
 def encode_prompt_or_ids(model: LoadedModel, prompt: str | Ids) -> Ids:
-    """Return the prompt's tokens; raises UserError for an id that is no token."""
+    """Return the prompt's token ids; raises UserError for an id outside the vocabulary."""
     if isinstance(prompt, str):
         return encode_prompt(model.tokenizer, prompt, model.eot_first)
     if not prompt or not all(0 <= id < model.tokenizer.vocab_size for id in prompt):

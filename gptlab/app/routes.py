@@ -79,7 +79,7 @@ def add_run_routes(app: FastAPI, config: AppConfig, registry: ModelRegistry) -> 
 
     @app.get("/api/run")
     def read_run(name: str) -> dict[str, Any]:
-        """One run: its configuration, curves, samples, and checkpoints in the order of steps."""
+        """One run: its configuration, results, curves, samples, and checkpoints by step."""
         return run_history.describe_run(registry, name)
 
 
@@ -128,7 +128,7 @@ def add_inspection_routes(app: FastAPI, registry: ModelRegistry, queue: JobQueue
 
     @app.post("/api/surprise")
     async def surprise(request: TextRequest) -> Response:
-        """The probability of each token of the text, and what the model expected instead."""
+        """The probability of each token of the text, and the most likely alternatives."""
         return inspect(request, inspection.inspect_surprise)
 
     @app.post("/api/classify")

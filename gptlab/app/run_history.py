@@ -45,7 +45,8 @@ def list_runs(registry: ModelRegistry) -> list[dict[str, Any]]:
 
 
 def summarize_run(name: str, folder: Path) -> dict[str, Any]:
-    config, summary = read_config(folder), read_dict(folder / "summary.json", json.loads)
+    config = read_config(*file_state(folder / "config.yaml"))
+    summary = read_dict(folder / "summary.json", json.loads)
     model, finished = config_group(config, "model"), run_dir.is_finished(folder)
     return {
         "name": name,
@@ -77,7 +78,7 @@ def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
         folder = registry.run_folder(run)
         summary, metrics = summarize_run(run, folder), file_state(folder / "metrics.csv")
         files = {
-            "config": read_config(folder),
+            "config": read_config(*file_state(folder / "config.yaml")),
             "results": read_results(folder),
             "curves": {name: average_points(each) for name, each in read_curves(*metrics).items()},
             "samples": read_latest_samples(folder),
@@ -112,8 +113,7 @@ def file_state(path: Path) -> FileState:
 
 @functools.lru_cache(10_000)  # reading many runs would take seconds each time
 def lowest_valid_loss(path: Path, modified: int, size: int) -> float | None:
-    points = read_curves(path, modified, size)["valid"]
-    return min((loss for _, loss in points), default=None)
+    return min((loss for _, loss in read_curves(path, modified, size)["valid"]), default=None)
 
 
 @functools.lru_cache(4)
@@ -153,12 +153,8 @@ def read_latest_samples(folder: Path) -> list[dict[str, Any]]:
     return samples
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    return parse_config(*file_state(folder / "config.yaml"))
-
-
 @functools.lru_cache(1000)
-def parse_config(path: Path, _modified: int, _size: int) -> dict[str, Any]:
+def read_config(path: Path, _modified: int, _size: int) -> dict[str, Any]:
     return read_dict(path, yaml.safe_load)
 
 

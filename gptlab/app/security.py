@@ -1,8 +1,7 @@
-"""Decide who may send requests, before anything of a request is used.
+"""Check who sends a request, before a request is handled.
 
-Another site's page must not reach this server through the browser of the person who runs it: the
-Host header must name this machine (otherwise DNS rebinding could point a foreign name at it), and a
-request from a page must come from this server's own page.
+Other websites must not reach this server through the user's browser: the Host header must name this
+machine (against DNS rebinding), and a page's request must come from this server's own page.
 """
 
 import asyncio
@@ -127,7 +126,7 @@ def check_origin(headers: Headers) -> None:
 async def read_body(receive: Receive) -> bytes:
     """Return the whole body; raises RequestRefused if it is too large or not UTF-8.
 
-    Read on and discard what exceeds MAX_BODY: a client reads the response only after sending all.
+    Read and discard what exceeds MAX_BODY: a client reads the response only after sending all.
     """
     body, size, more = b"", 0, True
     while more and size <= 16 * MAX_BODY:
@@ -147,7 +146,7 @@ async def read_body(receive: Receive) -> bytes:
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that yields the body once, then what follows."""
+    """Return a `receive` that yields the body once, then the messages after it."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

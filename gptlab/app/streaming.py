@@ -30,9 +30,6 @@ SEND_TIMEOUT = 20.0  # seconds in which a client must read what was sent to it
 INTERNAL_ERROR = "internal error; see the server's terminal"
 
 
-# Events of a generation
-
-
 @dataclass
 class TokenEvent:
     """One generated token, and the text that became final with it."""
@@ -155,7 +152,7 @@ def generate_events(
 
 
 def token_event_json(event: TokenEvent, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Probabilities are those of the model itself, before any sampling setting."""
+    """Return a token event with the model's own probabilities, before any sampling setting."""
     return {
         "event": "token",
         "sample": event.sample,
@@ -176,9 +173,6 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 
 def round_probability(probability: float) -> float:
     return float(f"{probability:.4g}")
-
-
-# HTTP responses
 
 
 def describe_error(error: Exception) -> tuple[int, str]:
@@ -229,7 +223,7 @@ class JobStreamingResponse(StreamingResponse):
         async def send_in_time(message: Message) -> None:
             await asyncio.wait_for(send(message), SEND_TIMEOUT)
 
-        # A client that reads nothing loses its turn: the connection closes unfinished.
+        # Close the connection of a client that stops reading, so that others get their turn.
         with contextlib.suppress(TimeoutError):
             async with contextlib.aclosing(self.batches):
                 await self.prepare()
@@ -257,7 +251,7 @@ class JobStreamingResponse(StreamingResponse):
 
 
 class JobResponse(JobStreamingResponse):
-    """Send one JSON object when the job is done: its last event, or what `join` makes of all."""
+    """Send one JSON object when the job is done: its last event, or `join` of all events."""
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ def make_contenders(num_prompts: int) -> dict[str, Callable[[], object]]:
 
 
 def max_steps_per_second() -> float:
-    """How often the machine can read all float32 weights from memory in a second.
+    """Return how often per second the machine can read all float32 weights from memory.
 
     Each new token needs all of them, so an uncompressed model cannot generate faster.
     """

@@ -1,4 +1,4 @@
-"""Contenders measured in processes of their own, for time per step and peak memory."""
+"""Measure time per step and peak memory of contenders, each in its own process."""
 
 import importlib.util
 import subprocess
@@ -9,11 +9,7 @@ from collections.abc import Callable
 import torch
 
 from gptlab.bench import reference_loops
-from gptlab.bench.reference_loops import (
-    EXTERNAL_MODELS,
-    nanogpt_loop,
-    open_config_corpus,
-)
+from gptlab.bench.reference_loops import EXTERNAL_MODELS, nanogpt_loop, open_config_corpus
 from gptlab.bench.roofline import step_cost
 from gptlab.bench.timing import Timing, compare_timings
 from gptlab.config.cli import compose_config

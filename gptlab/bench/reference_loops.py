@@ -1,4 +1,4 @@
-"""The same training through gptlab, in bare loops, and with models of other libraries."""
+"""Train the same model in gptlab, in bare loops, and with other libraries, to compare speed."""
 
 import contextlib
 import io
@@ -49,7 +49,7 @@ class StepTimer(Callback):
 
 
 def peak_memory() -> int:
-    """The largest resident size of this process so far, in kilobytes."""
+    """Return the peak memory of this process so far, in kilobytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -98,7 +98,7 @@ class BareLoop:
 
 
 def gptlab_loop(config: TrainConfig, corpus: Corpus) -> BareLoop:
-    """The loop one would write by hand around gptlab's net, batches and optimizer."""
+    """Build a hand-written loop around gptlab's net, batches and optimizer."""
     plan = make_run_plan(config, corpus)
     torch.manual_seed(config.seed)
     data = TextDataModule(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
@@ -114,7 +114,7 @@ def gptlab_loop(config: TrainConfig, corpus: Corpus) -> BareLoop:
 def nanogpt_loop(
     config: TrainConfig, corpus: Corpus, make_net: Callable[[ModelConfig], nn.Module] = GPT
 ) -> BareLoop:
-    """What nanoGPT's script does on a CPU: rows cut one by one, AdamW tensor by tensor."""
+    """Build nanoGPT's loop for a CPU: rows cut one by one, AdamW tensor by tensor."""
     plan = make_run_plan(config, corpus)
     torch.manual_seed(config.seed)
     net = make_net(plan.model)

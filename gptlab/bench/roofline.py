@@ -1,4 +1,4 @@
-"""The limits of this machine, and how close a training step comes to them."""
+"""Measure the limits of this machine and how close a training step comes to them."""
 
 from dataclasses import dataclass
 from functools import cache

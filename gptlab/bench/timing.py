@@ -1,4 +1,4 @@
-"""Timings on a shared, noisy machine: contenders take turns and are compared by ratio."""
+"""Compare timings on a noisy machine: contenders take turns and are compared by ratio."""
 
 import statistics
 import time

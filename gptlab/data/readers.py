@@ -69,7 +69,7 @@ def read_documents(path: Path, config: DataConfig) -> Iterator[TextChunk]:
 
 
 def split_documents(texts: Iterator[str]) -> Iterator[TextChunk]:
-    """A row is one document, or several if it contains end-of-text marks."""
+    """Split each row into one or several documents at its end-of-text marks."""
     for text in texts:
         text = SURROGATE.sub("\ufffd", text)  # JSON can hold half a character, UTF-8 cannot
         for document in text.split(END_OF_TEXT):

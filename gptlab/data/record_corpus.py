@@ -70,7 +70,7 @@ def build_record_corpus(
 
 
 def count_duplicate_records(splits: dict[str, list[Record]]) -> int:
-    """Count the held-out records whose texts equal a training record's."""
+    """Count the held-out records with the same text as a training record."""
     training = set(map(normalize_record, splits["train"]))
     held_out = (record for name, split in splits.items() if name != "train" for record in split)
     return sum(normalize_record(record) in training for record in held_out)
@@ -85,8 +85,10 @@ def check_split_classes(
         if {record.label for record in splits[name]} >= required:
             continue
         if not classes:
-            number = f"{len(records):,}"
-            raise UserError(f"{number} records are too few, or too similar, for a {name} split")
+            raise UserError(
+                f"{len(records):,} records are too few, or too similar, for a {name} split; "
+                "add records or raise data.split"
+            )
         counts = Counter(record.label for record in records)
         rarest, count = min(counts.items(), key=lambda item: item[1])
         raise UserError(
@@ -97,7 +99,7 @@ def check_split_classes(
 
 
 def prompt_and_response(record: Record, template: Callable[..., str]) -> tuple[str, str]:
-    """The text that the model is given, and the text that it has to generate."""
+    """Return the prompt of a record and the response to generate."""
     if isinstance(record, Message):
         return record.text, ""
     return template(record.instruction, record.input), record.output

@@ -147,7 +147,7 @@ class BookInstructions(RecordSource):
 
 
 def is_json_list(content: bytes) -> bool:
-    """Some networks answer every request with a page of their own instead."""
+    """Detect login pages, which some networks send instead of the file."""
     try:
         return isinstance(json.loads(content), list)
     except ValueError:

@@ -18,7 +18,7 @@ from gptlab.utils.hashing import splitmix64
 
 @dataclass
 class DocumentScan:
-    """What a first pass over one of the source's splits collects."""
+    """The statistics of one of the source's splits, from the first pass."""
 
     lengths: array = field(default_factory=lambda: array("Q"))  # characters of each document
     hashes: array = field(default_factory=lambda: array("Q"))  # 64 bits of each document's content
@@ -88,13 +88,13 @@ class SplitRule:
             self.description = f"the last {split:g}, cut within a document"
 
     def uniform_hash(self, purpose: bytes) -> np.ndarray:
-        """A number in [0, 1) for each training document, by seed, purpose and content."""
+        """Hash each training document to [0, 1) by seed, purpose and content."""
         key = blake2b(self.salt + purpose, digest_size=8).digest()
         content = np.frombuffer(self.scans["train"].hashes, dtype=np.uint64)
         return splitmix64(content ^ np.frombuffer(key, dtype=np.uint64)[0]) / 2.0**64
 
     def assign(self, split: str, chunks: Iterator[TextChunk]) -> Iterator[tuple[str, TextChunk]]:
-        """Yield (split, chunk) for each chunk that is kept of one of the source's splits."""
+        """Yield (split, chunk) for each kept chunk of one of the source's splits."""
         index, position = 0, 0
         # As bytes: reading single values of an array is slow.
         kept, in_train = self.kept.tobytes(), self.in_train.tobytes()
@@ -184,9 +184,9 @@ def split_records(
 
 
 def normalize_record(record: Record) -> str:
-    """The text by which records are equal, without case and extra spaces.
+    """Return the text by which records count as duplicates, without case and extra spaces.
 
-    In messages long numbers are equal too: an advertisement comes with many telephone numbers.
+    Long numbers in messages are masked: one advertisement has many telephone numbers.
     """
     if isinstance(record, Message):
         return re.sub(r"\d{4,}", "0000", " ".join(record.text.casefold().split()))

@@ -1,9 +1,8 @@
 """Build a corpus from text documents in two passes over the source.
 
-The first pass reads everything, so that a flaw in the last file is found before anything is
-written; it collects lengths, hashes and the vocabulary. The second pass tokenizes on all cores
-(tiktoken releases Python's lock) while documents stream by. Memory holds a few megabytes of text
-whatever its length, the vocabulary's counts, and 16 bytes per document.
+The first pass reads everything, so that an error in the last file is found before anything is
+written; it collects lengths, hashes and the vocabulary. The second pass tokenizes the streamed text
+on all cores. Memory use is a few MB plus vocabulary counts and 16 bytes per document.
 """
 
 import math
@@ -112,9 +111,8 @@ def scan_documents(
 
 
 def source_entropy(source: TextSource, writers: dict[str, SplitWriter]) -> dict[str, Any] | None:
-    """The lowest possible loss in nats: expected per document, and of the held-out splits."""
-    entropy = source.entropy()
-    if entropy is None:
+    """Return the best possible loss in nats: expected per document, and of each held-out split."""
+    if (entropy := source.entropy()) is None:
         return None
     nats = {name: writer.negative_log_likelihoods for name, writer in writers.items()}
     held_out = {name: sum(values) for name, values in nats.items() if values}

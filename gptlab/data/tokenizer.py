@@ -23,7 +23,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer(Protocol):
-    """What the rest of gptlab needs of a tokenizer."""
+    """The interface of a tokenizer."""
 
     name: ClassVar[str]  # its key in TOKENIZERS
     vocab_size: int
@@ -148,7 +148,7 @@ def read_bpe_merges(sha256: str) -> str:
 
 
 class UnknownCharactersError(UserError):
-    """A text has characters or words that the vocabulary lacks."""
+    """Raised for characters or words outside the vocabulary."""
 
 
 class VocabularyTokenizer:

@@ -1,4 +1,4 @@
-"""Beam search: find a likely whole text by keeping the best few beginnings at each step."""
+"""Search for a likely text by keeping the few most likely beginnings at each step (beam search)."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ def beam_steps(request: GenerationRequest) -> Iterator[list[Sample]]:
     Each step keeps the `sampling.beams` most likely beginnings. Samples are ranked by
     log-probability / length ** length_penalty, where the length counts new tokens and end-of-text.
     Of the other sampling settings only `repetition_penalty` and `no_repeat_ngram` apply. The search
-    ends when no beginning can still beat the worst of as many finished samples.
+    ends when no active beam can beat the worst of `beams` finished samples.
     Graves (2012), "Sequence Transduction with Recurrent Neural Networks", arXiv:1211.3711; length
     penalty after Wu et al. (2016), arXiv:1609.08144, as a power of the length.
 
@@ -46,8 +46,8 @@ def beam_steps(request: GenerationRequest) -> Iterator[list[Sample]]:
             expanded = [(row, sample) for row, sample in expanded if not sample.finish_reason]
             active = [sample for _, sample in expanded]
             longest = request.max_new_tokens if power > 0 else step + 2
-            best_possible = max((score(sample, longest) for sample in active), default=-torch.inf)
-            if not active or (len(finished) == beams and score(finished[-1]) >= best_possible):
+            best_active = max((score(sample, longest) for sample in active), default=-torch.inf)
+            if not active or (len(finished) == beams and score(finished[-1]) >= best_active):
                 return
             context.select([row for row, _ in expanded])
             context.append([sample.tokens[-1] for sample in active])

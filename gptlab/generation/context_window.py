@@ -1,4 +1,4 @@
-"""The tokens that the model sees before the next one, with their key-value cache."""
+"""Keep the tokens that the model sees before the next one, with their key-value cache."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ class ContextWindow:
     """The visible tokens of B samples, the same number for each.
 
     A model sees `net.config.window` = W tokens. When the window is full, its older half is dropped
-    and the rest is read again from position 0, as in training, for every kind of position. So each
-    token follows from the last W/2 to W tokens. Dropping one token at a time would recompute the
+    and the rest is read again from position 0, as in training, whatever the position encoding. So
+    each token depends on the last W/2 to W tokens. Dropping one token at a time would recompute the
     whole window for every token.
 
     Args:

@@ -89,7 +89,7 @@ def request_from_config(
 
 
 def generate_samples(request: GenerationRequest, progress_label: str | None = None) -> list[Sample]:
-    """Generate to the end and return the finished samples, of beam search the best first.
+    """Generate and return the finished samples, for beam search the best first.
 
     On a terminal, `progress_label` names a progress bar that counts tokens.
     """

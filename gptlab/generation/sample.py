@@ -1,4 +1,4 @@
-"""What to generate, and a sample as it grows."""
+"""Define generation requests and the samples that grow from them."""
 
 import codecs
 import copy
@@ -11,7 +11,7 @@ from gptlab.model.gpt import GPT
 
 
 class StreamingDecoder:
-    """Decode tokens to text one by one; the bytes of an incomplete character wait for the rest."""
+    """Decode tokens to text one by one; hold back the bytes of an incomplete character."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer

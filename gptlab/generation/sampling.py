@@ -11,11 +11,10 @@ from torch import Tensor
 from gptlab.config.schema import SamplingConfig
 
 TOP_P_CANDIDATES = 1024
+TokenIds = Sequence[list[int]]  # prompt and new tokens of each sample
 
 
-def repetition_penalty(
-    logits_BxV: Tensor, penalty: float, token_ids: Sequence[list[int]]
-) -> Tensor:
+def repetition_penalty(logits_BxV: Tensor, penalty: float, token_ids: TokenIds) -> Tensor:
     """Make tokens that a text already contains less likely (for penalties above 1).
 
     A positive logit is divided by the penalty, a negative one multiplied.
@@ -29,7 +28,7 @@ def repetition_penalty(
     return logits_BxV
 
 
-def no_repeat_ngram(logits_BxV: Tensor, n: int, token_ids: Sequence[list[int]]) -> Tensor:
+def no_repeat_ngram(logits_BxV: Tensor, n: int, token_ids: TokenIds) -> Tensor:
     """Exclude tokens that would repeat an n-gram of the text, unless that would exclude all.
 
     Paulus et al. (2017), arXiv:1705.04304.
@@ -69,9 +68,7 @@ def min_p(logits_BxC: Tensor, p: float) -> Tensor:
     return logits_BxC.masked_fill(probability_BxC < threshold_Bx1, -torch.inf)
 
 
-def apply_penalties(
-    logits_BxV: Tensor, config: SamplingConfig, token_ids: Sequence[list[int]]
-) -> Tensor:
+def apply_penalties(logits_BxV: Tensor, config: SamplingConfig, token_ids: TokenIds) -> Tensor:
     """Apply the configured penalties for repeating what each text already contains."""
     if config.repetition_penalty != 1:
         logits_BxV = repetition_penalty(logits_BxV, config.repetition_penalty, token_ids)
@@ -98,7 +95,7 @@ def candidate_logits(logits_BxV: Tensor, config: SamplingConfig) -> tuple[Tensor
 
 
 def candidate_probabilities(
-    logits_BxV: Tensor, config: SamplingConfig, token_ids: Sequence[list[int]]
+    logits_BxV: Tensor, config: SamplingConfig, token_ids: TokenIds
 ) -> tuple[Tensor, Tensor]:
     """Return the probabilities of the tokens to choose from, and their ids, both (B, C).
 

@@ -1,4 +1,4 @@
-"""The whole decoder: embedding → blocks → norm → head. Its parts are in layers.py.
+"""Define the whole decoder: embedding → blocks → norm → head. Its layers are in layers.py.
 
 In shapes: B batch, T tokens, D d_model, V vocabulary (for a classifier, its classes).
 """
@@ -41,7 +41,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer; UserError if the config names a part that is in no table."""
+    """A decoder-only transformer. Raises UserError for an unknown layer name."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -105,13 +105,9 @@ class GPT(nn.Module):
         return self.final_norm(x_BxTxD)
 
     def make_cache(self, samples: int, max_tokens: int) -> KVCache:
-        """Return an empty key-value cache.
-
-        Raises ValueError if attention sees the future: then every new token changes the keys and
-        values of earlier ones.
-        """
+        """Return an empty key-value cache; raises ValueError if attention sees the future."""
         config, weight = self.config, self.embedding.weight
-        if config.let_attention_see_the_future:
+        if config.let_attention_see_the_future:  # new tokens change earlier keys and values
             raise ValueError("a model whose attention sees the future cannot use a cache")
         head_dim = config.d_model // config.n_head
         shape = (config.n_layer, samples, config.n_head, max_tokens, head_dim)

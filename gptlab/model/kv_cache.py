@@ -1,4 +1,4 @@
-"""Keys and values of earlier tokens, so that generating a token computes only that one.
+"""Cache keys and values of earlier tokens, so that generation computes only the new token.
 
 In shapes: L layers, B samples, H heads, T tokens, W the cache's capacity in tokens, K = D / H.
 """

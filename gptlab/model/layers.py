@@ -1,4 +1,4 @@
-"""The decoder's interchangeable parts. Each kind has a table; the config names an entry of it.
+"""Define the decoder's interchangeable layers; the config names an entry of each table.
 
 In shapes: B batch, T tokens, D d_model, F d_ff, H heads, K = D / H.
 """
@@ -180,7 +180,7 @@ POSITIONS: dict[str, Callable[[ModelConfig], Positions]] = {
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    """Attention by PyTorch's fused kernel.
+    """Compute attention with PyTorch's fused kernel.
 
     q, (B, H, T, K), has the last T of the S tokens in k and v, (B, H, S, K).
     """
@@ -192,7 +192,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: floa
 
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    """The same attention in plain operations: softmax(q·kᵀ / √K) · v."""
+    """Compute attention in plain operations: softmax(q·kᵀ / √K) · v."""
     return F.dropout(attention_weights(q, k, causal), dropout) @ v
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy in nats, summed over the real (not ignored) targets.
+"""Compute cross-entropy in nats, summed over the real (not ignored) targets.
 
 In shapes: N tokens, R tokens of a chunk, D d_model, V vocabulary.
 """
@@ -54,7 +54,7 @@ def head_cross_entropy(
 def head_log_softmax(
     x_RxD: Tensor, weight_VxD: Tensor, bias_V: Tensor | None, out_RxV: Tensor
 ) -> Tensor:
-    """Return each token's log-probability after each row, written block by block into `out`."""
+    """Return the log-probabilities of the vocabulary for each row, written into `out_RxV`."""
     if torch.compiler.is_compiling():
         return traced_head_log_softmax(x_RxD, weight_VxD, bias_V, out_RxV)
     same_dtype = x_RxD.dtype == weight_VxD.dtype == out_RxV.dtype
@@ -72,7 +72,7 @@ def head_log_softmax(
 def traced_head_log_softmax(
     x_RxD: Tensor, weight_VxD: Tensor, bias_V: Tensor | None, _: Tensor
 ) -> Tensor:
-    """The same for a compiler, which plans its own memory."""
+    """Compute `head_log_softmax` for a compiler, which plans its own memory."""
     return at_least_float32(F.linear(x_RxD, weight_VxD, bias_V)).log_softmax(-1)
 
 

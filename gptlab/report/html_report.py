@@ -78,7 +78,7 @@ def overview_row(run: LoadedRun) -> list[Any]:
 def curves_section(
     runs: list[LoadedRun], x_axis: str, pictures: Pictures
 ) -> dict[str, dict[str, ThemedPlot]]:
-    """Plot the loss curves over each x-axis; classifiers apart, whose loss counts per message."""
+    """Plot the loss curves over each x-axis; classifiers get their own plot (loss per message)."""
     groups: dict[str, dict[str, ThemedPlot]] = {}
     for kind, is_classifier in (("curves", False), ("classifiers", True)):
         group = [run for run in runs if run.is_classifier == is_classifier and run.metrics]

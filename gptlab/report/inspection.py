@@ -33,7 +33,7 @@ class ShadedToken(NamedTuple):
 
 
 class ModelInspection(NamedTuple):
-    """What the report shows of one model and a text that it generated."""
+    """The report's tables and plots of one model on a text that it generated."""
 
     text: list[ShadedToken]  # darker where the model was more surprised
     most_surprising: list[list[str]]  # token, probability, nats, alternatives

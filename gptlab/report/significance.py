@@ -4,7 +4,7 @@ from gptlab.evaluation import bootstrap, document_scores
 from gptlab.evaluation.document_scores import DocumentScores
 from gptlab.report.load_runs import LoadedRun
 
-MIN_DOCUMENTS = 20  # a bootstrap over fewer documents finds differences that are chance
+MIN_DOCUMENTS = 20  # a smaller bootstrap gives false positives
 
 
 def compare_to_best(runs: list[LoadedRun]) -> list[list[str]]:
@@ -29,10 +29,9 @@ def compare_to_best(runs: list[LoadedRun]) -> list[list[str]]:
 
 
 def rank_group(split: str, group: list[tuple[LoadedRun, DocumentScores]]) -> list[list[str]]:
-    """Rank the runs of one group, the best first.
+    """Rank the runs of one group, the best first, with 95 % confidence intervals.
 
-    Chance also picks the best run, so the intervals cover all pairs (Bonferroni): in 95 % of such
-    tables no interval is wrong.
+    Bonferroni-corrected over all pairs, because the best run was selected by its loss.
     """
     group = sorted(group, key=lambda pair: pair[1].loss)
     (first, best), *others = group

@@ -55,7 +55,7 @@ class Grammar:
         self._start = Choice(self.rules[START])
 
     def entropy(self) -> float:
-        """The entropy of a story in nats: the lowest possible mean loss on one."""
+        """Return the entropy of a story in nats: the lowest possible mean loss per story."""
 
         @cache
         def rule_entropy(name: str) -> float:
@@ -129,17 +129,17 @@ class Grammar:
                     yield Story(done, plot, total)
 
     def log_probability(self, text: str) -> float:
-        """The natural-log probability (nats) of a text; -inf if it is not a story."""
+        """Return the log probability (nats) of a text; -inf if it is not a story."""
         return next((story.log_probability for story in self.derivations(text)), -math.inf)
 
     def fingerprint(self) -> str:
-        """A SHA-256 hex digest of everything that decides the stories."""
+        """Return a SHA-256 hex digest of everything that decides the stories."""
         content = json.dumps([FORMAT, parser.PRONOUNS, list(self.source.items())])
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 def plot_name(alternative: Alternative) -> str:
-    """The name of the rule that an alternative of the rule PLOT consists of."""
+    """Return the name of the plot's rule, the only slot of an alternative of PLOT."""
     (slot,) = alternative.pieces
     assert isinstance(slot, Choice)
     return slot.rule.name
@@ -148,7 +148,7 @@ def plot_name(alternative: Alternative) -> str:
 def choose(
     choice: Choice, bound: Mapping[str, Alternative], uniform: float
 ) -> tuple[Alternative, float]:
-    """The alternative that a number in [0, 1) selects, and its log probability (nats)."""
+    """Return the alternative that a number in [0, 1) selects, and its log probability (nats)."""
     rule = choice.rule
     if choice.exclude is not None:
         count = len(rule.alternatives) - 1

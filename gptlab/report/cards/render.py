@@ -4,7 +4,6 @@
 docs/experiments/runs. Texts come from docs/experiments/published.yaml, results from these runs.
 """
 
-import itertools
 import re
 import sys
 from pathlib import Path
@@ -79,8 +78,8 @@ def write_cards(docs: Path, readme: Path) -> None:
     rows = []
     for name, texts in published.items():
         experiments = (name, *texts.get("variants", []))
-        loaded = (measured_runs.load_experiment_runs(docs / "runs", each) for each in experiments)
-        groups = measured_runs.group_by_seed(list(itertools.chain.from_iterable(loaded)))
+        stored = (measured_runs.load_experiment_runs(docs / "runs", each) for each in experiments)
+        groups = measured_runs.group_by_seed([run for runs in stored for run in runs])
         if groups:
             save_card_curves({g.label: g.first.curve for g in groups}, docs / f"{name}.png")
         (docs / f"{name}.md").write_text(render_card(name, texts, groups), encoding="utf-8")
@@ -108,7 +107,7 @@ def readme_row(name: str, texts: dict[str, Any], groups: list[SeedGroup]) -> lis
 
 
 def describe_scale(group: SeedGroup) -> str:
-    """Say in a few words how a measurement relates to the full experiment."""
+    """Describe how a measurement differs in scale from the full experiment."""
     words = ["scaled down" if group.first.changed_settings() else "full settings"]
     if group.first.has_data_sample:
         words.append("data sample")
@@ -185,7 +184,7 @@ def measured_section(groups: list[SeedGroup]) -> list[str]:
 
 
 def describe_limits(runs: list[MeasuredRun]) -> list[str]:
-    """Say in a sentence what all runs lack of the full experiment; empty if one lacks nothing."""
+    """Name what all runs reduced from the full experiment; empty if one run reduced nothing."""
     actions = []
     if all(run.changed_settings() for run in runs):
         actions.append("changed the settings in the first row")
