@@ -323,11 +323,11 @@ def fuzz(part: Callable[[], None], cases: int, folder: Path, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_few_random_cases(part, tmp_path: Path, monkeypatch) -> None:
+def test_random_inputs_never_crash_a_command(part, tmp_path: Path, monkeypatch) -> None:
     fuzz(part, 15, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
-def test_many_random_cases(part, tmp_path: Path, monkeypatch) -> None:
+def test_many_random_inputs_never_crash_a_command(part, tmp_path: Path, monkeypatch) -> None:
     fuzz(part, CASES[part], tmp_path, monkeypatch)

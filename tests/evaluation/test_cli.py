@@ -76,7 +76,7 @@ def test_an_exported_model_needs_a_text(
         (["suite=[text_quality]", "prompt=Xyloph§"], "unknown=skip"),
     ],
 )
-def test_mistakes_end_in_one_line(
+def test_invalid_evaluate_arguments_end_in_one_line(
     command, trained: Path, arguments: list[str], message: str
 ) -> None:
     result = command("gptlab.evaluate", *arguments)

@@ -39,7 +39,7 @@ def rows(count: int) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_each_answer_equals_that_of_the_harness(command, tmp_path: Path, monkeypatch) -> None:
+def test_answers_equal_those_of_the_harness(command, tmp_path: Path, monkeypatch) -> None:
     lm_eval = pytest.importorskip("lm_eval")
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks.hellaswag.utils import process_docs

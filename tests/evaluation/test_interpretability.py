@@ -16,7 +16,7 @@ VOCABULARY = 60  # ids of a tokenizer that has fewer than the model
 
 @pytest.mark.fast
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_attention_weights_are_those_the_model_computes_with(norm: str) -> None:
+def test_attention_maps_equal_the_models_weights(norm: str) -> None:
     net = gpt2_net(n_layer=2, norm=norm, position="rotary", attention="eager")
     layers = interpretability.attention_maps(net, IDS)
     assert [tuple(weights.shape) for weights in layers] == [(2, 4, 4)] * 2

@@ -5,7 +5,7 @@ import pytest
 from gptlab.evaluation.responses import score_responses
 
 
-def test_scores_of_responses() -> None:
+def test_responses_are_scored_by_rouge_and_exact_match() -> None:
     expected = ["The cat sat on the mat today.", "blue", "Two words"]
     perfect = score_responses(expected, expected)
     assert (perfect.pop("rouge_l_shuffled") or 0.0) < 0.2

@@ -80,7 +80,7 @@ def test_adding_a_suite_takes_a_function_and_a_line(command, tmp_path: Path, mon
         ("hellaswag.max_questions=0", "must be at least 1"),
     ],
 )
-def test_mistakes_in_suites_stop_a_run_before_it_starts(
+def test_invalid_suites_stop_a_run_before_it_starts(
     command, tmp_path: Path, argument: str, message: str
 ) -> None:
     result = command("train", *TINY, "profile=smoke", argument)

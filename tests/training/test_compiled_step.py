@@ -83,7 +83,7 @@ def assert_equals_autograd(net: GPT, step: CompiledStep, source: Tensor, target:
 
 
 @needs_compiler
-def test_loss_and_gradients_are_those_of_autograd(tmp_path: Path, monkeypatch) -> None:
+def test_compiled_loss_and_gradients_equal_autograd(tmp_path: Path, monkeypatch) -> None:
     """With dropout, frozen weights and a chunked loss; and a graph is compiled only once."""
     libraries: list[Path] = []
     load = compiled_step.load_library
@@ -199,7 +199,7 @@ def losses(run: Path) -> list[float]:
 
 @needs_compiler
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_a_compiled_run_is_the_run_without(train_once, micro_batches: int) -> None:
+def test_a_compiled_run_has_the_losses_of_an_eager_run(train_once, micro_batches: int) -> None:
     accumulate = f"trainer.accumulate_grad_batches={micro_batches}"
     plain = train_once(*RUN, "trainer.compile=false", accumulate)
     compiled = train_once(*RUN, "trainer.compile=step", accumulate)

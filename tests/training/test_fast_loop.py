@@ -76,7 +76,7 @@ def train(train_once, observations, monkeypatch) -> Callable[..., ObservedRun]:
     ],
     ids=["listening", "sgd", "bf16"],
 )
-def test_runs_and_counters_are_those_of_lightnings_loop(train, arguments: tuple[str, ...]) -> None:
+def test_fast_runs_and_counters_equal_lightnings_loop(train, arguments: tuple[str, ...]) -> None:
     fast, lightning = train(*arguments, FAST), train(*arguments, LIGHTNING)
     assert_identical_runs(fast.folder, lightning.folder)
     fast_counters, counters = (
@@ -87,7 +87,7 @@ def test_runs_and_counters_are_those_of_lightnings_loop(train, arguments: tuple[
     assert fast.lightning_calls == 0 and lightning.lightning_calls >= 12
 
 
-def test_a_callback_sees_and_logs_the_same(train) -> None:
+def test_callbacks_log_the_same_in_both_loops(train) -> None:
     fast, lightning = train(*LISTENING, FAST), train(*LISTENING, LIGHTNING)
     assert fast.seen == lightning.seen and len(fast.seen) == 25 and fast.seen[-1] == 23.0
     assert (fast.lightning_calls, lightning.lightning_calls) == (0, 24)

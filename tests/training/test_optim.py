@@ -71,3 +71,21 @@ def test_the_size_of_the_optimizer_state_is_counted(settings: dict, count: int) 
 def test_the_norm_of_all_gradients_is_torchs() -> None:
     gradients = [torch.randn(3, 4), torch.randn(5), torch.zeros(2)]
     assert torch.equal(total_norm(gradients), torch.nn.utils.get_total_norm(gradients))
+
+
+def test_learning_rates_fall_from_the_head_down_and_each_weight_is_in_one_group() -> None:
+    net, optim = (
+        GPT(ModelConfig(n_layer=3, n_head=2, d_model=16, context_length=12, vocab_size=20)),
+        OptimConfig(lr=1.0),
+    )
+    groups = parameter_groups(net, optim, layer_decay=0.5)
+    assert groups[0]["lr"] == 1.0
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert len(rates) == sum(len(g["params"]) for g in groups) == len(list(net.parameters()))
+    expected = {"final_norm.": 1.0, "blocks.2.": 0.5, "blocks.1.": 0.25, "blocks.0.": 0.125}
+    for name, parameter in net.named_parameters():
+        rate = next((r for start, r in expected.items() if name.startswith(start)), 0.0625)
+        assert rates[id(parameter)] == rate, name
+    for group in groups:  # decay as ever
+        assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+    assert {g["lr"] for g in parameter_groups(net, optim)} == {1.0}

@@ -223,7 +223,7 @@ def test_a_model_larger_than_memory_is_refused_before_it_is_built(
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
-def test_the_predicted_size_is_that_of_the_built_model(tied: bool, position: str) -> None:
+def test_predicted_size_equals_the_built_model(tied: bool, position: str) -> None:
     config = ModelConfig(n_layer=3, d_model=16, vocab_size=7, tied_head=tied, position=position)
     net = GPT(config)
     sizes = {id(t): t.numel() * 4 for t in (*net.parameters(), *net.buffers())}
