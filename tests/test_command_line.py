@@ -84,7 +84,9 @@ def test_every_model_choice_trains_and_generates(command, toy_corpus: Corpus, mo
         (["promt=Once"], "promt: unknown key; did you mean 'prompt'?"),
     ],
 )
-def test_a_mistake_when_generating_is_one_line(command, trained: Path, arguments, words) -> None:
+def test_invalid_generate_arguments_give_a_one_line_error(
+    command, trained: Path, arguments, words
+) -> None:
     result = command("generate", *arguments)
     assert result.code == 2
     assert words in result.err and result.err.count("\n") == 1
@@ -159,7 +161,7 @@ def test_own_text_of_one_kilobyte_trains(command, tmp_path: Path) -> None:
     assert result.code == 0 and len(result.out) > 5
 
 
-def test_bad_text_ends_in_one_line_and_leaves_nothing(command, tmp_path: Path) -> None:
+def test_invalid_text_gives_a_one_line_error_and_leaves_no_files(command, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "three.txt").write_text("abc")
     for name in ("empty.txt", "three.txt", "missing.txt"):

@@ -51,7 +51,7 @@ def test_comparing_generates_with_two_checkpoints(page: Page) -> None:
     assert texts[0] != texts[1]
 
 
-def test_runs_are_listed_with_their_configuration(page: Page) -> None:
+def test_runs_are_listed_with_their_results_and_configuration(page: Page) -> None:
     open_view(page, "runs")
     expect(page.locator("#runs-table tbody tr")).to_have_count(3)
     expect(page.locator("#run-results tr", has_text="valid/loss")).to_contain_text(

@@ -28,7 +28,7 @@ def ids(model) -> list[int]:
     return encode_prompt(model.tokenizer, TEXT, model.eot_first)
 
 
-def test_attention_is_that_of_the_model(model, ids: list[int], server: Server) -> None:
+def test_attention_weights_equal_the_models(model, ids: list[int], server: Server) -> None:
     _, body = server.request("/api/attention", {"text": TEXT, "layer": 1})
     assert len(body["tokens"]) == len(ids) and body["num_layers"] == 2
     for weights, weights_TxT in zip(body["heads"], attention_maps(model.net, ids)[1], strict=True):
@@ -37,7 +37,7 @@ def test_attention_is_that_of_the_model(model, ids: list[int], server: Server) -
     assert status == 400 and body["error"] == "layer=9: must be 0 to 1 for this model"
 
 
-def test_logit_lens_and_surprise_are_those_of_the_model(model, ids, server: Server) -> None:
+def test_logit_lens_and_surprise_equal_the_models_predictions(model, ids, server: Server) -> None:
     _, lens = server.request("/api/logit_lens", {"text": TEXT})
     nats = [layer["nats"] for layer in lens["layers"]]
     assert nats == pytest.approx(logit_lens(model.net, ids, model.tokenizer.vocab_size).nats, 1e-3)

@@ -55,7 +55,9 @@ def test_other_machines_need_a_token(command) -> None:
     assert result.code == 2 and "16 to 200" in result.err
 
 
-def test_port_in_use_and_missing_package_are_one_line(command, server, folder, monkeypatch):
+def test_port_in_use_and_missing_package_give_a_one_line_error(
+    command, server, folder, monkeypatch
+):
     settings = ["open_browser=false", f"run_root={folder / 'runs'}", f"port={server.port}"]
     result = command("gptlab.app.__main__", *settings)
     assert result.code == 2 and "in use" in result.err and result.err.count("\n") == 1

@@ -62,7 +62,7 @@ def test_models_echo_stop_token_prompts_and_best_of(folder: Path, client: openai
     assert [choice.text for choice in best] == [max(samples, key=lambda s: s.mean_logprob).text]
 
 
-def test_errors_are_those_of_openais_client(client: openai.OpenAI) -> None:
+def test_errors_have_the_types_that_openais_client_expects(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="there is no such run"):
         client.completions.create(model="nope", prompt=PROMPT)
     with pytest.raises(openai.BadRequestError, match="ß"):
@@ -79,7 +79,7 @@ def test_errors_are_those_of_openais_client(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.fast
-def test_null_is_the_default() -> None:
+def test_null_fields_use_their_defaults() -> None:
     request = CompletionRequest(model="x", max_tokens=None, n=None, temperature=None)
     assert request == CompletionRequest(model="x")
 

@@ -63,7 +63,7 @@ def test_form_has_ranges_and_start_values_of_the_settings(server: Server) -> Non
     assert all(each["minimum"] < each["maximum"] and each["help"] for each in fields.values())
 
 
-def test_no_address_is_a_path(server: Server) -> None:
+def test_addresses_are_never_used_as_file_paths(server: Server) -> None:
     names = ["../routes.py", "%2e%2e/routes.py", "static/index.html", "etc/passwd", "routes.py"]
     for path in [*names, "index.html/", "docs/", "static/style.css"]:
         connection = socket.create_connection(("127.0.0.1", server.port))

@@ -86,7 +86,7 @@ def test_token_is_required_if_there_is_one(start_server: Callable[..., Server]) 
 
 
 @pytest.mark.fast
-def test_request_that_never_arrives_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_that_never_arrives_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(security, "REQUEST_TIMEOUT", 0.1)
     messages: list[dict[str, Any]] = []
 

@@ -158,7 +158,9 @@ async def never() -> Any:
 
 
 @pytest.mark.fast
-def test_client_that_reads_nothing_loses_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_of_a_client_that_stops_reading_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(streaming, "SEND_TIMEOUT", 0.1)
 
     async def send(message: dict[str, Any]) -> None:

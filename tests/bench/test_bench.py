@@ -87,7 +87,7 @@ def test_an_unknown_part_is_refused(monkeypatch, capsys) -> None:
     assert end.value.code == 2 and "invalid choice: speed" in capsys.readouterr().err
 
 
-def test_external_models_have_our_size_and_start_at_chance() -> None:
+def test_external_models_have_gptlabs_size_and_start_at_chance() -> None:
     config = ModelConfig(n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=50)
     torch.manual_seed(0)
     source, target = torch.randint(50, (2, 300, 8))
@@ -180,7 +180,7 @@ def test_all_contenders_generate_the_same_number_of_tokens(monkeypatch, capsys) 
     assert "% of the limit" in capsys.readouterr().out
 
 
-def test_transformers_and_the_cacheless_loop_generate_our_text(monkeypatch) -> None:
+def test_transformers_and_the_cacheless_loop_generate_gptlabs_text(monkeypatch) -> None:
     torch.manual_seed(0)
     small = replace(generation.MODEL, n_layer=2, n_head=2, d_model=16, context_length=40)
     monkeypatch.setattr(generation, "MODEL", replace(small, init_std=0.2))

@@ -394,7 +394,7 @@ def test_memory_stays_bounded_for_a_large_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
-def test_best_possible_is_the_grammars_likelihood(toy_corpus: Corpus) -> None:
+def test_best_possible_loss_is_the_grammars_likelihood(toy_corpus: Corpus) -> None:
     texts = documents(toy_corpus, "valid")
     expected = [-story_grammar().log_probability(text) for text in texts]
     nats = toy_corpus.negative_log_likelihoods("valid")

@@ -72,7 +72,7 @@ def test_documents_are_cut_or_padded_and_can_start_with_end_of_text() -> None:
     st.booleans(),
     st.integers(2, 12),
 )
-def test_count_targets_leaves_out_ignored_targets(documents, eot_first, keep, length) -> None:
+def test_total_targets_leaves_out_ignored_targets(documents, eot_first, keep, length) -> None:
     sequences = document_sequences(
         documents, context=12, row_length=length, eot_first=eot_first, learn_eot=keep
     )
@@ -163,7 +163,9 @@ def test_workers_load_the_same_batches_from_any_start(toy_corpus: Corpus) -> Non
         assert torch.equal(batch["input"], batches[number]["input"])
 
 
-def test_best_possible_needs_whole_documents_with_every_token_scored(toy_corpus: Corpus) -> None:
+def test_best_possible_loss_needs_whole_documents_with_every_token_scored(
+    toy_corpus: Corpus,
+) -> None:
     def best(context: int = 128, max_tokens: int | None = None, **changes) -> float | None:
         data = TextDataModule(toy_corpus, toy_data(**changes), context, BatchShape(4, 1), seed=1)
         return data.best_possible_loss(max_tokens)

@@ -89,7 +89,7 @@ def test_beam_search_stops_at_stop_strings_and_needs_no_cache(net: GPT) -> None:
         assert sample.finish_reason != "stop" or sample.tokens[-2:] == TOKENIZER.encode("ab")
 
 
-def test_logprobs_are_those_of_the_model_before_penalties(net: GPT) -> None:
+def test_logprobs_equal_the_models_before_penalties(net: GPT) -> None:
     settings = {"num_samples": 3, "max_new_tokens": 6}
     for sample in beam_search(net, [0, 1], beams=3, repetition_penalty=3.0, **settings):
         tokens = [0, 1, *sample.predicted_tokens]

@@ -201,7 +201,7 @@ def test_best_of_shows_the_most_likely_samples(command, trained: Path) -> None:
     assert best == pytest.approx(sorted(every)[:2], abs=1e-6)
 
 
-def test_a_text_ends_before_any_of_the_stop_strings(command, trained: Path) -> None:
+def test_a_text_ends_before_the_first_stop_string(command, trained: Path) -> None:
     arguments = ["prompt=Once upon a time", "max_new_tokens=60"]
     whole = command("generate", *arguments).out.rstrip("\n")
     word = whole.removeprefix("Once upon a time").split()[5]
@@ -269,7 +269,9 @@ def test_the_guide_lists_every_sampling_choice_and_the_default(command, trained:
         (["sampling.temperature=1e39"], "must be from 0 to 10000"),
     ],
 )
-def test_a_mistake_ends_in_one_line(command, tmp_path: Path, arguments, words: str) -> None:
+def test_invalid_settings_give_a_one_line_error(
+    command, tmp_path: Path, arguments, words: str
+) -> None:
     (tmp_path / "runs.txt").mkdir()
     result = command("generate", "prompt=Once", "max_new_tokens=2", *arguments)
     assert result.code == 2, result.out

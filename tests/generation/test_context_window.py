@@ -62,7 +62,7 @@ def test_logits_with_and_without_the_cache_are_equal(changes: dict) -> None:
                 context.append(tokens)
 
 
-def test_each_new_token_is_read_alone() -> None:
+def test_the_cache_reads_only_the_new_token() -> None:
     net = make_net()
     shapes = []
     net.blocks[0].register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape[:2]))

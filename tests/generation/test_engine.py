@@ -96,7 +96,7 @@ def test_a_net_in_training_generates_without_dropout_and_stays_in_training(net: 
     assert math.isfinite(float(noisy(torch.tensor([[1]])).sum().detach()))
 
 
-def test_logprobs_are_those_of_the_model_before_sampling_settings(net: GPT) -> None:
+def test_logprobs_equal_the_models_before_sampling_settings(net: GPT) -> None:
     settings = SamplingConfig(temperature=0.5, top_k=4, repetition_penalty=1.5)
     samples = generate(
         net, [0, 1], settings, num_samples=5, max_new_tokens=6, logprobs=True, top_logprobs=2

@@ -170,7 +170,7 @@ def test_gpt2_4layer_with_two_layers_has_the_published_number_of_parameters() ->
     ("key", "value"),
     [("norm", "before"), ("position", "absolute"), ("feed_forward", "gelo"), ("attention", "x")],
 )
-def test_a_part_in_no_table_is_refused_with_the_choices(key: str, value: str) -> None:
+def test_an_unknown_layer_name_is_refused_with_the_choices(key: str, value: str) -> None:
     with pytest.raises(UserError, match=rf"model\.{key}={value}.*choose from"):
         GPT(replace(SMALL, **{key: value}))
 

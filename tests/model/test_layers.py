@@ -71,7 +71,7 @@ def scaled_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: flo
         ("ATTENTIONS", "attention", scaled_attention),
     ],
 )
-def test_one_table_entry_adds_a_part(monkeypatch, table: str, key: str, part) -> None:
+def test_one_table_entry_adds_a_layer(monkeypatch, table: str, key: str, part) -> None:
     def logits(config: ModelConfig) -> Tensor:
         torch.manual_seed(0)
         return GPT(config)(torch.arange(6)[None])

@@ -60,7 +60,7 @@ def test_card_shows_the_results_of_its_runs(command, tmp_path: Path, docs) -> No
     assert sample in card
 
 
-def test_only_finished_runs_of_experiments_are_recorded(trained: Path, tmp_path: Path) -> None:
+def test_only_finished_runs_of_experiments_are_stored(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a finished run"):
         measured_runs.read_run(tmp_path)
     with pytest.raises(UserError, match="was not trained with experiment=NAME"):

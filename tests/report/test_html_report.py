@@ -95,7 +95,7 @@ def test_report_includes_unfinished_runs_and_classifiers(command, run_folder: Pa
         (["latest", "--prompt", "Xylophone§"], "Xylophone"),
     ],
 )
-def test_wrong_arguments_end_in_one_line_and_write_nothing(
+def test_invalid_arguments_give_a_one_line_error_and_write_nothing(
     command, run_folder: Path, monkeypatch, arguments: list[str], message: str
 ) -> None:
     for name in ("empty", "damaged", "mine"):

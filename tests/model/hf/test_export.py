@@ -116,7 +116,7 @@ def test_a_run_is_exported_and_its_export_generates(command) -> None:
     assert texts[0] == texts[1] and len(texts[0]) > 5
 
 
-def test_what_no_format_can_express_is_refused_with_what_differs(tmp_path: Path) -> None:
+def test_unsupported_models_are_refused_with_the_differing_settings(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path, char_tokenizer(), norm="post", position="rotary")
     with pytest.raises(UserError, match=r"model\.norm=post.*model\.position=rotary"):
         export(checkpoint)
