@@ -1,4 +1,4 @@
-"""All configuration keys, each with its type, default, help, bounds and choices.
+"""Declare all configuration keys, each with its type, default, help, bounds and choices.
 
 Each command (SCHEMAS, conf/COMMAND.yaml) has a dataclass of its own keys and of groups that
 commands share; conf/GROUP/ holds named choices. Nothing heavy is imported here: `--help` and shell

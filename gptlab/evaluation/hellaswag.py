@@ -1,4 +1,4 @@
-"""HellaSwag: which of four endings does the model find most likely?
+"""Evaluate HellaSwag: choose the most likely of four endings.
 
 Zellers et al. (2019), "HellaSwag: Can a Machine Really Finish Your Sentence?", arXiv:1905.07830.
 Each ending is scored by the loss of its own tokens after the context: their sum (`acc`) and their

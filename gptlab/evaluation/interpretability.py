@@ -1,4 +1,4 @@
-"""Look inside a model: its attention, its expectations layer by layer, similar tokens.
+"""Inspect a model: attention, predictions layer by layer, surprise, similar tokens.
 
 Each function runs the network once over a short text, without dropout. In shapes: H heads, T tokens
 of the text, V vocabulary, D d_model.

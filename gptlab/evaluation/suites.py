@@ -1,4 +1,4 @@
-"""The evaluation suites, for `eval_before` and `eval_after` in training and for `evaluate`.
+"""Register the evaluation suites for training (`eval_before`, `eval_after`) and `evaluate`.
 
 To add a suite, write a function of an EvalContext in a file of its own, and add a line to SUITES.
 """

@@ -1,4 +1,4 @@
-"""The training recipe as LightningModules: loss, gradients, clipping, optimizer, validation."""
+"""Define the training recipe (LightningModule): loss, clipping, optimizer, validation."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ class TrainingDiverged(UserError):
 
 
 class LanguageModel(LightningModule):
-    """Next-token prediction.
+    """Train a decoder to predict the next token.
 
     Args:
         net: the decoder.

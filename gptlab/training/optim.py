@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules. To add one, write a function and enter it in a table."""
+"""Optimizers and learning-rate schedules. To add one, write a function and add it to a table."""
 
 import math
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def constant(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 def cosine(step: int, total_steps: int, config: OptimConfig) -> float:
-    """Half a cosine from lr to min_lr. Loshchilov and Hutter (2016), arXiv:1608.03983."""
+    """Follow half a cosine from lr to min_lr. Loshchilov and Hutter (2016), arXiv:1608.03983."""
     warmup = config.warmup_steps or 0
     progress = (step - warmup) / max(1, total_steps - warmup)
     factor = (1 + math.cos(math.pi * min(1.0, progress))) / 2
@@ -54,7 +54,7 @@ def cosine(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 def warmup_stable_decay(step: int, total_steps: int, config: OptimConfig) -> float:
-    """Constant at lr, then a straight line to min_lr. Hu et al. (2024), arXiv:2404.06395."""
+    """Stay at lr, then decay linearly to min_lr. Hu et al. (2024), arXiv:2404.06395."""
     cooldown_steps = config.cooldown_fraction * total_steps
     factor = min(1.0, max(0.0, (total_steps - step) / cooldown_steps)) if cooldown_steps else 1.0
     return config.min_lr + (config.lr - config.min_lr) * factor
@@ -121,7 +121,7 @@ def parameter_groups(net: GPT, config: OptimConfig, layer_decay: float = 1.0) ->
 
 
 def layers_above(name: str, n_layer: int) -> int:
-    """0 for head and final norm, 1 for the last block, … n_layer + 1 for embeddings."""
+    """Return 0 for head and final norm, 1 for the last block, … n_layer + 1 for embeddings."""
     if name.startswith("blocks."):
         return n_layer - int(name.split(".")[1])
     return 0 if name.startswith(("head.", "final_norm.")) else n_layer + 1

@@ -17,7 +17,7 @@ from gptlab.utils import run_dir
 
 # Lightning starts the other processes of a multi-device run with the same command: the folder
 # created by the first process reaches them in the environment.
-RUN_DIR_ENV = "GPTLAB_RUN_FOLDER"
+RUN_DIR_ENV = "GPTLAB_RUN_DIR"
 
 
 def is_child_process() -> bool:

@@ -1,4 +1,4 @@
-"""summary.json: the command, machine, corpus and results of a finished run."""
+"""Summarize a finished run in summary.json: command, machine, corpus, results."""
 
 import json
 import os

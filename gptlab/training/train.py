@@ -1,4 +1,4 @@
-"""One training run, from a validated configuration to its summary."""
+"""Train one model, from a validated configuration to the summary of the run."""
 
 import contextlib
 import shlex

@@ -1,4 +1,4 @@
-"""Base class of the callbacks that act once per optimizer step."""
+"""Define the base class of callbacks that act once per optimizer step."""
 
 from typing import Any
 

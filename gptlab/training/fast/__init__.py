@@ -1,4 +1,4 @@
-"""Optional speed-ups on a CPU: a compiled training step, and Lightning's loop in fewer calls."""
+"""Speed up training on a CPU (optional): compile the step, run Lightning's loop in fewer calls."""
 
 from lightning.pytorch import Trainer
 

@@ -1,4 +1,4 @@
-"""Forward and backward pass of a micro-batch as one compiled graph. Optional, for one CPU process.
+"""Compile forward and backward pass of a micro-batch as one graph. Optional, for one CPU process.
 
 `torch.compile(net)` makes two graphs, one per pass, and autograd's bookkeeping between them costs a
 small model more than it saves. Here the gradient is a *function* of the weights

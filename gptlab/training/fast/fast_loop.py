@@ -1,4 +1,4 @@
-"""Lightning's training loop in fewer calls. Optional: runs are the same bit for bit without it.
+"""Run Lightning's training loop in fewer calls. Optional: runs are bit-identical without it.
 
 Lightning's own loop makes about 2,900 Python calls per micro-batch: every hook of every callback,
 also empty ones, in a profiler's context; nested closures for the optimizer; metrics collected where
@@ -40,7 +40,7 @@ def can_run_fast(trainer: Any) -> bool:
 
 
 class FastLoop(_TrainingEpochLoop):
-    """Replaces `trainer.fit_loop.epoch_loop`."""
+    """Replace `trainer.fit_loop.epoch_loop`."""
 
     def on_run_start(self, data_fetcher: Any) -> None:
         super().on_run_start(data_fetcher)
@@ -57,7 +57,7 @@ class FastLoop(_TrainingEpochLoop):
         return self.automatic_optimization.optim_progress.optimizer.step.total.completed
 
     def set_current_hook(self, hook: str | None) -> None:
-        """Tell Lightning which hook runs, for callbacks that log.
+        """Set the name of the running hook, for callbacks that log.
 
         Not by setattr, with which nn.Module would search its parameters.
         """
