@@ -70,7 +70,7 @@ class ModelRegistry:
         return self.external_runs | below_root | self.external_runs
 
     def run_folder(self, run: str) -> Path:
-        """Raises NotFound."""
+        """Return the folder of a run; raises NotFound."""
         runs = self.runs()
         if run not in runs:
             raise NotFound(f"run {run:.200}: there is no such run{did_you_mean(run, runs)}")

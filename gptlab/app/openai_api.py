@@ -74,7 +74,7 @@ class CompletionRequest(BaseModel):
         return prompts
 
     def stops(self) -> list[str]:
-        """Raises UserError for too many stop texts."""
+        """Return the stop strings; raises UserError for too many."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > MAX_STOPS:
             raise UserError(f"stop: must be at most {MAX_STOPS} texts")

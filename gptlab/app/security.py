@@ -82,7 +82,7 @@ class SecurityMiddleware:
         await app(scope, receive, send_with_headers)
 
     def check_host(self, host_header: str) -> None:
-        """Raises RequestRefused for a name that is not this server's."""
+        """Raise RequestRefused for a name that is not this server's."""
         name = parse_hostname(host_header)
         own_names = {"localhost", self.host.lower(), socket.gethostname().lower()}
         is_own_name = is_ip_address(name) or name in own_names
@@ -114,7 +114,7 @@ class SecurityMiddleware:
 
 
 def check_origin(headers: Headers) -> None:
-    """Raises RequestRefused for another site's page; other programs send no origin."""
+    """Refuse another site's page (RequestRefused); programs other than browsers send no origin."""
     origin, host = headers.get("origin"), headers.get("host", "").lower()
     foreign_origin = origin is not None and urlsplit(origin).netloc.lower() != host
     foreign_site = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")

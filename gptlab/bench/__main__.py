@@ -49,7 +49,7 @@ STEPS = 200
 
 
 def machine(rounds: int) -> None:
-    """The limits of this machine."""
+    """The speed limits of this machine."""
     print(f"  {cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
     print(f"  matrix products, float32: {roofline.matmul_rate(rounds) / 1e9:.0f} GFLOP/s")
     print(f"  reading memory: {roofline.memory_bandwidth(rounds) / 1e9:.1f} GB/s")

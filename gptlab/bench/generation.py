@@ -30,7 +30,7 @@ Generator = Callable[[Tensor, int], Tensor]  # (B, T) prompts, new tokens -> (B,
 
 
 def nanogpt_generate(net: GPT, prompts_BxT: Tensor, new_tokens: int) -> Tensor:
-    """nanoGPT's loop without a cache: the whole text is read again for each new token."""
+    """Generate as nanoGPT does, without a cache: read the whole text again for each new token."""
     for _ in range(new_tokens):
         logits_BxV = net.head(net.hidden_states(prompts_BxT)[:, -1])
         threshold_Bx1 = logits_BxV.topk(TOP_K).values[:, -1:]
@@ -55,7 +55,7 @@ def transformers_generator(net: GPT, dtype: torch.dtype) -> Generator:
 
 
 def litgpt_generator(dtype: torch.dtype) -> Generator:
-    """One prompt at a time, with random weights of the same size."""
+    """Make litgpt's generator for one prompt, with random weights of the same size."""
     from litgpt.generate.base import generate
 
     model = litgpt_model(MODEL).net.to(dtype).eval()

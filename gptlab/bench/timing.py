@@ -21,7 +21,7 @@ class Timing:
         return statistics.median(self.seconds)
 
     def describe(self, unit: str = "ms") -> str:
-        """Median and spread of the time and of the ratio."""
+        """Format median and spread of the time and of the ratio."""
         factor = {"s": 1, "ms": 1e3}[unit]
         low, high = min(self.seconds) * factor, max(self.seconds) * factor
         ratio = statistics.median(self.ratios)

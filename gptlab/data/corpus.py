@@ -66,11 +66,11 @@ class Corpus:
         return self.folder / f"{split}.bin"
 
     def tokens(self, split: str) -> np.ndarray:
-        """All tokens of a split as a read-only memory map."""
+        """Return all tokens of a split as a read-only memory map."""
         return np.memmap(self.path(split), dtype=self.dtype, mode="r")
 
     def document_ends(self, split: str) -> np.ndarray:
-        """For each document, the index just after its end-of-text, int64."""
+        """Return the index after each document's end-of-text, int64."""
         path, metadata = self.folder / f"{split}.ends.npy", self.splits[split]
         try:
             ends = np.load(path, mmap_mode="r")
@@ -90,16 +90,16 @@ class Corpus:
             start = end
 
     def negative_log_likelihoods(self, split: str) -> np.ndarray | None:
-        """Each document's true negative log-likelihood in nats; None if the source has none."""
+        """Return each document's true negative log-likelihood in nats; None if it is unknown."""
         path = self.folder / f"{split}.nats.npy"
         return np.load(path) if path.exists() else None
 
     def labels(self, split: str) -> np.ndarray:
-        """The class index of each message (data.task=classification)."""
+        """Return the class index of each message (data.task=classification)."""
         return np.load(self.folder / f"{split}.labels.npy")
 
     def prompt_lengths(self, split: str) -> np.ndarray:
-        """The tokens before each response (data.task=instructions)."""
+        """Return the number of tokens before each response (data.task=instructions)."""
         return np.load(self.folder / f"{split}.prompt_lengths.npy")
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def alpaca_template(instruction: str, input: str = "") -> str:
-    """The prompt of Stanford's Alpaca (Taori et al., 2023)."""
+    """Return the prompt of Stanford's Alpaca (Taori et al., 2023)."""
     introduction = (
         "Below is an instruction that describes a task. "
         "Write a response that appropriately completes the request."
@@ -18,7 +18,7 @@ def alpaca_template(instruction: str, input: str = "") -> str:
 
 
 def plain_template(instruction: str, input: str = "") -> str:
-    """A minimal prompt, for a small context."""
+    """Return a minimal prompt, for a small context."""
     return f"{instruction}\n{input}\n= " if input else f"{instruction}\n= "
 
 

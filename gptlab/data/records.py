@@ -57,7 +57,7 @@ class RecordSource(ABC):
 
     @abstractmethod
     def identity(self) -> Any:
-        """Plain values that change when the records change."""
+        """Return plain values that change when the records change."""
 
     @abstractmethod
     def read(self) -> list[Record]:

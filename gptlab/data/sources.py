@@ -39,18 +39,18 @@ class TextSource(ABC):
 
     @abstractmethod
     def identity(self) -> Any:
-        """Plain values that change when the documents change."""
+        """Return plain values that change when the documents change."""
 
     @abstractmethod
     def read_chunks(self, split: str) -> Iterator[TextChunk]:
         """Yield the documents of a split; raises UserError if they cannot be read."""
 
     def negative_log_likelihood(self, document: str) -> float | None:
-        """The document's true negative log-likelihood in nats, if the source knows it."""
+        """Return the document's true negative log-likelihood in nats, if the source knows it."""
         return None
 
     def entropy(self) -> float | None:
-        """The expected nats of a document, if the source knows them."""
+        """Return the expected nats of a document, if the source knows them."""
         return None
 
 

@@ -70,7 +70,7 @@ class SplitRule:
             )
 
     def is_near_share(self, lengths: np.ndarray, split: float) -> bool:
-        """Whether the held-out characters are between a third and three times the share."""
+        """Check that the held-out characters are between a third and three times the share."""
         share = lengths[~self.in_train].sum() / lengths.sum()
         return split / 3 <= share <= min(3 * split, (1 + split) / 2)
 

@@ -38,16 +38,16 @@ class Tokenizer(Protocol):
         """Rebuild the tokenizer from its `state`; raises UserError or ValueError if damaged."""
 
     def state(self) -> dict[str, Any]:
-        """Plain values, with `name`, from which `from_state` rebuilds the tokenizer."""
+        """Return plain values, with `name`, from which `from_state` rebuilds the tokenizer."""
 
     def encode(self, text: str) -> list[int]:
-        """Raises UserError for text outside the vocabulary, unless tokenizer.unknown=skip."""
+        """Encode a text; raises UserError outside the vocabulary, unless tokenizer.unknown=skip."""
 
     def encode_documents(self, documents: list[str]) -> np.ndarray:
         """Encode documents into one array, each followed by end-of-text."""
 
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes of a token, perhaps part of a character; empty for end-of-text."""
+        """Return a token's UTF-8 bytes, perhaps part of a character; empty for end-of-text."""
 
 
 def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
@@ -111,7 +111,7 @@ class GPT2Tokenizer:
 
 
 def byte_characters() -> dict[int, str]:
-    """The character by which GPT-2's files write each byte, in the order of the byte's token id.
+    """Map each byte to its character in GPT-2's files, in the order of the byte's token id.
 
     First the printable bytes, then the others: the n-th of them is the character 256 + n.
     """

@@ -75,12 +75,12 @@ class SwiGLU(nn.Module):
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GPT-2's approximation of GELU. Hendrycks and Gimpel (2016), arXiv:1606.08415."""
+    """Compute GPT-2's approximation of GELU. Hendrycks and Gimpel (2016), arXiv:1606.08415."""
     return F.gelu(x, approximate="tanh")
 
 
 def relu2(x: Tensor) -> Tensor:
-    """relu(x)². So et al. (2021), "Primer", arXiv:2109.08668."""
+    """Compute relu(x)². So et al. (2021), "Primer", arXiv:2109.08668."""
     return F.relu(x).square()
 
 

@@ -161,7 +161,7 @@ def format_cell(value: Any) -> str:
 
 
 def parse_number(text: str) -> float:
-    """Raises ValueError if the text is not a number."""
+    """Parse an int or float; raises ValueError for other texts."""
     number = float(text)
     return int(number) if number.is_integer() else number
 

@@ -189,7 +189,7 @@ class AmbiguityChecker:
         raise GrammarError(f"alternatives of {rule.name!r} are ambiguous: {clash!r}")
 
     def prefixes(self, alternative: Alternative, limit: int) -> set[str]:
-        """All texts that the alternative can start with, cut to `limit` characters."""
+        """Return all texts that the alternative can start with, cut to `limit` characters."""
         prefixes = {""}
         for piece in alternative.pieces:
             if all(len(prefix) >= limit for prefix in prefixes):

@@ -8,5 +8,5 @@ from gptlab.data.toy.story_rules import RULES
 
 @cache
 def story_grammar() -> Grammar:
-    """The whole grammar, compiled and checked on first use."""
+    """Return the whole grammar, compiled and checked on first use."""
     return Grammar(RULES)
