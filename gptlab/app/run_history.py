@@ -79,14 +79,14 @@ def describe_run(registry: ModelRegistry, run: str) -> dict[str, Any]:
         summary, metrics = summarize_run(run, folder), file_state(folder / "metrics.csv")
         files = {
             "config": read_config(*file_state(folder / "config.yaml")),
-            "results": read_results(folder),
+            "results": read_run_results(folder),
             "curves": {name: average_points(each) for name, each in read_curves(*metrics).items()},
             "samples": read_latest_samples(folder),
         }
     return summary | {"checkpoints": checkpoints} | files
 
 
-def read_results(folder: Path) -> dict[str, dict[str, float]]:
+def read_run_results(folder: Path) -> dict[str, dict[str, float]]:
     """Return evaluation results by column: before and after training, and evaluated later."""
     summary = read_dict(folder / "summary.json", json.loads)
     columns = {"before": config_group(summary, "before"), "after": config_group(summary, "after")}

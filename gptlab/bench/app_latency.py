@@ -22,6 +22,7 @@ from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import count_parameters
 from gptlab.model.hf.pretrained import load_model
 from gptlab.utils import run_dir
+from gptlab.utils.errors import exit_on_error
 
 PROMPT, NEW_TOKENS = "Once upon a time", 200
 
@@ -130,4 +131,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_error("app"):
+        main()

@@ -163,7 +163,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, Mapping[str, Any]]:
         try:
             return path, checkpoint.read_checkpoint(path)
         except UserError as error:
-            print_status(f"warning: {error}; using the one before it")
+            print_status(f"warning: {error}; looking for another")
     raise UserError(f"resume={folder}: has no readable checkpoint")
 
 
@@ -203,9 +203,10 @@ def merge_config(
         key, group = sweeps.override_key(override), override_group(override)
         if key not in (*CHANGEABLE_KEYS, *LOCATION_KEYS) and group not in CHANGEABLE_GROUPS:
             allowed = (*CHANGEABLE_KEYS, *CHANGEABLE_GROUPS, *LOCATION_KEYS)
+            new_run = f"from its weights: init_from={folder} {override}"
             raise UserError(
                 f"{override}: a resumed run keeps its settings; only {', '.join(allowed)} may be "
-                f"typed; to start a new run from its weights: init_from={folder} {override}"
+                f"typed; to start a new run {'leave resume= out' if group == 'model' else new_run}"
             )
     stored = {**stored, **{group: {**stored[group]} for group in ("trainer", "optim")}}
     for key, value in resolved.items():

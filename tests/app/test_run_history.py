@@ -74,7 +74,7 @@ def test_strange_folder_does_not_hide_the_others(folder: Path, tmp_path: Path) -
 def test_number_of_results_is_bounded(tmp_path: Path) -> None:
     after = {f"{n}/{'x' * 200}": n for n in range(1000)}
     (tmp_path / "summary.json").write_text(json.dumps({"after": after}))
-    names = run_history.read_results(tmp_path)["after"]
+    names = run_history.read_run_results(tmp_path)["after"]
     assert len(names) == run_history.MAX_RESULTS and max(map(len, names)) == 100
 
 

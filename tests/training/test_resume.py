@@ -141,7 +141,8 @@ def test_a_wrong_resume_command_is_one_line_and_changes_nothing(command, crashed
     content = (crashed / "checkpoints" / "last.ckpt").read_bytes()
     for arguments, message in (
         (["resume=latest", "seed=3"], "seed=3: a resumed run keeps its settings"),
-        (["resume=latest", "model.n_layer=2"], "init_from=runs/"),
+        (["resume=latest", "model.n_layer=2"], "leave resume= out"),
+        (["resume=latest", "optim.lr=1"], "init_from=runs/"),
         (["resume=latest", "experiment=toy_best"], "experiment=toy_best: a resumed run"),
         (["resume=nowhere"], "resume=nowhere: no such run folder"),
         (["resume=latest", "run_root=empty"], "no run in empty"),

@@ -4,8 +4,8 @@
 docs/experiments/runs. Texts come from docs/experiments/published.yaml, results from these runs.
 """
 
+import argparse
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,10 @@ FORMATS = {result: number_format for _, result, number_format in RESULT_ROWS}
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m gptlab.report.cards", description=__doc__)
+    parser.add_argument("runs", nargs="*", help="folders of finished runs to store first")
     with exit_on_error("report"):
-        for folder in sys.argv[1:]:
+        for folder in parser.parse_args().runs:
             run = measured_runs.read_run(Path(folder))
             print(f"stored {measured_runs.save_run(run, DOCS / 'runs')}")
         write_cards(DOCS, ROOT / "README.md")
