@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ from gptlab.data.toy.stories import story_grammar
 pytest.register_assert_rewrite("tests.app.serving")
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under a shell's `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A model whose training step takes milliseconds, without plots, which take longer than the run.
 TINY = [

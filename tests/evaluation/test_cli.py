@@ -53,7 +53,7 @@ def test_an_exported_model_needs_a_text(
     result = command("gptlab.export", f"run={evaluated_run.folder}", "output_dir=out")
     assert result.code == 0, result.err
     result = command("gptlab.evaluate", "run=out", "suite=[perplexity]")
-    assert result.code == 2 and "name a text: data=text" in result.err
+    assert result.code == 2 and "choose a text: data=text" in result.err
     result = command(
         *("gptlab.evaluate", "run=out", "suite=[perplexity]", "data=toy_stories", *QUICK),
         *("data.max_samples=60", "data.split=0.3"),
