@@ -74,7 +74,7 @@ class JobQueue:
 def collect_events(
     generator: Generator[T, None, None], stops: tuple[threading.Event, ...], seconds: float
 ) -> list[T]:
-    """Return the next event and those that follow it within `seconds`."""
+    """Return the next event and any more that arrive within `seconds`."""
     deadline, events = time.perf_counter() + seconds, []
     for event in generator:
         events.append(event)

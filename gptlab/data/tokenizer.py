@@ -8,6 +8,7 @@ generate text.
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, files
@@ -151,7 +152,7 @@ class UnknownCharactersError(UserError):
     """Raised for characters or words outside the vocabulary."""
 
 
-class VocabularyTokenizer:
+class VocabularyTokenizer(ABC):
     """A list of pieces of text whose positions are the ids; end-of-text is the last id."""
 
     name: ClassVar[str]
@@ -174,9 +175,9 @@ class VocabularyTokenizer:
     def state(self) -> dict[str, Any]:
         return {"name": self.name, "pieces": self.pieces, "unknown": self.unknown}
 
+    @abstractmethod
     def split(self, text: str) -> Iterable[str]:
         """Split text into pieces, of the vocabulary where possible."""
-        raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:
         ids = [self.ids.get(piece, -1) for piece in self.split(text)]

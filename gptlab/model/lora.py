@@ -75,7 +75,7 @@ def lora_layers(net: GPT) -> Iterator[tuple[str, LoraLinear]]:
 
 
 def freeze(net: GPT, config: FinetuneConfig) -> None:
-    """Freeze all weights except those that `trainable` matches and a classifier's new head.
+    """Freeze all weights but the matches of `trainable` and a classifier's new head.
 
     Raises UserError if a pattern matches no weight, or nothing would be trained.
     """

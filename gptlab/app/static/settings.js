@@ -62,7 +62,7 @@ function createUnknownRow() {
     createElement("input", { id: "skip-unknown", type: "checkbox" }), "Skip characters the model never saw"));
 }
 
-// The settings as /api/generate takes them, without those that are not used.
+// The settings as /api/generate takes them, without unused ones.
 export function readSettings() {
   const values = Object.fromEntries(Object.entries(readers)
     .map(([name, read]) => [name, read()]).filter(([, value]) => value !== null));

@@ -163,7 +163,7 @@ def choose(
 
 
 def expand_choice(choice: Choice, state: SearchState, text: str | None) -> Iterator[SearchState]:
-    """Yield the search states after a choice, without those that differ from the text."""
+    """Yield the search states after a choice that match the text."""
     done, rest, bound, plot, total = state
     rule = choice.rule
     excluded = bound[choice.exclude].text if choice.exclude else None
