@@ -48,9 +48,9 @@ def make_run_dir(folder: Path, root: Path) -> bool:
     try:
         folder.mkdir(parents=True)
         return True
+    except FileExistsError:  # or it did a moment ago: another process may have published it since
+        return False
     except OSError as error:
-        if folder.is_dir():
-            return False
         raise UserError(f"run_root={root}: cannot be written ({error.strerror})") from None
 
 
