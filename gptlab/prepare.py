@@ -1,4 +1,4 @@
-"""Tokenise a corpus before training, or verify one: `python -m gptlab.prepare data=tinystories`."""
+"""Tokenize a corpus before training, or verify one: `python -m gptlab.prepare data=tinystories`."""
 
 from gptlab.config.cli import command
 from gptlab.config.schema import PrepareConfig

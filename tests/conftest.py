@@ -31,14 +31,17 @@ TINY = [
     *("model.n_layer=1", "model.n_head=2", "model.d_model=16", "model.d_ff=32"),
     "log_interpretability=[]",
 ]
-# Folders whose tests share a trained run or sweep: each is tested by one worker.
-SHARING = ("evaluation", "report")
+# Folders whose tests share trained runs, sweeps or a browser: each is tested by one worker.
+SHARING = ("app", "evaluation", "report")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file, or each folder that shares runs, to one worker: fixtures are made once."""
     for item in items:
-        if item.path.parent.name in SHARING:
-            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+        folder = item.path.parent
+        group = folder.name if folder.name in SHARING else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 class Result(NamedTuple):

@@ -33,7 +33,7 @@ FileState = tuple[Path, int, int]  # path, modification time, size: changes with
 
 
 def list_runs(registry: ModelRegistry) -> list[dict[str, Any]]:
-    """Summarise all runs, the latest first; skip unreadable ones."""
+    """Summarize all runs, the latest first; skip unreadable ones."""
     summaries: list[dict[str, Any]] = [
         {"name": name, "task": registry.standalone_tasks.get(name), "standalone": True}
         for name in registry.standalone

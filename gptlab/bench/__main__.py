@@ -178,7 +178,7 @@ def startup(rounds: int) -> None:
 
 
 def tokenization(rounds: int) -> None:
-    """50 MB of stories: one tiktoken thread that writes nothing, and a finished corpus."""
+    """Tokenize 50 MB of stories: one tiktoken thread that writes nothing, and a whole corpus."""
     encoding = GPT2Tokenizer().bpe
     texts = [story_grammar().generate(1, number).text for number in range(20_000)]
     texts *= 50_000_000 // sum(map(len, texts)) + 1

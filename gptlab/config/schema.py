@@ -140,7 +140,7 @@ class FinetuneConfig:
     """
 
     trainable: list[str] = key(["*"], "patterns of the weights to train; the others stay frozen")
-    layer_decay: float = key(1.0, "rate of a block / rate of the block above", low=1e-3, high=1)
+    layer_decay: float = key(1.0, "learning rate of a block / of the block above", low=1e-3, high=1)
     lora_rank: int | None = key(None, "train low-rank updates of this rank; null: no LoRA", low=1)
     lora_alpha: float = key(16.0, "LoRA: updates are scaled by lora_alpha / lora_rank", low=0)
     lora_targets: list[str] = key(["*.qkv", "*.out", "*.up", "*.down"], "LoRA: layers to update")
@@ -151,7 +151,7 @@ class TrainerConfig:
     """The run (gptlab/training). Steps are optimizer steps."""
 
     max_steps: int | None = key(None, "steps; null, as max_epochs: data.default_max_steps", low=1)
-    max_epochs: float | None = key(None, "passes over the data, if that is shorter", low=1e-9)
+    max_epochs: float | None = key(None, "passes over the data, if fewer than max_steps", low=1e-9)
     accumulate_grad_batches: int = key(1, "micro-batches per step", low=1)
     tokens_per_step: int | None = key(None, "tokens per step; sets accumulate_grad_batches", low=1)
     eval_every: int | None = key(None, f"steps between validations; {FIFTH}", low=0)

@@ -43,7 +43,7 @@ class Corpus:
             self.meta = json.loads((folder / "meta.json").read_text())
             self.splits = {name: Split(**split) for name, split in self.meta["splits"].items()}
             self.dtype = np.dtype(self.meta["dtype"])
-            self.splits["train"], self.meta["split_rule"]  # both must exist
+            _ = self.splits["train"], self.meta["split_rule"]  # raises KeyError without them
             small_files = dict(self.meta["files"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{folder}: cannot read its meta.json ({error!r})") from None

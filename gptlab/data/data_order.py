@@ -27,3 +27,10 @@ def feistel_permute(indices: np.ndarray, size: int, seed: int) -> np.ndarray:
     while (outside := values >= size).any():
         values[outside] = scramble(values[outside], keys[outside])
     return values.astype(np.int64)
+
+
+def random_positions(indices: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Map global indices to independent random positions from 0 to size - 1, with repetitions."""
+    seeds = splitmix64(np.full(len(indices), seed, dtype=np.uint64))
+    hashes = splitmix64(seeds + indices.astype(np.uint64))
+    return (hashes / 2.0**64 * size).astype(np.int64)

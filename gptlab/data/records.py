@@ -1,4 +1,4 @@
-"""Labelled examples to finetune on: messages with a class, instructions with a response.
+"""Labeled examples to finetune on: messages with a class, instructions with a response.
 
 To add a set of records, write a class with `identity` and `read` and enter it in
 `RECORD_SOURCES`. Records are read into memory whole.

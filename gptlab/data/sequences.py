@@ -14,9 +14,8 @@ from torch import Tensor
 
 from gptlab.config.schema import DataConfig
 from gptlab.data.corpus import Corpus
-from gptlab.data.data_order import feistel_permute
+from gptlab.data.data_order import feistel_permute, random_positions
 from gptlab.utils.errors import UserError, resolve_choice
-from gptlab.utils.hashing import splitmix64
 
 IGNORE_INDEX = -100  # a target that the loss ignores, as in torch.nn.functional.cross_entropy
 
@@ -73,9 +72,7 @@ class RandomSequences(SlidingSequences):
         return max(1, (len(self.tokens) - 1) // self.length)
 
     def window_starts(self, indices_B: np.ndarray) -> np.ndarray:
-        seeds = splitmix64(np.full(len(indices_B), self.seed, dtype=np.uint64))
-        hashes = splitmix64(seeds + indices_B.astype(np.uint64))
-        return (hashes / 2.0**64 * (len(self.tokens) - self.length)).astype(np.int64)
+        return random_positions(indices_B, len(self.tokens) - self.length, self.seed)
 
 
 class DocumentSequences:
@@ -161,7 +158,7 @@ class RecordSequences(DocumentSequences):
 class InstructionSequences(RecordSequences):
     """Prompt and response; the loss ignores the prompt unless `loss_on=all`.
 
-    It counts the end-of-text after the response.
+    The loss includes the end-of-text after the response.
     """
 
     def __init__(self, corpus: Corpus, split: str, context: int, config: DataConfig, seed: int):

@@ -169,7 +169,7 @@ def split_records(
         free = {"test": round(size * data.test_split), "valid": round(size * data.split)}
         free["train"] = size - sum(free.values())
         for group in class_groups:
-            # A group larger than any share goes to the largest, so that it does not fill a test.
+            # A group that fits no split goes to the largest, so that the test is not one group.
             fitting = [split for split in free if len(group) <= free[split]]
             split = fitting[0] if fitting else max(free, key=lambda split: free[split])
             group = group[: free[split]]

@@ -140,7 +140,7 @@ def write_token_files(
     total = sum(sum(scan.lengths) for scan in rule.scans.values())
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=total, unit="B", unit_scale=True, desc="tokenising", disable=None) as bar,
+        tqdm(total=total, unit="B", unit_scale=True, desc="tokenizing", disable=None) as bar,
     ):
         for name in own_splits:
             # The limit covers the training documents and what is held out of them.

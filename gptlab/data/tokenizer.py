@@ -114,7 +114,7 @@ class GPT2Tokenizer:
 def byte_characters() -> dict[int, str]:
     """Map each byte to its character in GPT-2's files, in the order of the byte's token id.
 
-    First the printable bytes, then the others: the n-th of them is the character 256 + n.
+    Printable bytes come first and map to themselves; the n-th other byte maps to 256 + n.
     """
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     others = (b for b in range(256) if b not in printable)
@@ -177,7 +177,7 @@ class VocabularyTokenizer(ABC):
 
     @abstractmethod
     def split(self, text: str) -> Iterable[str]:
-        """Split text into pieces, of the vocabulary where possible."""
+        """Split text into pieces; use pieces of the vocabulary where possible."""
 
     def encode(self, text: str) -> list[int]:
         ids = [self.ids.get(piece, -1) for piece in self.split(text)]
@@ -221,10 +221,10 @@ class CharTokenizer(VocabularyTokenizer):
 
 
 class WordTokenizer(VocabularyTokenizer):
-    """One token for each word or punctuation mark, with the space before it. Spells rare words.
+    """One token for each word or punctuation mark, including the space before it.
 
     The vocabulary has the `max_words` most frequent pieces of the corpus. If others remain, it has
-    every character of the corpus too, so that it can encode all of the corpus.
+    every character of the corpus too, to spell them.
     """
 
     name = "words"

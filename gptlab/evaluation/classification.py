@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def evaluate_classifier(context: EvalContext, split: str) -> Results:
     """Evaluate a classifier on a split; count each pair of true and predicted class.
 
-    `loss` is in nats per message. `f1` is the second class's if there are two classes, otherwise
-    the mean over classes.
+    `loss` is in nats per message. `f1` is that of the second of two classes; with
+    more classes, the mean over all.
     """
     classes, nats = context.corpus.classes or [], 0.0
     with eval_mode(context.net) as device:

@@ -79,7 +79,7 @@ class ResumedRun:
         return corpus
 
     def restore_last_checkpoint(self) -> None:
-        """Replace a damaged last.ckpt: a run resumed at its last step saves no other."""
+        """Replace a damaged last.ckpt: a run resumed at its last step does not write a new one."""
         last = self.folder / "checkpoints" / "last.ckpt"
         if self.path != last:
             link_or_copy(self.path, last).replace(last)
@@ -144,7 +144,7 @@ def read_stopped_run(
             command=str(info["command"]),
             tokenizer=dict(content["tokenizer"]),
         )
-        shlex.split(resumed.command)  # ValueError if it is none
+        shlex.split(resumed.command)  # raises ValueError for an invalid command
         if Path(resumed.corpus).name != resumed.corpus:
             raise ValueError("the corpus is not a folder in corpus_root")
         if not isinstance(content["callbacks"], dict):
@@ -233,8 +233,8 @@ def merge_config(
 def restore_group(group: str, stored: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Rebuild stored callbacks or loggers from conf/GROUP; only numbers come from the run's file.
 
-    Naming a class executes it, and a path decides where files are written: neither is taken from
-    a run folder, which may be a stranger's. Raises UserError for other stored settings.
+    A class named in a config is instantiated, and a path decides where files are written: neither
+    is taken from a run folder, which may be a stranger's. Raises UserError for other settings.
     """
     shipped: dict[str, dict[str, Any]] = {}
     for path in (CONF_DIR / group).glob("*.yaml"):

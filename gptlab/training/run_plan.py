@@ -213,7 +213,7 @@ def resolve_model(
     """
     model = adopt_structure(config.model, structure) if structure else config.model
     if model.n_classes and not corpus.classes:
-        raise UserError("model.n_classes: is set by labeled data such as data=toy_spam")
+        raise UserError("model.n_classes: cannot be typed; choose labeled data: data=toy_spam")
     if corpus.classes:
         model = replace(model, n_classes=len(corpus.classes), tied_head=False, head_bias=True)
     vocabulary = corpus.tokenizer.vocab_size

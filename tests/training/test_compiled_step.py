@@ -27,7 +27,6 @@ from gptlab.training.fast.compiled_step import CompiledStep, resolve_compile_mod
 from gptlab.training.run_plan import RunPlan
 from gptlab.utils.errors import UserError
 
-pytestmark = pytest.mark.xdist_group("compiled_step")  # one worker: its tests share graphs
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
 )

@@ -15,8 +15,6 @@ from tests.conftest import TINY
 from tests.faults.compare import assert_identical_runs
 from tests.faults.listeners import SEEN
 
-pytestmark = pytest.mark.xdist_group("fast_loop")  # one worker: its tests share runs
-
 SETTINGS = [
     *TINY,
     *("model.dropout=0.1", "trainer.max_steps=12", "trainer.eval_every=4", "trainer.log_every=3"),

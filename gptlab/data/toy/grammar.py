@@ -1,8 +1,8 @@
 """A grammar that generates stories with known probabilities.
 
-A grammar is plain data: named rules, each a list of alternatives (see story_rules.py). From this
-one data come the generated stories, the probability of any text, the list of all stories of a
-small grammar, and the exact entropy, so these cannot disagree.
+A grammar is plain data: named rules, each a list of alternatives (see story_rules.py). The
+generated stories, the probability of any text, the list of all stories of a small grammar and the
+exact entropy all use the same rules, so they agree.
 
 Every text has at most one derivation (grammar_parser.py checks it), so the probability of a story
 is the probability of its derivation.

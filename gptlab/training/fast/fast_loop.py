@@ -59,7 +59,7 @@ class FastLoop(_TrainingEpochLoop):
     def set_current_hook(self, hook: str | None) -> None:
         """Set the name of the running hook, for callbacks that log.
 
-        Not by setattr, with which nn.Module would search its parameters.
+        Writes to `__dict__`, because nn.Module's setattr searches the parameters.
         """
         self.module.__dict__["_current_fx_name"] = hook
 
