@@ -17,10 +17,18 @@ from typing import Any
 
 from gptlab.config import sweeps
 from gptlab.config.hydra_errors import explain_hydra_error
-from gptlab.config.keys import CONF_DIR, KeyInfo, config_groups, group_choices, keys_of
+from gptlab.config.keys import (
+    CONF_DIR,
+    KeyInfo,
+    config_groups,
+    group_choices,
+    keys_of,
+    plugin_references,
+)
 from gptlab.config.schema import SCHEMAS
 from gptlab.config.validation import validate_config
 from gptlab.utils.errors import UserError, exit_on_error, failure_line
+from gptlab.utils.plugins import trust
 
 
 @functools.cache
@@ -109,13 +117,22 @@ def run_hydra(name: str, action: Callable[[Any], Any]) -> None:
 def run_job(name: str, composed: Any, action: Callable[[Any], Any]) -> float | None:
     """Validate and run one job; in a sweep, record a failure and let the other jobs run."""
     if not sweeps.is_sweep_job():
-        return action(to_config(name, composed))
+        return action(trust_typed(to_config(name, composed)))
     sweeps.reset_job_state()
     try:
-        return action(to_config(name, composed))
+        return action(trust_typed(to_config(name, composed)))
     except Exception as error:
         sweeps.record_failed_job(failure_line(error) or traceback.format_exc().strip())
         return math.inf
+
+
+def trust_typed(config: Any) -> Any:
+    """Allow imports of the packages and parts that a command line names; return its config.
+
+    Not for a stored configuration, which may be a stranger's.
+    """
+    trust([*config.plugins, *plugin_references(config)])
+    return config
 
 
 def to_config(name: str, composed: Any) -> Any:
@@ -191,5 +208,5 @@ def describe_key(info: KeyInfo) -> str:
     """Format one line of help: name and default, description, choices or bounds."""
     default = "null" if info.default is None else str(info.default).replace("'", "")
     default = default.lower() if isinstance(info.default, bool) else default
-    allowed = " | ".join(info.choices) or info.range
+    allowed = " | ".join(info.offered) or info.range
     return f"  {f'{info.name}={default}':<38} {info.help}{f' ({allowed})' if allowed else ''}"

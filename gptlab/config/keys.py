@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gptlab.utils.plugins import PLUGIN_FORM, is_reference
+
 MAX_SEED = 2**63 - 1
 OPEN_KEYS = ("extra", "callbacks", "logger")  # dictionaries that take any keys
 PROJECT_DIR = Path(__file__).resolve().parents[2]
@@ -38,6 +40,16 @@ class KeyInfo:
         """All allowed names, including the tables'; empty if any value is allowed."""
         lists = (table_names(c) if c.startswith("gptlab.") else [c] for c in self.allowed)
         return tuple(dict.fromkeys(name for names in lists for name in names))
+
+    @property
+    def takes_plugins(self) -> bool:
+        """Whether a part of another package can be named, too."""
+        return any(choice.startswith("gptlab.") for choice in self.allowed)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The choices as help and errors list them."""
+        return (*self.choices, PLUGIN_FORM) if self.takes_plugins else self.choices
 
     @property
     def range(self) -> str:
@@ -86,6 +98,14 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         is_group = is_dataclass(value) or (isinstance(value, dict) and name not in OPEN_KEYS)
         flat |= flatten(value, f"{prefix}{name}.") if is_group else {prefix + name: value}
     return flat
+
+
+def plugin_references(config: Any) -> list[str]:
+    """Return the parts of other packages that a configuration dataclass names."""
+    infos = keys_of(type(config))
+    values = (v for name, v in flatten(config).items() if infos[name].takes_plugins)
+    names = (name for value in values for name in (value if isinstance(value, list) else [value]))
+    return [name for name in names if is_reference(name)]
 
 
 def table_names(reference: str) -> list[str]:

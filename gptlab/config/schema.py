@@ -24,6 +24,7 @@ RUN = "latest, a run folder, or a checkpoint file"
 RUN_ROOT = "folder of all runs"
 CORPUS_ROOT = "folder of tokenized corpora"
 SEED_HELP = "seed of all random numbers"
+PLUGINS_HELP = "packages of yours that the run may import parts from, as in plugins=[mypkg]"
 
 
 @dataclass
@@ -240,6 +241,7 @@ class JudgeConfig:
 class TrainConfig:
     seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
     resume: str | None = text_key(None, "continue a run: latest, or a run folder")
+    plugins: list[str] = key([], PLUGINS_HELP)
     preflight: str = key(
         "auto", "auto: quick checks first; only: all checks, no run", choices=("auto", "only")
     )
@@ -274,6 +276,7 @@ class TrainConfig:
 class GenerateConfig:
     run: str = text_key("latest", RUN)
     run_root: str = text_key("runs", RUN_ROOT)
+    plugins: list[str] = key([], PLUGINS_HELP)
     prompt: str | None = text_key(None, "start of the text; -: standard input; null: ask")
     prompt_file: str | None = text_key(None, "file with the prompt")
     template: str = key(
@@ -297,6 +300,7 @@ class GenerateConfig:
 class EvaluateConfig:
     run: str = text_key("latest", f"{RUN}, or an exported model")
     run_root: str = text_key("runs", RUN_ROOT)
+    plugins: list[str] = key([], PLUGINS_HELP)
     corpus_root: str | None = text_key(None, f"{CORPUS_ROOT}; null: as in the run")
     suite: list[str] = key([], "evaluations to run", choices="gptlab.evaluation.suites.SUITES")
     num_samples: int = key(20, "bleu_rouge, memorisation, text_quality: samples to generate", low=1)
@@ -321,6 +325,7 @@ class EvaluateConfig:
 class ExportConfig:
     run: str = text_key("latest", RUN)
     run_root: str = text_key("runs", RUN_ROOT)
+    plugins: list[str] = key([], PLUGINS_HELP)
     output_dir: str | None = text_key(None, "folder to write")
     adapter: bool = key(False, "model trained with LoRA: export only the adapter, for PEFT")
 
@@ -329,6 +334,7 @@ class ExportConfig:
 class PrepareConfig:
     seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
     corpus_root: str = text_key("corpora", CORPUS_ROOT)
+    plugins: list[str] = key([], PLUGINS_HELP)
     verify: bool = key(False, "compare every block of an existing corpus with its checksum")
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -338,6 +344,7 @@ class PrepareConfig:
 class AppConfig:
     run: str = text_key("latest", f"shown first: {RUN}, or an exported model")
     run_root: str = text_key("runs", "folder of the runs shown on the page")
+    plugins: list[str] = key([], PLUGINS_HELP)
     host: str = text_key("127.0.0.1", "address; a public one needs a token")
     port: int = key(8642, "port; 0: any free one", low=0, high=65535)
     token: str | None = text_key(None, "password, at least 16 letters; null: none")

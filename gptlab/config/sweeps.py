@@ -15,6 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from gptlab.config.keys import keys_of
+from gptlab.config.schema import TrainConfig
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 
@@ -75,7 +77,7 @@ def resume_sweep_arguments(arguments: list[str]) -> list[str]:
         if override_key(argument) not in ("resume", "run_root") and argument not in stored:
             raise UserError(f"{argument}: a resumed sweep keeps its settings: {sweep}")
     for argument in stored:
-        if not SAFE_OVERRIDE.fullmatch(argument) and argument not in arguments:
+        if not is_safe_override(argument) and argument not in arguments:
             raise UserError(
                 f"{argument}: stored in {sweep / SWEEP_FILE}, and could run foreign code; if you "
                 "trust it, type it again"
@@ -83,6 +85,19 @@ def resume_sweep_arguments(arguments: list[str]) -> list[str]:
     os.environ[COMMAND_ENV] = str(typed)
     print(f"resuming the sweep in {sweep}", flush=True)
     return [*stored, sweep_dir_argument(sweep.resolve())]
+
+
+def is_safe_override(argument: str) -> bool:
+    """Whether an argument of a stored sweep can import nothing but gptlab's own parts."""
+    keys = [name for name, info in keys_of(TrainConfig).items() if info.takes_plugins]
+    key, _, value = argument.partition("=")
+    key = f"{key.lstrip('+~')}."  # with a dot, so that `eval_after.0` starts with its key, too
+    if key.startswith("plugins."):
+        return False
+    # No reference without a colon; an interpolation could bring one.
+    if key.startswith(tuple(f"{name}." for name in keys)) and re.search("[:$]", value):
+        return False
+    return SAFE_OVERRIDE.fullmatch(argument) is not None
 
 
 def sweep_dir_argument(sweep: Path) -> str:

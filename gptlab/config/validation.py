@@ -11,7 +11,8 @@ from typing import Any
 
 from gptlab.config.keys import flatten, keys_of
 from gptlab.config.schema import AppConfig, TrainConfig
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError, invalid_choice
+from gptlab.utils.plugins import is_reference
 
 
 def validate_config(config: Any) -> None:
@@ -31,7 +32,9 @@ def validate_config(config: Any) -> None:
                 raise UserError(f"{name}={item} must be {info.range}")
             if info.allowed:
                 choice = item.lower() if item in ("True", "False") else item  # typed as a boolean
-                resolve_choice(name, choice, dict.fromkeys(info.choices))
+                is_plugin = info.takes_plugins and is_reference(choice)
+                if choice not in info.choices and not is_plugin:
+                    raise UserError(invalid_choice(name, choice, info.offered))
     if isinstance(config, TrainConfig):
         validate_training(config)
     if isinstance(config, AppConfig):

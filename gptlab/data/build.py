@@ -52,7 +52,8 @@ def open_corpus(
     key = [CORPUS_FORMAT, source.identity(), encoding, settings, seed]
     digest = sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     tokenizer_name = tokenizer_override.name if tokenizer_override else tokenizer.name
-    folder = root / f"{source_name(data)}-{tokenizer_name}-{digest[:12]}"
+    name = f"{source_name(data)}-{tokenizer_name}".replace(":", ".")  # package.module:Name
+    folder = root / f"{name}-{digest[:12]}"
     if folder.exists():
         try:
             return Corpus(folder, verify_all)

@@ -15,7 +15,8 @@ from gptlab.data.readers import repair_mojibake
 from gptlab.data.records import Message, Record, RecordSource
 from gptlab.data.splits import normalize_record, split_records
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError
+from gptlab.utils.plugins import resolve_choice
 
 
 def build_record_corpus(

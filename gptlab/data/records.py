@@ -19,7 +19,8 @@ from gptlab.data.download import download_file
 from gptlab.data.sources import file_stats
 from gptlab.data.tokenizer import END_OF_TEXT
 from gptlab.data.toy import instructions, spam
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError
+from gptlab.utils.plugins import resolve_choice
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def make_record_source(config: DataConfig, corpus_root: Path) -> RecordSource:
             )
     if config.path is not None:
         return RecordFiles(config, corpus_root)
-    source = resolve_choice("data.source", config.source, RECORD_SOURCES)
+    source = resolve_choice("data.source", config.source, RECORD_SOURCES, RecordSource)
     if (task := config.task) not in source.tasks:
         problem = f"data.source={config.source} has no records for data.task={task}"
         raise UserError(f"{problem}; use data.task={source.tasks[0]}")

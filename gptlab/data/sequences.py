@@ -15,7 +15,8 @@ from torch import Tensor
 from gptlab.config.schema import DataConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.data_order import feistel_permute, random_positions
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError
+from gptlab.utils.plugins import resolve_choice
 
 IGNORE_INDEX = -100  # a target that the loss ignores, as in torch.nn.functional.cross_entropy
 
@@ -204,7 +205,8 @@ def make_sequences(
 
     Raises UserError if the split is too short.
     """
-    batching = resolve_choice("data.batching", config.batching, BATCHING)
+    bases = (DocumentSequences, SlidingSequences)
+    batching = resolve_choice("data.batching", config.batching, BATCHING, bases)
     if corpus.splits[split].documents == 0 or corpus.splits[split].tokens < 2:
         raise UserError(f"{corpus.folder}: the {split} split is too short for a single sequence")
     sequences = TASK_SEQUENCES.get(config.task, batching)

@@ -21,7 +21,8 @@ from gptlab.data.readers import TextChunk
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.data.toy.stories import story_grammar
 from gptlab.utils.atomic_io import atomic_folder
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError
+from gptlab.utils.plugins import resolve_choice
 
 
 class TextSource(ABC):
@@ -209,7 +210,7 @@ SOURCES: dict[str, type[TextSource]] = {
 
 def make_text_source(config: DataConfig, seed: int, corpus_root: Path) -> TextSource:
     """Make the source that the configuration selects."""
-    source = resolve_choice("data.source", config.source, SOURCES)
+    source = resolve_choice("data.source", config.source, SOURCES, TextSource)
     if config.valid_path is not None and config.path is None:
         raise UserError("data.valid_path needs data.path, the training documents")
     return (source if config.path is None else FileSource)(config, seed, corpus_root)

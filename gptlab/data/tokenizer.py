@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from gptlab.config.schema import TokenizerConfig
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError
+from gptlab.utils.plugins import PluginError, is_reference, resolve_choice
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -258,12 +259,24 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 
 def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokenizer:
     """Build the tokenizer that `tokenizer.name` selects from the corpus's documents."""
-    return resolve_choice("tokenizer", config.name, TOKENIZERS).train(documents, config)
+    return find_tokenizer(config.name).train(documents, config)
 
 
 def load_tokenizer(state: dict[str, Any]) -> Tokenizer:
     """Rebuild a tokenizer from its `state`; raises UserError if it is unknown or damaged."""
     name = state.get("name")
-    if not isinstance(name, str) or name not in TOKENIZERS:
+    if not isinstance(name, str) or not (name in TOKENIZERS or is_reference(name)):
         raise UserError(f"unknown tokenizer {name!r}; gptlab has {', '.join(TOKENIZERS)}")
-    return TOKENIZERS[name].from_state(state)
+    return find_tokenizer(name).from_state(state)
+
+
+def find_tokenizer(name: str) -> type[Tokenizer]:
+    """Return the class of a tokenizer by name; raise UserError if there is none."""
+    tokenizer = resolve_choice("tokenizer.name", name, TOKENIZERS)
+    methods = [method for method in vars(Tokenizer) if method[0] != "_"]
+    missing = [method for method in methods if not hasattr(tokenizer, method)]
+    if missing or not isinstance(tokenizer, type):
+        needs = ", ".join(missing or methods)
+        raise PluginError(f"tokenizer.name={name}: must be a class with the methods {needs}")
+    tokenizer.name = name  # its state names it
+    return tokenizer

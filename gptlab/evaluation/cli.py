@@ -7,7 +7,7 @@ from gptlab.evaluation.classification import class_names, rank_classes
 from gptlab.evaluation.eval_context import Results, checkpoint_context
 from gptlab.evaluation.judge import judge_responses
 from gptlab.evaluation.results_store import RESULTS_FILE, format_results, results_dir, store_results
-from gptlab.evaluation.suites import SUITES, check_suites
+from gptlab.evaluation.suites import SUITES, check_suites, find_suite
 from gptlab.model.hf.pretrained import load_model
 from gptlab.utils import run_dir
 from gptlab.utils.console import print_status
@@ -31,7 +31,7 @@ def run_evaluate(config: EvaluateConfig) -> None:
 
 def evaluate_suites(config: EvaluateConfig) -> None:
     """Print the results of each suite; store them in evaluation.json and TensorBoard."""
-    suites = {name: SUITES[name] for name in config.suite}
+    suites = {name: find_suite(name) for name in config.suite}
     path = run_dir.find_checkpoint(config.run, config.run_root)
     model = load_model(path)
     overrides = list(HydraConfig.get().overrides.task)

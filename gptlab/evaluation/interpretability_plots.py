@@ -15,6 +15,7 @@ from gptlab.evaluation.interpretability import LogitLens, TokenExpectation
 from gptlab.generation.engine import generate_samples
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.checkpoint import LoadedModel
+from gptlab.utils.plugins import resolve_choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +65,7 @@ def log_interpretability(
         (sample,) = generate_samples(request)
         probe = ModelProbe(model, sample.tokens[: min(MAX_TOKENS, window)], writers)
         for name in names:
-            INSPECTIONS[name](probe)
+            resolve_choice("log_interpretability", name, INSPECTIONS)(probe)
 
 
 def log_attention(probe: ModelProbe) -> None:

@@ -14,6 +14,7 @@ from gptlab.evaluation.eval_context import EvalContext, Results
 from gptlab.evaluation.hellaswag import HarnessQuestion
 from gptlab.evaluation.text_quality import evaluate_text_quality
 from gptlab.utils.errors import UserError
+from gptlab.utils.plugins import PluginError, resolve_choice
 
 TEXT_TASKS = ("text", "instructions")  # values of data.task that train a model to generate text
 
@@ -67,6 +68,16 @@ SUITES: dict[str, Suite] = {
         check_context=responses.check_responses,
     ),
 }
+
+
+def find_suite(name: str) -> Suite:
+    """Return a suite by name; raise UserError if there is none."""
+    suite = resolve_choice("suite", name, SUITES)
+    if not isinstance(suite, Suite):
+        raise PluginError(f"suite={name}: must be a Suite, not {type(suite).__name__}")
+    return suite
+
+
 SAMPLES = "samples"  # in eval_before and eval_after: texts that the SampleWriter callback writes
 
 
@@ -75,14 +86,14 @@ def run_suites(context: EvalContext, names: Iterable[str]) -> Results:
     results: Results = {}
     for name in names:
         if name != SAMPLES:
-            results |= SUITES[name].evaluate(context)
+            results |= find_suite(name).evaluate(context)
     return results
 
 
 def check_task(name: str, task: str) -> None:
     """Raise UserError for a suite that is not defined for a model of this task."""
-    if task not in SUITES[name].tasks:
-        needed = " or ".join(SUITES[name].tasks)
+    if task not in (tasks := find_suite(name).tasks):
+        needed = " or ".join(tasks)
         raise UserError(f"{name}: needs a model of data.task={needed}, not {task}")
 
 
@@ -91,7 +102,7 @@ def check_suites(context: EvalContext, names: Iterable[str]) -> None:
     for name in dict.fromkeys(names):
         if name != SAMPLES:
             check_task(name, context.task)
-            if check := SUITES[name].check_context:
+            if check := find_suite(name).check_context:
                 check(context)
 
 
@@ -102,5 +113,5 @@ def check_training_suites(config: TrainConfig) -> None:
     for name in dict.fromkeys([*config.eval_before, *config.eval_after]):
         if name != SAMPLES:
             check_task(name, config.data.task)
-            if check := SUITES[name].check_config:
+            if check := find_suite(name).check_config:
                 check(config)

@@ -15,8 +15,9 @@ from gptlab.generation.context_window import next_logits, open_context
 from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.generation.sampling import candidate_probabilities, sample_columns
 from gptlab.model.checkpoint import LoadedModel
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError
 from gptlab.utils.hashing import derive_seed
+from gptlab.utils.plugins import resolve_choice
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, eot_first: bool) -> list[int]:
@@ -40,7 +41,7 @@ def training_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
         return [eot, *ids] if data.eot_first or not ids else ids
     prompt = config.prompt
     if data.task == "instructions":
-        prompt = resolve_choice("data.template", data.template, PROMPT_TEMPLATES)(prompt)
+        prompt = resolve_choice("data.template", data.template, PROMPT_TEMPLATES)(prompt, "")
     return encode_prompt(corpus.tokenizer, prompt, data.eot_first)
 
 
@@ -53,7 +54,7 @@ def apply_template(config: GenerateConfig, model: LoadedModel, text: str) -> str
     if name == "auto":
         data = model.config["data"]
         name = str(data.get("template")) if data.get("task") == "instructions" else "none"
-    template = resolve_choice("template", name, {"none": None, **PROMPT_TEMPLATES, "auto": None})
+    template = None if name == "none" else resolve_choice("template", name, PROMPT_TEMPLATES)
     if config.input is not None and (template is None or not text):
         raise UserError("input needs an instruction: prompt=INSTRUCTION template=alpaca")
     return template(text, config.input or "") if template and text else text

@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from gptlab.config.keys import plugin_references
 from gptlab.config.schema import FinetuneConfig, ModelConfig, TrainConfig
 from gptlab.config.validation import validate_config
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
@@ -18,6 +19,7 @@ from gptlab.model.hf import gpt2
 from gptlab.model.lora import add_lora, merge_lora
 from gptlab.model.size import check_size
 from gptlab.utils.errors import UserError
+from gptlab.utils.plugins import PluginError, require_trust
 
 Config = TypeVar("Config")
 
@@ -42,8 +44,12 @@ def load_checkpoint(path: Path) -> LoadedModel:
     if missing:
         raise UserError(f"{path}: not a gptlab checkpoint (it has no {', '.join(missing)})")
     try:
+        model = config_from_stored(ModelConfig, content["config"]["model"])
+        template = content["config"]["data"].get("template")
+        others = (content["tokenizer"].get("name"), template)
+        require_trust(path, [*plugin_references(model), *others])
         tokenizer = load_tokenizer(content["tokenizer"])
-        net = build_net(config_from_stored(ModelConfig, content["config"]["model"]))
+        net = build_net(model)
         finetune = content["config"].get("finetune", {})
         add_lora(net, config_from_stored(FinetuneConfig, finetune))
         weights = {k: v for k, v in content["state_dict"].items() if k.startswith("net.")}
@@ -54,6 +60,9 @@ def load_checkpoint(path: Path) -> LoadedModel:
         step = int(content["global_step"])
         eot_first = bool(content["config"]["data"]["eot_first"])
         metadata = dict(content.get("gptlab", {}))
+    except PluginError as error:
+        prefix = "" if str(error).startswith(f"{path}:") else f"{path}: "
+        raise PluginError(f"{prefix}{error}") from None
     except Exception as error:  # untrusted content may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its parts do not fit together ({reason})") from None

@@ -11,7 +11,7 @@ from gptlab.config.schema import ModelConfig
 from gptlab.model import layers
 from gptlab.model.kv_cache import KVCache, LayerKVCache
 from gptlab.model.loss import MAX_LOGITS, head_cross_entropy
-from gptlab.utils.errors import resolve_choice
+from gptlab.utils.plugins import resolve_choice
 
 
 class Block(nn.Module):
@@ -19,14 +19,11 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, positions: layers.Positions):
         super().__init__()
-        make_norm = resolve_choice("model.norm_type", config.norm_type, layers.NORMS)
-        kind, feed_forwards = config.feed_forward, layers.FEED_FORWARDS
-        make_feed_forward = resolve_choice("model.feed_forward", kind, feed_forwards)
         self.residual = resolve_choice("model.norm", config.norm, layers.RESIDUALS)
-        self.attention_norm = make_norm(config)
+        self.attention_norm = layers.make_layer("norm_type", layers.NORMS, config)
         self.attention = layers.CausalSelfAttention(config, positions)
-        self.feed_forward_norm = make_norm(config)
-        self.feed_forward = make_feed_forward(config)
+        self.feed_forward_norm = layers.make_layer("norm_type", layers.NORMS, config)
+        self.feed_forward = layers.make_layer("feed_forward", layers.FEED_FORWARDS, config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BxTxD: Tensor, cache: LayerKVCache | None = None) -> Tensor:
@@ -48,12 +45,13 @@ class GPT(nn.Module):
         assert config.vocab_size is not None, "the vocabulary size comes from the tokenizer"
         self.config = config
         self.max_logits = MAX_LOGITS  # logits computed at once by the loss
-        make_norm = resolve_choice("model.norm_type", config.norm_type, layers.NORMS)
-        self.positions = resolve_choice("model.position", config.position, layers.POSITIONS)(config)
+        self.positions = layers.make_positions(config)
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, self.positions) for _ in range(config.n_layer))
-        self.final_norm = make_norm(config) if config.final_norm else nn.Identity()
+        self.final_norm: nn.Module = nn.Identity()
+        if config.final_norm:
+            self.final_norm = layers.make_layer("norm_type", layers.NORMS, config)
         outputs = config.n_classes or config.vocab_size
         self.head = nn.Linear(config.d_model, outputs, bias=config.head_bias)
         self.init_weights()

@@ -4,7 +4,7 @@ In shapes: B batch, T tokens, D d_model, F d_ff, H heads, K = D / H.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gptlab.config.schema import ModelConfig
 from gptlab.model.kv_cache import LayerKVCache
-from gptlab.utils.errors import resolve_choice
+from gptlab.utils.plugins import PluginError, resolve_choice
 
 # --- Residual connections (model.norm) ---
 
@@ -33,6 +33,18 @@ RESIDUALS: dict[str, Callable[[Tensor, Layer, Layer], Tensor]] = {
     "pre": pre_norm,
     "post": post_norm,
 }
+
+
+def make_layer(
+    key: str, table: Mapping[str, Callable[[ModelConfig], nn.Module]], config: ModelConfig
+) -> nn.Module:
+    """Build the layer that the model's key selects; raise UserError if there is no such layer."""
+    name = getattr(config, key)
+    layer = resolve_choice(f"model.{key}", name, table)(config)
+    if not isinstance(layer, nn.Module):
+        kind = type(layer).__name__
+        raise PluginError(f"model.{key}={name}: must make an nn.Module, not {kind}")
+    return layer
 
 
 # --- Norms (model.norm_type) ---
@@ -176,6 +188,15 @@ POSITIONS: dict[str, Callable[[ModelConfig], Positions]] = {
 }
 
 
+def make_positions(config: ModelConfig) -> Positions:
+    """Build the position encoding of `model.position`; raise UserError if there is none."""
+    positions = make_layer("position", POSITIONS, config)
+    if not isinstance(positions, Positions):
+        kind = type(positions).__name__
+        raise PluginError(f"model.position={config.position}: must make Positions, not {kind}")
+    return positions
+
+
 # --- Attention (model.attention) ---
 
 
@@ -247,4 +268,8 @@ class CausalSelfAttention(nn.Module):
     def weights(self, x_BxTxD: Tensor) -> Tensor:
         """Return the attention weights for this layer's input, (B, H, T, T)."""
         q, k, _ = self.queries_keys_values(x_BxTxD)
-        return attention_weights(q, k, self.causal)
+        if self.attend in ATTENTIONS.values():
+            return attention_weights(q, k, self.causal)
+        B, H, T, _ = q.shape  # another package's function: its outputs for one-hot values
+        one_hot_BxHxTxT = torch.eye(T, dtype=q.dtype, device=q.device).expand(B, H, T, T)
+        return self.attend(q, k, one_hot_BxHxTxT, self.causal, 0.0)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from gptlab.config.keys import plugin_references
 from gptlab.config.schema import ModelConfig
 from gptlab.model.gpt import GPT
 from gptlab.utils.device import available_memory
@@ -31,6 +32,8 @@ def meta_bytes(config: ModelConfig) -> int:
         with torch.device("meta"):  # shapes only
             net = GPT(config)
     except (RuntimeError, TypeError, OverflowError):  # sizes beyond what torch can count
+        if plugin_references(config):  # or a layer that cannot be built without memory
+            return 0
         raise UserError("model: is larger than any memory") from None
     tensors = {id(t): t for t in (*net.parameters(), *net.buffers())}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -10,16 +10,18 @@ from pathlib import Path
 
 from gptlab.utils.atomic_io import write_files_atomically
 from gptlab.utils.errors import UserError, exit_on_error
+from gptlab.utils.plugins import trust_arguments
 
 PAGE = "index.html"
 PICTURE_PREFIXES = ("curves_", "classifiers_", "heat_map_", "scaling_")
+RUNS_HELP = "run folders, sweeps, or folders of runs; plugins=[mypkg]: trust a package they use"
 GENERATOR_TAG = '<meta name="generator" content="gptlab">'
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gptlab.report", description=__doc__)
     add = parser.add_argument
-    add("runs", nargs="*", default=["latest"], help="run folders, sweeps, or folders of runs")
+    add("runs", nargs="*", default=["latest"], help=RUNS_HELP)
     add("--output-dir", default="report", help="folder to write (default: report)")
     add("--x-axis", default="steps", choices=["steps", "tokens", "time"], help="x-axis shown first")
     add("--prompt", help="start of the text that the models are inspected with")
@@ -34,7 +36,7 @@ def main() -> None:
         except RuntimeError as error:
             raise UserError(f"--output-dir={arguments.output_dir}: {error}") from None
         check_report_dir(folder)
-        runs = load_runs(arguments.runs)
+        runs = load_runs(trust_arguments(arguments.runs) or ["latest"])
         inspect_models = not arguments.no_inspection
         page, pictures = render_report(runs, arguments.x_axis, arguments.prompt, inspect_models)
         save_report(folder, page, pictures)

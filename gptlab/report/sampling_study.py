@@ -23,6 +23,7 @@ from gptlab.generation.sample import GenerationRequest
 from gptlab.model.checkpoint import LoadedModel, load_checkpoint
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError, exit_on_error
+from gptlab.utils.plugins import trust
 
 PROMPT_TOKENS = 8
 REAL_TEXT = "real text"
@@ -36,10 +37,12 @@ def main() -> None:
     parser.add_argument("--num-documents", type=int, default=50, help="documents to continue")
     parser.add_argument("--num-tokens", type=int, default=100, help="tokens per document")
     parser.add_argument("--weight-dtype", default="float32", choices=WEIGHT_DTYPES)
+    parser.add_argument("--plugins", nargs="*", default=[], help="packages that the run may use")
     arguments = parser.parse_args()
     with exit_on_error("report"):
         if min(arguments.num_documents, arguments.num_tokens) < 1:
             raise UserError("--num-documents and --num-tokens must be at least 1")
+        trust(arguments.plugins)
         model = load_checkpoint(run_dir.find_checkpoint(arguments.run, "runs"))
         quantize_linears(model.net, arguments.weight_dtype)
         for line in compare_sampling(model, arguments.num_documents, arguments.num_tokens):

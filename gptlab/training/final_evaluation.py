@@ -15,7 +15,7 @@ from gptlab.config.schema import TrainConfig
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation.eval_context import Results
 from gptlab.evaluation.interpretability_plots import log_interpretability
-from gptlab.evaluation.suites import SAMPLES, SUITES, run_suites
+from gptlab.evaluation.suites import SAMPLES, find_suite, run_suites
 from gptlab.model import checkpoint
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import count_parameters
@@ -29,6 +29,7 @@ from gptlab.training.run_plan import TrainingSetup
 from gptlab.training.run_summary import RunSummary
 from gptlab.training.trainer import find_callback
 from gptlab.utils.errors import UserError, is_gpu_out_of_memory
+from gptlab.utils.plugins import plugins_argument
 
 
 def evaluate_checkpoints(setup: TrainingSetup, folder: Path) -> tuple[LoadedModel, Results]:
@@ -59,7 +60,7 @@ def evaluate_checkpoints(setup: TrainingSetup, folder: Path) -> tuple[LoadedMode
             last_valid = {name.replace("valid", "last", 1): results[name] for name in valid}
             best_model, results = earlier, earlier_results | last_valid
     rest = [name for name in setup.config.eval_after if name not in ("perplexity", SAMPLES)]
-    on_last = [name for name in rest if SUITES[name].last_checkpoint]
+    on_last = [name for name in rest if find_suite(name).last_checkpoint]
     results |= run([name for name in rest if name not in on_last], best_model)
     return best_model, results | run(on_last, last_model)
 
@@ -124,7 +125,9 @@ def finish_run(trainer: Trainer, setup: TrainingSetup, folder: Path) -> RunSumma
         stories = data.validation_batches("valid", config.data.final_tokens).num_sequences
         messages = data.corpus.documents("valid", 50 if data.corpus.classes else 0)
         texts = (decode(data.corpus.tokenizer, message) for message in messages)
-        print(closing_lines(config, folder, summary, stories, min(texts, key=len, default="")))
+        example = min(texts, key=len, default="")
+        plugins = plugins_argument(setup.checkpoint_parts)
+        print(closing_lines(config, folder, summary, stories, example, plugins))
     return summary
 
 

@@ -13,6 +13,7 @@ from gptlab.model.gpt import GPT
 from gptlab.model.hf.pretrained import load_model, resolve_pretrained
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
+from gptlab.utils.plugins import is_reference
 
 # A finetuned model keeps its structure: all settings except these.
 CHANGEABLE_MODEL_KEYS = {
@@ -20,6 +21,12 @@ CHANGEABLE_MODEL_KEYS = {
     "n_classes",  # set by the data
 }
 STRUCTURE_KEYS = [f.name for f in fields(ModelConfig) if f.name not in CHANGEABLE_MODEL_KEYS]
+
+
+def structure_keys(structure: ModelConfig) -> list[str]:
+    """Return the keys of a model that finetuning cannot change."""
+    # fused and eager attention compute the same; another package's function may not.
+    return [*STRUCTURE_KEYS, *["attention"] * is_reference(structure.attention)]
 
 
 def prefer_init_from(config: TrainConfig, overrides: Iterable[str]) -> TrainConfig:
@@ -49,7 +56,7 @@ def load_initial_model(config: TrainConfig, overrides: Iterable[str]) -> LoadedM
     if structure.n_classes and config.data.task != "classification":
         raise UserError(f"{key}: is a classifier and cannot generate text")
     overridden = {sweeps.override_key(override) for override in overrides}
-    for name in STRUCTURE_KEYS:
+    for name in structure_keys(structure):
         value, requested = getattr(structure, name), getattr(config.model, name)
         if name == "d_ff":
             value = value or 4 * structure.d_model
@@ -93,7 +100,7 @@ def open_training_corpus(config: TrainConfig, initial: LoadedModel | None) -> Co
 
 def adopt_structure(config: ModelConfig, structure: ModelConfig) -> ModelConfig:
     """Return `config` with the initial model's structure."""
-    settings = {name: getattr(structure, name) for name in STRUCTURE_KEYS}
+    settings = {name: getattr(structure, name) for name in structure_keys(structure)}
     return replace(config, **settings, trained_length=structure.trained_length)
 
 

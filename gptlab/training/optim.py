@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules. To add one, write a function and add it to a table."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from gptlab.config.schema import OptimConfig
 from gptlab.model.gpt import GPT
-from gptlab.utils.errors import resolve_choice
+from gptlab.utils.plugins import PluginError, resolve_choice
 
 # Optimizers: (parameter groups, config, fused) -> optimizer. `fused` updates each tensor in one
 # pass; it excludes gradients that must be unscaled first (16-mixed).
@@ -82,15 +83,44 @@ def make_optimizer(
     net: GPT, config: OptimConfig, fused: bool, layer_decay: float = 1.0
 ) -> Optimizer:
     """Make the optimizer of the net's parameters; raises UserError for an unknown name."""
-    make = resolve_choice("optim.name", config.name, OPTIMIZERS)
-    return make(parameter_groups(net, config, layer_decay), config, fused)
+    return build_optimizer(parameter_groups(net, config, layer_decay), config, fused)
+
+
+def build_optimizer(groups: ParameterGroups, config: OptimConfig, fused: bool) -> Optimizer:
+    """Build the optimizer of `optim.name`; another package's class gets rate and weight decay."""
+    make: Any = resolve_choice("optim.name", config.name, OPTIMIZERS)
+    if isinstance(make, type) and issubclass(make, Optimizer):
+        try:
+            optimizer = make(groups, lr=config.lr)
+        except (TypeError, ValueError) as error:
+            raise PluginError(f"optim.name={config.name}: {error}") from None
+    else:
+        optimizer = make(groups, config, fused)
+    if not isinstance(optimizer, Optimizer):
+        kind = type(optimizer).__name__
+        raise PluginError(f"optim.name={config.name}: must make a torch Optimizer, not {kind}")
+    try:
+        inspect.signature(optimizer.step).bind()
+    except TypeError:
+        raise PluginError(f"optim.name={config.name}: needs a closure to step") from None
+    return optimizer
+
+
+def check_optim(config: OptimConfig) -> None:
+    """Raise UserError for an optimizer or a schedule that cannot be used."""
+    optimizer_values_per_weight(config)
+    warmup = config.warmup_steps or 0
+    rate = learning_rate(warmup, warmup + 1, config)
+    if not isinstance(rate, int | float):
+        kind = type(rate).__name__
+        raise PluginError(f"optim.schedule={config.schedule}: must return a number, not {kind}")
 
 
 def optimizer_values_per_weight(config: OptimConfig) -> int:
     """Count the numbers that the optimizer stores per weight, by one step on a small tensor."""
-    weights = nn.Parameter(torch.zeros(1024))
+    weights = nn.Parameter(torch.zeros(32, 32))
     weights.grad = torch.zeros_like(weights)
-    optimizer = OPTIMIZERS[config.name]([{"params": [weights]}], config, False)
+    optimizer = build_optimizer([{"params": [weights]}], config, False)
     optimizer.step()
     state = optimizer.state[weights].values()
     return sum(value.numel() for value in state if isinstance(value, Tensor)) // weights.numel()

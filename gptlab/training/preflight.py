@@ -17,10 +17,11 @@ from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import TrainingBatches
 from gptlab.data.sequences import IGNORE_INDEX, RecordSequences, Sequences
+from gptlab.generation.context_window import check_cached_outputs
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.model.size import check_size
-from gptlab.training.optim import optimizer_values_per_weight
+from gptlab.training.optim import check_optim, optimizer_values_per_weight
 from gptlab.training.run_plan import RunPlan, TrainingSetup
 from gptlab.training.trainer import check_trainer_arguments, instantiate_callbacks
 from gptlab.utils.device import (
@@ -57,6 +58,7 @@ def check_train_settings(config: TrainConfig) -> None:
     available = torch.cuda.device_count() if accelerator == "cuda" else os.cpu_count() or 1
     if trainer.devices > available:
         raise UserError(f"trainer.devices={trainer.devices}: this machine has {available}")
+    check_optim(config.optim)
     instantiate_callbacks(config)
 
 
@@ -93,6 +95,7 @@ def run_preflight(
     source_BxT, target_BxT = (batch[name].to(plan.accelerator) for name in ("input", "target"))
     net.to(plan.accelerator)
     checks = [check_causality(net, source_BxT[0]), check_split_overlap(data.corpus)]
+    check_cached_outputs(net, source_BxT[:1, :CAUSALITY_TOKENS])
     row_1xT = longest_row(data.sequences) if plan.variable_length else source_BxT[:1]
     memory = estimate_memory(net, row_1xT.to(plan.accelerator), plan)
     check_memory(memory, plan.accelerator)

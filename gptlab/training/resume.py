@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from gptlab.config import sweeps
 from gptlab.config.cli import to_config
-from gptlab.config.keys import CONF_DIR, flatten
+from gptlab.config.keys import CONF_DIR, flatten, plugin_references
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
@@ -30,12 +30,13 @@ from gptlab.utils import run_dir
 from gptlab.utils.console import print_status
 from gptlab.utils.elapsed_time import ElapsedTime
 from gptlab.utils.errors import UserError, failure_line
+from gptlab.utils.plugins import require_trust
 
 # Keys that may be typed when resuming; any other key would make it a different run.
 CHANGEABLE_TRAINER_KEYS = ("max_steps", "log_every", "fast_loop", "keep_freed_memory")
 CHANGEABLE_KEYS = tuple(f"trainer.{name}" for name in CHANGEABLE_TRAINER_KEYS)
 CHANGEABLE_GROUPS = ("logger", "callbacks")
-LOCATION_KEYS = ("resume", "preflight", "run_root", "corpus_root")
+LOCATION_KEYS = ("resume", "preflight", "run_root", "corpus_root", "plugins")
 
 
 class NothingToResume(Exception):
@@ -214,6 +215,7 @@ def merge_config(
         stored[group][name] = value
     parts = {group: stored.pop(group) for group in CHANGEABLE_GROUPS}
     merged = to_config("train", OmegaConf.create(escape_interpolations(stored)))
+    require_trust(folder, plugin_references(merged))
     merged.run_root, merged.preflight = config.run_root, config.preflight
     present = flatten(config)
     for key in map(sweeps.override_key, overrides):

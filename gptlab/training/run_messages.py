@@ -127,11 +127,17 @@ def describe_device(plan: RunPlan) -> str:
 
 
 def closing_lines(
-    config: TrainConfig, folder: Path, summary: RunSummary, stories: int, example: str
+    config: TrainConfig,
+    folder: Path,
+    summary: RunSummary,
+    stories: int,
+    example: str,
+    plugins: list[str],
 ) -> str:
     """Format the results of a run, its files, and the two commands to type next.
 
-    `stories`: held-out documents. `example`: a message to classify.
+    `stories`: held-out documents. `example`: a message to classify. `plugins`: the argument that
+    the next command needs, if any.
     """
     after = summary.after
     loss, tokens = after["valid/loss"], after["valid/tokens"]
@@ -149,7 +155,7 @@ def closing_lines(
         f"  checkpoints   {', '.join(checkpoints)} in {folder / 'checkpoints'}",
         f"  samples       {folder / 'samples'}",
         "next",
-        next_command(config, example),
+        next_command(config, example, plugins),
         f"  tensorboard --logdir {shlex.quote(config.run_root)}",
     ]
     return "\n".join(lines)
@@ -221,7 +227,7 @@ def describe_class_results(metrics: Results) -> str:
     )
 
 
-def next_command(config: TrainConfig, example: str) -> str:
+def next_command(config: TrainConfig, example: str, plugins: list[str]) -> str:
     """Return a command that uses the trained model."""
     if config.data.task == "classification":
         words = ["python -m gptlab.evaluate", shlex.quote(f"text={example}")]
@@ -233,4 +239,4 @@ def next_command(config: TrainConfig, example: str) -> str:
             words.append(f"prompt={quoted}")
     if config.run_root != "runs":
         words.append(f"run_root={shlex.quote(config.run_root)}")
-    return "  " + " ".join(words)
+    return "  " + " ".join([*words, *plugins])

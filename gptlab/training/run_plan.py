@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gptlab.config.keys import plugin_references
 from gptlab.config.schema import ModelConfig, OptimConfig, TrainConfig
 from gptlab.config.validation import validate_row_length
 from gptlab.data.corpus import Corpus
@@ -77,6 +78,12 @@ class TrainingSetup:
     @property
     def corpus(self) -> Corpus:
         return self.data.corpus
+
+    @property
+    def checkpoint_parts(self) -> list[str]:
+        """Names of parts that a checkpoint needs; those of other packages need `plugins=`."""
+        names = self.corpus.tokenizer.name, self.config.data.template
+        return [*plugin_references(self.plan.model), *names]
 
     @property
     def done_steps(self) -> int:
@@ -156,8 +163,11 @@ def make_run_plan(
 
 
 def stored_config(config: TrainConfig, plan: RunPlan) -> dict[str, Any]:
-    """Return the configuration to store, with the model's final sizes."""
-    return asdict(config) | {"model": asdict(plan.model), "resume": None}
+    """Return the configuration to store, with the model's final sizes.
+
+    Without `plugins`: a run folder cannot allow imports.
+    """
+    return asdict(config) | {"model": asdict(plan.model), "resume": None, "plugins": []}
 
 
 def resolved_settings(plan: RunPlan, threads: int) -> dict[str, Any]:

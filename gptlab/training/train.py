@@ -9,6 +9,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer
 
+from gptlab.config.keys import plugin_references
 from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import TextDataModule
@@ -35,6 +36,7 @@ from gptlab.training.trainer import (
     silence_lightning,
 )
 from gptlab.utils.console import print_status
+from gptlab.utils.plugins import plugins_argument
 
 # Optional: without this folder, runs are slower and otherwise the same.
 if (Path(__file__).parent / "fast" / "__init__.py").exists():
@@ -120,7 +122,7 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
             print(opening_lines(setup, report, folder), flush=True)
         with contextlib.suppress(ShutdownRequested), resume.explain_restore_errors(resumed):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
-        exit_if_interrupted(trainer, folder)
+        exit_if_interrupted(trainer, folder, setup)
         return FinishedRun(folder, evaluate_finished_run(trainer, setup, folder))
 
 
@@ -140,12 +142,13 @@ def make_net(
     return net
 
 
-def exit_if_interrupted(trainer: Trainer, folder: Path) -> None:
+def exit_if_interrupted(trainer: Trainer, folder: Path, setup: TrainingSetup) -> None:
     """After a signal, print how to resume and exit with the shell's code: 130 for Ctrl-C."""
     number = find_callback(trainer, GracefulShutdown).received_signal
     if number is None:
         return
     if trainer.is_global_zero:
-        command = f"python train.py resume={shlex.quote(str(folder))}"
+        plugins = plugins_argument([*plugin_references(setup.config), *setup.checkpoint_parts])
+        command = " ".join(["python train.py", f"resume={shlex.quote(str(folder))}", *plugins])
         print_status(f"stopped after step {trainer.global_step:,}; resume with  {command}")
     raise SystemExit(128 + number)

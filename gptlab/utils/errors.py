@@ -5,11 +5,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from typing import TypeVar
-
-T = TypeVar("T")
 
 DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS),
@@ -35,13 +32,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'seed'?` for a similar known word, otherwise an empty string."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
-
-
-def resolve_choice(key: str, name: str, table: Mapping[str, T]) -> T:
-    """Return the table's entry; raise UserError with the list of choices if there is none."""
-    if name not in table:
-        raise UserError(invalid_choice(key, name, table))
-    return table[name]
 
 
 def invalid_choice(key: str, name: str, known: Iterable[str]) -> str:

@@ -98,11 +98,11 @@ def tokenizer_files(tokenizer: Tokenizer, window: int) -> Files:
     """Return the files that AutoTokenizer reads; raise UserError for unsupported tokenizers."""
     settings: Files = {"model_max_length": window, "clean_up_tokenization_spaces": False}
     settings |= dict.fromkeys(("eos_token", "bos_token", "unk_token"), END_OF_TEXT)
-    if isinstance(tokenizer, GPT2Tokenizer):
+    if type(tokenizer) is GPT2Tokenizer:
         merges = read_bpe_merges(GPT2Tokenizer.VOCAB_SHA256)
         files = {"vocab.json": gpt2_vocabulary(tokenizer), "merges.txt": merges}
         return files | {"tokenizer_config.json": settings | {"tokenizer_class": "GPT2Tokenizer"}}
-    if isinstance(tokenizer, CharTokenizer):
+    if type(tokenizer) is CharTokenizer:
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast"}
         return {"tokenizer.json": char_tokenizer_json(tokenizer), "tokenizer_config.json": settings}
     raise UserError(

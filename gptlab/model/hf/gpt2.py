@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from gptlab.config.schema import ModelConfig
-from gptlab.utils.errors import UserError, resolve_choice
+from gptlab.utils.errors import UserError, invalid_choice
+from gptlab.utils.plugins import is_reference
 
 HF_TO_GPTLAB = {
     "transformer.wte": "embedding",
@@ -69,7 +70,9 @@ def to_gpt2_weights(weights: dict[str, Tensor], config: ModelConfig) -> dict[str
 
 def differing_keys(config: ModelConfig, structure: dict[str, Any]) -> list[str]:
     values = {name: getattr(config, name) for name in structure}
-    return [f"model.{name}={v}" for name, v in values.items() if v != structure[name]]
+    if is_reference(config.attention):  # fused and eager compute the same
+        values["attention"] = config.attention
+    return [f"model.{name}={v}" for name, v in values.items() if v != structure.get(name)]
 
 
 def to_gpt2_config(config: ModelConfig) -> dict[str, Any]:
@@ -108,7 +111,8 @@ def config_from_gpt2(weights: dict[str, Tensor], settings: dict[str, Any] | None
             raise UserError(f"its config.json has {key}={settings[key]}; gptlab needs {value}")
     names = {hf_name: name for name, hf_names in ACTIVATIONS.items() for hf_name in hf_names}
     activation = settings.get("activation_function", "gelu_new")
-    feed_forward = resolve_choice("its config.json: activation_function", activation, names)
+    if activation not in names:
+        raise UserError(invalid_choice("its config.json: activation_function", activation, names))
     try:
         vocab_size, d_model = weights["embedding.weight"].shape
         context_length = len(weights["positions.table.weight"])
@@ -122,7 +126,7 @@ def config_from_gpt2(weights: dict[str, Tensor], settings: dict[str, Any] | None
     head, embedding = weights["head.weight"], weights["embedding.weight"]
     return ModelConfig(
         **STRUCTURE,
-        feed_forward=feed_forward,
+        feed_forward=names[activation],
         n_layer=max(blocks) + 1,
         n_head=n_head,
         d_model=d_model,

@@ -22,6 +22,7 @@ from gptlab.model.checkpoint import LoadedModel, build_net, load_checkpoint
 from gptlab.model.gpt import GPT
 from gptlab.model.hf import gpt2, llama
 from gptlab.utils.errors import UserError, did_you_mean
+from gptlab.utils.plugins import resolve_choice
 from gptlab.utils.run_dir import WEIGHT_FILES, is_weights_path
 
 GPTLAB_FILE = "gptlab.json"  # in an exported folder: tokenizer, step and data settings
@@ -135,8 +136,8 @@ def assemble_model(net: GPT, file: Path, exported: dict[str, Any]) -> LoadedMode
     if (tokens := tokenizer.vocab_size) > vocab_size:
         raise UserError(f"its tokenizer has {tokens:,} tokens, the model only {vocab_size:,}")
     data = {"eot_first": bool(exported.get("eot_first", False)), **dict(exported.get("data", {}))}
-    if data.get("task") == "instructions" and data["template"] not in PROMPT_TEMPLATES:
-        raise ValueError("unknown prompt template")
+    if data.get("task") == "instructions":
+        resolve_choice("data.template", str(data["template"]), PROMPT_TEMPLATES)
     if (window := exported.get("window")) is not None:
         if not 1 <= int(window) <= config.context_length:
             raise ValueError(f"window={window} must be from 1 to {config.context_length}")

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value
 from torch.fx import GraphModule
 
+from gptlab.config.keys import plugin_references
 from gptlab.config.schema import TrainerConfig
 from gptlab.model import layers, loss
 from gptlab.model.gpt import GPT, count_parameters
@@ -51,7 +52,8 @@ def resolve_compile_mode(trainer: TrainerConfig, plan: RunPlan, net: GPT) -> str
         )
     if mode != "auto":
         return mode
-    possible = possible and not plan.variable_length
+    # A part of another package may do what one graph cannot repeat.
+    possible = possible and not plan.variable_length and not plugin_references(plan.model)
     return "step" if possible and is_compilation_worthwhile(plan, net) else "false"
 
 
@@ -169,7 +171,8 @@ def compiler_friendly(net: GPT, tokens: int) -> Iterator[None]:
     own random numbers), and the loss leaves memory to the compiler.
     """
     attentions: list[Any] = [block.attention for block in net.blocks]
-    if tokens > EAGER_ATTENTION_LIMIT or net.config.attention_dropout:
+    replaceable = net.config.attention in layers.ATTENTIONS and not net.config.attention_dropout
+    if tokens > EAGER_ATTENTION_LIMIT or not replaceable:
         attentions = []
     originals = [attention.attend for attention in attentions]
     for attention in attentions:
