@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from gptlab.utils.errors import UserError, did_you_mean, exit_on_error, resolve_choice
+from gptlab.utils.errors import UserError, exit_on_error
 
 pytestmark = pytest.mark.fast
 
@@ -30,14 +30,3 @@ def test_expected_failures_are_one_line_and_an_exit_code(error, code, line, caps
 def test_bugs_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError), exit_on_error("train"):
         print(1 / 0)
-
-
-def test_invalid_choices_name_the_choices_and_the_nearest() -> None:
-    table = {"cosine": 1, "constant": 2}
-    assert resolve_choice("optim.schedule", "cosine", table) == 1
-    with pytest.raises(UserError) as error:
-        resolve_choice("optim.schedule", "cosin", table)
-    assert str(error.value) == (
-        "optim.schedule=cosin: invalid choice; choose from cosine, constant; did you mean 'cosine'?"
-    )
-    assert did_you_mean("xyz", table) == ""
