@@ -5,10 +5,10 @@ from gptlab.config.schema import TrainConfig
 
 
 @command("train")
-def main(config: TrainConfig) -> None:
+def main(config: TrainConfig) -> float | None:
     from gptlab.training.train import train  # heavy imports: after validation
 
-    train(config)
+    return train(config)
 
 
 if __name__ == "__main__":

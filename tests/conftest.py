@@ -71,9 +71,6 @@ def command(
     monkeypatch.syspath_prepend(str(ROOT))
 
     def run(module: str, *arguments: str) -> Result:
-        from hydra.core.global_hydra import GlobalHydra
-
-        GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", [f"{module}.py", *arguments])
         capfd.readouterr()
         try:
@@ -107,15 +104,12 @@ def train_once(
     shared: dict[tuple[str, ...], SharedRun] = {}
 
     def train(*arguments: str) -> SharedRun:
-        from hydra.core.global_hydra import GlobalHydra
-
         from tests.faults.callbacks import SimulatedCrash  # imports Lightning
 
         if arguments in shared:
             return shared[arguments]
         root = tmp_path_factory.mktemp("shared")
         out, err = io.StringIO(), io.StringIO()
-        GlobalHydra.instance().clear()
         with (
             contextlib.chdir(root),
             contextlib.redirect_stdout(out),

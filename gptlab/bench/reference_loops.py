@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
@@ -61,7 +60,6 @@ def time_gptlab_step(arguments: list[str], steps: int, warm_up_steps: int = 10) 
     max_steps = f"trainer.max_steps={warm_up_steps + steps}"
     timer = "+callbacks.step_timer._target_=gptlab.bench.reference_loops.StepTimer"
     original, sys.argv = sys.argv, ["train.py", *arguments, max_steps, timer]
-    GlobalHydra.instance().clear()
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             command("train")(train)()

@@ -4,6 +4,7 @@ Hydra composes the configuration. This module adds to it: free text that needs n
 errors as one line with exit code 2, and no file written before all values are valid.
 """
 
+import contextlib
 import functools
 import math
 import os
@@ -11,7 +12,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,41 +63,110 @@ def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     def decorate(action: Callable[[Any], Any]) -> Callable[[], None]:
         @functools.wraps(action)
         def main() -> None:
-            # Let waiting OpenMP threads sleep soon: while they spin, a step takes several times as
-            # long on a busy machine (docs/measurements.md). Set before torch is imported.
-            os.environ.setdefault("GOMP_SPINCOUNT", "1000")
             with exit_on_error(name):
                 if {"--help", "-h"} & set(sys.argv[1:]):
                     print(help_text(name))
                 else:
-                    run_hydra(name, action)
+                    run_command(name, action)
 
         return main
 
     return decorate
 
 
-def run_hydra(name: str, action: Callable[[Any], Any]) -> None:
-    """Compose conf/NAME.yaml and call the action; raise UserError for invalid arguments."""
+def run_command(name: str, action: Callable[[Any], Any]) -> None:
+    """Compose conf/NAME.yaml with sys.argv and call the action; raise UserError for invalid
+    arguments."""
+    limit_spinning()
+    typed = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    os.environ[sweeps.COMMAND_ENV] = shlex.join(["python", *typed])
+    arguments = sweeps.resume_sweep_arguments([quote_free_text(a) for a in sys.argv[1:]])
+    if name != "train" and sweeps.MULTIRUN_FLAGS & set(arguments):
+        raise UserError("-m: only train.py runs sweeps")
+    refuse_removals(arguments)
+    if any(map(is_for_hydra, arguments)):
+        run_hydra_main(name, arguments, action)
+    else:
+        with composed_config(name, arguments) as config:
+            action(config)
+
+
+def limit_spinning() -> None:
+    """Let waiting OpenMP threads sleep soon; call before torch is imported.
+
+    While they spin, a step takes several times as long on a busy machine (docs/measurements.md).
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def refuse_removals(arguments: Iterable[str]) -> None:
+    if removal := next((a for a in arguments if a.startswith("~")), None):
+        raise UserError(f"{removal}: a key cannot be removed; set it to another value or null")
+
+
+def is_for_hydra(argument: str) -> bool:
+    """Whether an argument is an option of Hydra or sets one of its own keys."""
+    return argument.startswith("-") or bool(re.match(r"hydra\W", argument.lstrip("+")))
+
+
+@contextlib.contextmanager
+def composed_config(name: str, overrides: list[str]) -> Iterator[Any]:
+    """Yield the validated configuration of a command; HydraConfig describes it in the block.
+
+    `overrides` are in Hydra's grammar. Raises UserError for invalid ones.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    with preserved_hydra():
+        ConfigStore.instance().store(f"{name}_schema", SCHEMAS[name])
+        try:
+            with initialize_config_dir(str(CONF_DIR), name, version_base="1.3"):
+                composed = compose(name, overrides, return_hydra_config=True)
+        except Exception as error:
+            raise UserError(explain_hydra_error(error, name)) from None
+        composed.hydra.mode = RunMode.RUN
+        HydraConfig.instance().set_config(composed)
+        yield to_config(name, composed)
+
+
+def compose_config(name: str, arguments: list[str]) -> Any:
+    """Return the validated configuration of a command with these arguments; do not run it."""
+    with composed_config(name, [quote_free_text(a) for a in arguments]) as config:
+        return config
+
+
+@contextlib.contextmanager
+def preserved_hydra() -> Iterator[None]:
+    """Let Hydra start afresh in the block; restore its process-wide state afterwards."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    outer, outer_config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+        HydraConfig.instance().cfg = outer_config
+
+
+def run_hydra_main(name: str, arguments: list[str], action: Callable[[Any], Any]) -> None:
+    """Let Hydra handle its own options: sweeps, `--cfg`, `--config-dir`, shell completion."""
     import hydra
     from hydra.core.config_store import ConfigStore
 
-    if "LOCAL_RANK" not in os.environ:  # DDP's child processes get arguments already quoted
-        program = Path(sys.argv[0]).name
-        os.environ[sweeps.COMMAND_ENV] = shlex.join(["python", program, *sys.argv[1:]])
-        arguments = sweeps.resume_sweep_arguments([quote_free_text(a) for a in sys.argv[1:]])
-        # Hydra expects -m before the overrides.
-        sys.argv[1:] = sorted(arguments, key=lambda a: a not in sweeps.MULTIRUN_FLAGS)
-    if name != "train" and sweeps.MULTIRUN_FLAGS & set(sys.argv[1:]):
-        raise UserError("-m: only train.py runs sweeps")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting with 1
     ConfigStore.instance().store(f"{name}_schema", SCHEMAS[name])
-    if removal := next((a for a in sys.argv[1:] if a.startswith("~")), None):
-        raise UserError(f"{removal}: a key cannot be removed; set it to another value or null")
-    sweeps.remember_varied_keys(sys.argv[1:])
-    job_errors: list[Exception] = []
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting with 1
+    # Hydra expects -m before the overrides.
+    arguments = sorted(arguments, key=lambda a: a not in sweeps.MULTIRUN_FLAGS)
+    sweeps.remember_varied_keys(arguments)
+    typed, job_errors = sys.argv, list[Exception]()
 
     def task(composed: Any) -> float | None:
+        sys.argv = typed  # Lightning starts its child processes with it
         try:
             return run_job(name, composed, action)
         except Exception as error:  # Hydra would print a message of its own
@@ -104,12 +174,15 @@ def run_hydra(name: str, action: Callable[[Any], Any]) -> None:
             return None
 
     try:
-        with sweeps.sweep_folder(sys.argv[1:]) as sys.argv[1:]:
+        with preserved_hydra(), sweeps.sweep_folder(arguments) as arguments:
+            sys.argv = [typed[0], *arguments]
             hydra.main(config_path=str(CONF_DIR), config_name=name, version_base="1.3")(task)()
     except UserError:
         raise
     except Exception as error:  # from composing: errors of the job are in job_errors
         raise UserError(explain_hydra_error(error, name)) from None
+    finally:
+        sys.argv = typed
     if job_errors:
         raise job_errors[0]
 
@@ -142,25 +215,14 @@ def to_config(name: str, composed: Any) -> Any:
 
     try:
         # Merge into the schema again: Hydra accepts `+new.key=1`, the schema does not.
-        container = OmegaConf.to_container(composed, resolve=False)
+        container: Any = OmegaConf.to_container(composed, resolve=False)
+        container.pop("hydra", None)
         merged = OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), container)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(explain_hydra_error(error, name)) from None
     validate_config(config)
     return config
-
-
-def compose_config(name: str, arguments: list[str]) -> Any:
-    """Return the validated configuration of a command with these arguments; do not run it."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    ConfigStore.instance().store(f"{name}_schema", SCHEMAS[name])
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return to_config(name, compose(name, [quote_free_text(a) for a in arguments]))
 
 
 def describe_choice(group: str) -> str:

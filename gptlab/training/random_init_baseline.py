@@ -1,6 +1,5 @@
 """Train the same classifier from random weights, as a baseline for a pretrained one."""
 
-import json
 import os
 import re
 from dataclasses import replace
@@ -10,6 +9,7 @@ from gptlab.config import sweeps
 from gptlab.config.schema import FinetuneConfig, TrainConfig
 from gptlab.training.run_summary import RunSummary
 from gptlab.utils.console import print_status
+from gptlab.utils.errors import UserError
 from gptlab.utils.run_dir import BASELINE_SUFFIX
 
 COMPARED_METRICS = ("accuracy", "f1", "loss")
@@ -45,13 +45,13 @@ def baseline_config(config: TrainConfig, folder: Path) -> TrainConfig:
 def compare_to_baseline(run: Path, baseline: Path, baseline_summary: RunSummary) -> None:
     """Print both results, and add the baseline's to the run's summary if the run still exists."""
     try:
-        summary = RunSummary(**json.loads((run / "summary.json").read_text(encoding="utf-8")))
+        summary = RunSummary.read(run)
         split = "test" if "test/accuracy" in baseline_summary.after else "valid"
         pairs = {
             name: (summary.after[f"{split}/{name}"], baseline_summary.after[f"{split}/{name}"])
             for name in COMPARED_METRICS
         }
-    except (OSError, ValueError, TypeError, KeyError):
+    except (UserError, KeyError):
         print_status(f"{run}: no finished run to compare with")
         return
     summary.after |= {f"random/{name}": value for name, (_, value) in pairs.items()}

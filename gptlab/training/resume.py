@@ -42,6 +42,10 @@ LOCATION_KEYS = ("resume", "preflight", "run_root", "corpus_root", "plugins")
 class NothingToResume(Exception):
     """The run is finished. Not an error: the message is shown to the user."""
 
+    def __init__(self, reason: str, folder: Path | None = None):
+        super().__init__(reason)
+        self.folder = folder
+
 
 @dataclass
 class ResumedRun:
@@ -106,12 +110,14 @@ def find_resumed_run(
         raise NothingToResume(f"every run in {config.run_root} is finished: nothing to resume")
     finished = run_dir.is_finished(folder)
     if finished and "trainer.max_steps" not in map(sweeps.override_key, overrides):
-        raise NothingToResume(f"{folder} is finished: nothing to resume")
+        raise NothingToResume(f"{folder} is finished: nothing to resume", folder)
     resumed = read_stopped_run(
         folder, lambda stored, resolved: merge_config(config, overrides, stored, resolved, folder)
     )
     if finished and (resumed.config.trainer.max_steps or 0) <= resumed.step:
-        raise NothingToResume(f"{folder} has {resumed.step:,} steps already: nothing to resume")
+        raise NothingToResume(
+            f"{folder} has {resumed.step:,} steps already: nothing to resume", folder
+        )
     return resumed
 
 

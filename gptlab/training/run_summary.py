@@ -18,6 +18,7 @@ from gptlab.data.corpus import Corpus
 from gptlab.training.run_plan import RunPlan
 from gptlab.utils.atomic_io import write_files_atomically
 from gptlab.utils.device import cpu_name
+from gptlab.utils.errors import UserError
 
 
 @dataclass
@@ -40,6 +41,40 @@ class RunSummary:
     scored: str  # the checkpoint that `after` evaluates, and its step
     before: dict[str, float] = field(default_factory=dict)  # results by suite and metric
     after: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def valid_loss(self) -> float:
+        """The loss of `scored` on the held-out text, in nats per token (classifiers: per text)."""
+        return self.after["valid/loss"]
+
+    @property
+    def perplexity(self) -> float:
+        """exp(valid_loss)."""
+        return self.after["valid/perplexity"]
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The held-out loss in bits per UTF-8 byte; None for classifiers."""
+        return self.after.get("valid/bits_per_byte")
+
+    @property
+    def best_possible_loss(self) -> float | None:
+        """The entropy of the held-out text in nats per token, where it is known."""
+        return self.after.get("valid/best_possible")
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of held-out texts in the right class; None for language models."""
+        return self.after.get("valid/accuracy")
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunSummary":
+        """Read summary.json; raise UserError if it is missing or damaged."""
+        path = folder / "summary.json"
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise UserError(f"{path}: missing or damaged") from None
 
     def write(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"

@@ -18,7 +18,11 @@ from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
 from gptlab.model.lora import add_lora, freeze
 from gptlab.training import init_weights, resume, run_dir_setup
-from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown, ShutdownRequested
+from gptlab.training.callbacks.graceful_shutdown import (
+    GracefulShutdown,
+    ShutdownRequested,
+    StopAtOnce,
+)
 from gptlab.training.final_evaluation import evaluate_finished_run
 from gptlab.training.module import Classifier, LanguageModel
 from gptlab.training.out_of_memory import train_with_oom_retry
@@ -48,26 +52,33 @@ else:
 def train(config: TrainConfig) -> float | None:
     """Train a model; return the validation loss of its best checkpoint in nats per token.
 
-    Returns None if there was nothing to train. Raises UserError, leaving no run folder, for every
-    mistake that can be detected before the first step.
+    Returns None if there was nothing to train. Raises as `train_run` does.
+    """
+    try:
+        run = train_run(config)
+    except resume.NothingToResume as reason:
+        print(reason)
+        return None
+    return run.summary.after["valid/loss"] if run else None
+
+
+def train_run(config: TrainConfig) -> FinishedRun | None:
+    """Train and evaluate a model, and its baseline; None if only the preflight was asked for.
+
+    Raises UserError, leaving no run folder, for every mistake that can be detected before the first
+    step; NothingToResume for a finished run; RunInterrupted after a signal.
     """
     silence_lightning()
     run_dir_setup.forget_run_dir()  # the previous sweep job's
     overrides = list(HydraConfig.get().overrides.task)
-    try:
-        resumed = resume.find_resumed_run(config, overrides, run_dir_setup.current_run_dir())
-    except resume.NothingToResume as reason:
-        print(reason)
-        return None
+    resumed = resume.find_resumed_run(config, overrides, run_dir_setup.current_run_dir())
     config = resumed.config if resumed else init_weights.prefer_init_from(config, overrides)
     run = train_with_oom_retry(train_once, config, resumed)
-    if run is None:
-        return None
-    if wants_baseline(config):
+    if run and wants_baseline(config):
         print_status("training the same model from random weights, to compare")
         run_dir_setup.forget_run_dir()
         train_with_oom_retry(train_once, baseline_config(config, run.folder), None)
-    return run.summary.after["valid/loss"]
+    return run
 
 
 def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun | None:
@@ -120,9 +131,10 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
             fast.use_fast_loop(trainer)
         if report:
             print(opening_lines(setup, report, folder), flush=True)
-        with contextlib.suppress(ShutdownRequested), resume.explain_restore_errors(resumed):
+        stops = contextlib.suppress(ShutdownRequested, StopAtOnce)
+        with stops, resume.explain_restore_errors(resumed):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
-        exit_if_interrupted(trainer, folder, setup)
+        raise_if_interrupted(trainer, folder, setup)
         return FinishedRun(folder, evaluate_finished_run(trainer, setup, folder))
 
 
@@ -142,8 +154,16 @@ def make_net(
     return net
 
 
-def exit_if_interrupted(trainer: Trainer, folder: Path, setup: TrainingSetup) -> None:
-    """After a signal, print how to resume and exit with the shell's code: 130 for Ctrl-C."""
+class RunInterrupted(SystemExit):
+    """A signal stopped a run; ends the process with the shell's code, 130 for Ctrl-C."""
+
+    def __init__(self, signal_number: int, folder: Path):
+        super().__init__(128 + signal_number)
+        self.folder = folder
+
+
+def raise_if_interrupted(trainer: Trainer, folder: Path, setup: TrainingSetup) -> None:
+    """After a signal, print how to resume and raise RunInterrupted."""
     number = find_callback(trainer, GracefulShutdown).received_signal
     if number is None:
         return
@@ -151,4 +171,4 @@ def exit_if_interrupted(trainer: Trainer, folder: Path, setup: TrainingSetup) ->
         plugins = plugins_argument([*plugin_references(setup.config), *setup.checkpoint_parts])
         command = " ".join(["python train.py", f"resume={shlex.quote(str(folder))}", *plugins])
         print_status(f"stopped after step {trainer.global_step:,}; resume with  {command}")
-    raise SystemExit(128 + number)
+    raise RunInterrupted(number, folder)

@@ -170,13 +170,19 @@ UNINFORMATIVE_LINES = re.compile(
 )
 
 
+SILENCED_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.distributed",
+)
+
+
 def is_informative(record: logging.LogRecord) -> bool:
     return not UNINFORMATIVE_LINES.search(record.getMessage())
 
 
 def silence_lightning() -> None:
     """Filter uninformative Lightning messages."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
+    for name in SILENCED_LOGGERS:
         logging.getLogger(name).addFilter(is_informative)
     # One indexed read makes a whole batch, so loader workers would not be faster.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -27,6 +27,10 @@ class UserError(Exception):
         """Return the message with unprintable characters escaped as in Python source."""
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(self))
 
+    def _render_traceback_(self) -> list[str]:
+        """Let IPython and notebooks show the line without a traceback."""
+        return [f"error: {self.line()}"]
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'seed'?` for a similar known word, otherwise an empty string."""
@@ -60,6 +64,18 @@ def exit_on_error(command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextlib.contextmanager
+def one_line_errors(command: str) -> Iterator[None]:
+    """Raise the expected failures of a command, such as a full disk, as a UserError."""
+    try:
+        yield
+    except Exception as error:
+        line = failure_line(error, command)
+        if line is None or isinstance(error, UserError):
+            raise
+        raise UserError(line) from error
 
 
 def failure_line(error: Exception, command: str = "train") -> str | None:

@@ -92,13 +92,10 @@ class Server(Client):
 
 def train(folder: Path, *arguments: str) -> None:
     """Train a small run for a few steps, in this process."""
-    from hydra.core.global_hydra import GlobalHydra
-
     import train as command
 
     size = ["model.n_layer=2", "model.n_head=2", "model.d_model=16", "model.d_ff=32"]
     settings = [*size, "profile=smoke", "data.max_samples=60", "data.final_tokens=400"]
-    GlobalHydra.instance().clear()
     with chdir(folder), mock.patch.object(sys, "argv", ["train.py", *settings, *arguments]):
         command.main()
 

@@ -64,9 +64,6 @@ def evaluated_run(tmp_path_factory: pytest.TempPathFactory, ordered_boards: None
         patch.syspath_prepend(str(ROOT))
         patch.setattr(perplexity, "ESTIMATE_BATCHES", 20)
         patch.setattr(sys, "argv", ["train.py", *arguments])
-        from hydra.core.global_hydra import GlobalHydra
-
-        GlobalHydra.instance().clear()
         importlib.import_module("train").main()
     (run,) = (folder / "runs").iterdir()
     return EvaluatedRun(run, out.getvalue())

@@ -20,9 +20,6 @@ SWEEP = [
 
 def run_in(folder: Path, module: str, *arguments: str) -> None:
     """Run a command of gptlab in this process and in this folder."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", [module, *arguments])

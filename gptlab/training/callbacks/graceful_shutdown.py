@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +17,12 @@ class ShutdownRequested(Exception):
     """Raised by a signal during interruptible work: validation, sampling."""
 
 
+class StopAtOnce(BaseException):
+    """Raised by a second signal, perhaps within a step: nothing more is saved."""
+
+
 class GracefulShutdown(StepCallback):
-    """Finish the current step after a first Ctrl-C or SIGTERM; exit at once after a second one."""
+    """Finish the current step after a first Ctrl-C or SIGTERM; stop at once after a second one."""
 
     def __init__(self) -> None:
         self.received_signal: int | None = None
@@ -27,12 +32,16 @@ class GracefulShutdown(StepCallback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)
         self.single_process = trainer.world_size == 1
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python handles signals in the main thread only
         # Not in setup(): Lightning installs its own handlers between setup() and here.
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous_handlers[number] = signal.signal(number, self.handle_signal)
 
     def handle_signal(self, number: int, _frame: Any) -> None:
         if self.received_signal is not None:
+            if self.single_process:  # a notebook's process has other work than this run
+                raise StopAtOnce
             os._exit(128 + number)
         self.received_signal = number
         print_status("\nstopping after this step; press Ctrl-C again to stop at once")

@@ -6,7 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown, ShutdownRequested
+from gptlab.training.callbacks.graceful_shutdown import (
+    GracefulShutdown,
+    ShutdownRequested,
+    StopAtOnce,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -37,10 +41,13 @@ def test_a_signal_stops_the_run_after_the_step(shutdown, trainer, number, capsys
     assert trainer.should_stop
 
 
-def test_a_second_signal_exits_at_once(shutdown, monkeypatch) -> None:
+def test_a_second_signal_stops_within_the_step(shutdown, monkeypatch) -> None:
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
     shutdown.handle_signal(signal.SIGINT, None)
+    with pytest.raises(StopAtOnce):
+        shutdown.handle_signal(signal.SIGTERM, None)
+    shutdown.single_process = False  # the other processes would wait for this one forever
     shutdown.handle_signal(signal.SIGTERM, None)
     assert codes == [128 + signal.SIGTERM]
 
