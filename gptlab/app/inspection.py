@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from gptlab.app.streaming import require_generator, round_probability, token_text
+from gptlab.app.streaming import require_generator, round_probability
+from gptlab.data.tokenizer import token_text
 from gptlab.evaluation import interpretability
 from gptlab.generation.engine import encode_prompt
 from gptlab.model.checkpoint import LoadedModel

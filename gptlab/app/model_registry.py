@@ -6,9 +6,8 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from gptlab.generation.quantize import quantize_linears
+from gptlab.generation.quantize import load_on_device
 from gptlab.model.checkpoint import LoadedModel, read_checkpoint
-from gptlab.model.hf.pretrained import load_model
 from gptlab.utils.errors import UserError, did_you_mean
 
 # Checkpoints that can be chosen; `previous` is a backup of `last`.
@@ -115,9 +114,7 @@ class ModelRegistry:
                 del self.models[outdated]
             while len(self.models) >= self.max_models:
                 self.models.popitem(last=False)
-            model = load_model(path)
-            quantize_linears(model.net.to(self.device), self.weight_dtype)
-            self.models[key] = model
+            self.models[key] = model = load_on_device(path, self.device, self.weight_dtype)
             if run in self.standalone:
                 self.standalone_tasks[run] = model_task(model)
         self.models.move_to_end(key)

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gptlab.app.streaming import TokenEvent, require_generator, sampled_tokens, token_text
+from gptlab.app.streaming import TokenEvent, require_generator, sampled_tokens
 from gptlab.config.schema import GenerateConfig, SamplingConfig
-from gptlab.data.tokenizer import decode
+from gptlab.data.tokenizer import decode, token_text
 from gptlab.evaluation.interpretability import token_expectations
 from gptlab.generation.engine import encode_prompt
 from gptlab.model.checkpoint import LoadedModel

@@ -17,7 +17,7 @@ from starlette.types import Message, Send
 from gptlab.app.job_queue import Job, JobQueue, QueueFull
 from gptlab.app.model_registry import NotFound
 from gptlab.config.schema import GenerateConfig
-from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer, decode
+from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer, token_text
 from gptlab.evaluation.interpretability import token_expectations
 from gptlab.generation import engine
 from gptlab.generation.beam import beam_steps
@@ -165,10 +165,6 @@ def token_event_json(event: TokenEvent, tokenizer: Tokenizer) -> dict[str, Any]:
         ],
         "finish_reason": event.finish_reason,
     }
-
-
-def token_text(tokenizer: Tokenizer, token: int) -> str:
-    return "<|endoftext|>" if token == tokenizer.eot else decode(tokenizer, [token])
 
 
 def round_probability(probability: float) -> float:

@@ -129,7 +129,7 @@ def composed_config(name: str, overrides: list[str]) -> Iterator[Any]:
             raise UserError(explain_hydra_error(error, name)) from None
         composed.hydra.mode = RunMode.RUN
         HydraConfig.instance().set_config(composed)
-        yield to_config(name, composed)
+        yield trust_typed(to_config(name, composed))
 
 
 def compose_config(name: str, arguments: list[str]) -> Any:

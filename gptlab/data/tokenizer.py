@@ -57,6 +57,11 @@ def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
     return b"".join(map(tokenizer.token_bytes, ids)).decode(errors="replace")
 
 
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """Decode one token; end-of-text, which decodes to nothing, is spelled."""
+    return END_OF_TEXT if token == tokenizer.eot else decode(tokenizer, [token])
+
+
 def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 

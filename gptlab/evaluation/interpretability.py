@@ -87,6 +87,18 @@ def token_expectations(
     return expectations
 
 
+def text_expectations(
+    net: GPT, ids: list[int], vocab_size: int, top_k: int = 0
+) -> list[TokenExpectation]:
+    """Return `token_expectations` of a text of any length, read in consecutive windows."""
+    window = net.config.window
+    return [
+        each
+        for start in range(0, len(ids) - 1, window)
+        for each in token_expectations(net, ids[start : start + window + 1], vocab_size, top_k)
+    ]
+
+
 @dataclass
 class LogitLens:
     """Predictions after each layer; row 0 is predicted from the embeddings, before any layer."""

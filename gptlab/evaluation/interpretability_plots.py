@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
@@ -42,11 +43,17 @@ class ModelProbe:
         return [interpretability.token_label(self.model.tokenizer, token) for token in ids]
 
     def add_figure(self, tag: str, figure: "Figure") -> None:
+        """Log a figure as an image; SummaryWriter.add_figure would import pyplot."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(figure)
+        with warnings.catch_warnings():
+            # A character that the font lacks is drawn as a box.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            canvas.draw()
+        image_HxWx3 = np.asarray(canvas.buffer_rgba())[..., :3]
         for writer in self.writers:
-            with warnings.catch_warnings():
-                # A character that the font lacks is drawn as a box.
-                warnings.filterwarnings("ignore", "Glyph .* missing from font")
-                writer.add_figure(tag, figure, self.model.step)
+            writer.add_image(tag, image_HxWx3, self.model.step, dataformats="HWC")
 
 
 def log_interpretability(

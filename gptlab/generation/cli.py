@@ -23,11 +23,10 @@ from gptlab.generation.engine import (
     stop_strings,
 )
 from gptlab.generation.output import check_output_path, numbered_path, save_samples
-from gptlab.generation.quantize import quantize_linears
+from gptlab.generation.quantize import load_on_device
 from gptlab.generation.sample import Sample
 from gptlab.generation.terminal import make_display
 from gptlab.model.checkpoint import LoadedModel
-from gptlab.model.hf.pretrained import load_model
 from gptlab.utils import run_dir
 from gptlab.utils.console import print_status
 from gptlab.utils.device import resolve_accelerator
@@ -43,7 +42,8 @@ def run_generate(config: GenerateConfig) -> None:
         sys.stdout.reconfigure(errors="replace")  # for terminals that cannot encode a character
     text = "" if interactive else read_prompt(config)
     accelerator = resolve_accelerator(config.accelerator, "accelerator")
-    model = load_model(run_dir.find_checkpoint(config.run, config.run_root))
+    path = run_dir.find_checkpoint(config.run, config.run_root)
+    model = load_on_device(path, accelerator, config.weight_dtype)
     if model.net.config.n_classes:
         raise UserError(
             f"run={config.run}: {model.path} is a classifier and cannot generate text; try "
@@ -51,7 +51,6 @@ def run_generate(config: GenerateConfig) -> None:
         )
     if isinstance(model.tokenizer, VocabularyTokenizer):
         model.tokenizer.unknown = config.unknown
-    quantize_linears(model.net.to(accelerator), config.weight_dtype)
     if not interactive:  # validate the prompt before printing anything
         encode_prompt(model.tokenizer, apply_template(config, model, text), model.eot_first)
     print_status(f"{model.path}, step {model.step:,}")

@@ -8,11 +8,14 @@ the same numbers except for rounding.
 import contextlib
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptlab.model.checkpoint import LoadedModel
+from gptlab.model.hf.pretrained import load_model
 from gptlab.utils.errors import UserError
 
 MAX_ROWS = 8  # with more rows, F.linear is faster
@@ -101,6 +104,13 @@ class BFloat16Linear(nn.Module):
 
 
 QUANTIZED_LINEARS: dict[str, type[nn.Module]] = {"bfloat16": BFloat16Linear, "int8": Int8Linear}
+
+
+def load_on_device(path: Path, device: str, weight_dtype: str = "float32") -> LoadedModel:
+    """Load a checkpoint or pretrained weights to generate with; raise UserError."""
+    model = load_model(path)
+    quantize_linears(model.net.to(device), weight_dtype)
+    return model
 
 
 def quantize_linears(net: nn.Module, weight_dtype: str) -> None:

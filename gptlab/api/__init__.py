@@ -1,0 +1,1 @@
+"""The Python entry: `gptlab.train`, `gptlab.load`, `gptlab.Run` and `gptlab.Model`."""

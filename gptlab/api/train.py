@@ -1,0 +1,103 @@
+"""Train from Python: `gptlab.train("experiment=tiny_char", seed=3)`."""
+
+import contextlib
+import logging
+import os
+import random
+import shlex
+import signal
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from gptlab.api.overrides import make_overrides
+from gptlab.api.run import Run
+from gptlab.config import sweeps
+from gptlab.config.cli import composed_config, limit_spinning
+from gptlab.config.schema import TrainConfig
+from gptlab.utils.errors import UserError, one_line_errors
+
+
+def train(*overrides: str, **keys: Any) -> Run:
+    """Train a model as `python train.py` does; return its run.
+
+        run = gptlab.train("experiment=tiny_char", seed=3, model={"n_layer": 2})
+
+    `overrides` are written as on the command line. `keys` have Python values: `model="toy"` chooses
+    a group, `model={"n_layer": 2}` sets keys of a group, `prompt="any text"` any other key.
+
+    Interrupting the kernel (or Ctrl-C) stops the run after the current step: it is returned with
+    `finished` False, and `run.resume()` continues it. Raises UserError for whatever the command
+    would refuse.
+    """
+    arguments = make_overrides("train", overrides, keys)
+    limit_spinning()
+    with (
+        one_line_errors("train"),
+        composed_config("train", arguments) as config,
+        preserved_process_state(),
+    ):
+        os.environ[sweeps.COMMAND_ENV] = shlex.join(["python", "train.py", *arguments])
+        return train_config(config)
+
+
+def train_config(config: TrainConfig) -> Run:
+    from gptlab.training.resume import NothingToResume
+    from gptlab.training.run_dir_setup import current_run_dir
+    from gptlab.training.train import RunInterrupted, train_run
+
+    if config.trainer.devices * config.trainer.num_nodes > 1:
+        raise UserError("trainer.devices: Python trains on one device; use train.py for several")
+    if config.preflight == "only":
+        raise UserError("preflight=only: makes no run; type `python train.py preflight=only`")
+    try:
+        finished = train_run(config)
+    except NothingToResume as reason:
+        if reason.folder is None:
+            raise UserError(str(reason)) from None
+        return Run(reason.folder)
+    except RunInterrupted as stop:
+        if stop.code != 128 + signal.SIGINT:
+            raise
+        return Run(stop.folder)
+    except KeyboardInterrupt:  # in the final evaluation, which `resume` repeats
+        folder = current_run_dir()
+        if folder is None or not folder.is_dir():
+            raise
+        return Run(folder)
+    assert finished is not None
+    return Run(finished.folder)
+
+
+@contextlib.contextmanager
+def preserved_process_state() -> Iterator[None]:
+    """Restore what a run changes: environment, random states, torch's settings, filters."""
+    import numpy as np
+    import torch
+
+    from gptlab.training.trainer import SILENCED_LOGGERS
+
+    deterministic: Any = torch.utils.deterministic
+    environment, loggers = dict(os.environ), [logging.getLogger(n) for n in SILENCED_LOGGERS]
+    filters = [list(logger.filters) for logger in loggers]
+    random_states = random.getstate(), np.random.get_state()
+    exact = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill, threads = deterministic.fill_uninitialized_memory, torch.get_num_threads()
+    benchmark = torch.backends.cudnn.benchmark
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    with warnings.catch_warnings(), torch.random.fork_rng(gpus):
+        try:
+            yield
+        finally:
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ |= environment
+            for logger, each in zip(loggers, filters, strict=True):
+                logger.filters[:] = each
+            random.setstate(random_states[0])
+            np.random.set_state(random_states[1])
+            torch.use_deterministic_algorithms(exact, warn_only=warn_only)
+            deterministic.fill_uninitialized_memory = fill
+            torch.set_num_threads(threads)
+            torch.backends.cudnn.benchmark = benchmark
