@@ -86,7 +86,7 @@ class Run:
         """
         from gptlab.api.notebook import NotebookFigure
         from gptlab.report.plots import COLORS, X_AXES, loss_curves
-        from gptlab.utils.errors import resolve_choice
+        from gptlab.utils.plugins import resolve_choice
 
         resolve_choice("x_axis", x_axis, X_AXES)
         figure = NotebookFigure(figsize=(8, 4.2), layout="constrained")
