@@ -2,6 +2,7 @@
 
 from gptlab.config.cli import command
 from gptlab.config.schema import PrepareConfig
+from gptlab.utils.console import plural
 
 
 @command("prepare")
@@ -14,8 +15,8 @@ def main(config: PrepareConfig) -> None:
     print(corpus.folder)
     for name, split in corpus.splits.items():
         print(
-            f"  {name:<6} {split.documents:>10,} documents {split.tokens:>14,} tokens "
-            f"{split.bytes:>14,} bytes of text"
+            f"  {name:<6} {plural(split.documents, 'document'):>20} "
+            f"{plural(split.tokens, 'token'):>21} {split.bytes:>14,} bytes of text"
         )
     meta = corpus.meta
     print(f"  split: {meta['split_rule']}")

@@ -13,7 +13,7 @@ from typing import Any
 from gptlab.api.overrides import make_overrides
 from gptlab.api.run import Run
 from gptlab.config import sweeps
-from gptlab.config.cli import composed_config, limit_spinning
+from gptlab.config.cli import composed_config, set_torch_defaults
 from gptlab.config.schema import TrainConfig
 from gptlab.utils.errors import UserError, one_line_errors
 
@@ -31,7 +31,7 @@ def train(*overrides: str, **keys: Any) -> Run:
     would refuse.
     """
     arguments = make_overrides("train", overrides, keys)
-    limit_spinning()
+    set_torch_defaults()
     with (
         one_line_errors("train"),
         composed_config("train", arguments) as config,

@@ -49,7 +49,7 @@ def serve(config: AppConfig) -> None:
 def open_registry(config: AppConfig) -> "ModelRegistry":
     from gptlab.app.model_registry import ModelRegistry
 
-    accelerator = resolve_accelerator(config.accelerator, "accelerator")
+    accelerator = resolve_accelerator(config.accelerator, "accelerator", operations=0)
     checkpoint = run_dir.find_checkpoint(config.run, config.run_root)
     root = Path(config.run_root).expanduser()
     return ModelRegistry(root, checkpoint, config.max_models, accelerator, config.weight_dtype)

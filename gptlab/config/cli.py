@@ -77,7 +77,7 @@ def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
 def run_command(name: str, action: Callable[[Any], Any]) -> None:
     """Compose conf/NAME.yaml with sys.argv and call the action; raise UserError for invalid
     arguments."""
-    limit_spinning()
+    set_torch_defaults()
     typed = [Path(sys.argv[0]).name, *sys.argv[1:]]
     os.environ[sweeps.COMMAND_ENV] = shlex.join(["python", *typed])
     arguments = sweeps.resume_sweep_arguments([quote_free_text(a) for a in sys.argv[1:]])
@@ -91,12 +91,14 @@ def run_command(name: str, action: Callable[[Any], Any]) -> None:
             action(config)
 
 
-def limit_spinning() -> None:
-    """Let waiting OpenMP threads sleep soon; call before torch is imported.
+def set_torch_defaults() -> None:
+    """Set the variables of the environment that torch reads when it is imported.
 
-    While they spin, a step takes several times as long on a busy machine (docs/measurements.md).
+    Waiting OpenMP threads sleep soon: while they spin, a step takes several times as long on a busy
+    machine (docs/measurements.md). What torch lacks for Apple GPUs runs on the CPU.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 
 def refuse_removals(arguments: Iterable[str]) -> None:

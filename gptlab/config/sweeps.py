@@ -150,11 +150,15 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_empty_sweep(folder: Path) -> None:
-    """Remove a sweep's folder without results, and an empty run root."""
+    """Remove a sweep's folder without results, such as of a rejected sweep; and an empty run root.
+
+    Otherwise resume=latest would repeat its error for ever.
+    """
     remove_leftovers(folder)
     with contextlib.suppress(OSError):
-        if [path.name for path in folder.iterdir()] == [run_dir.LOCK_FILE]:
-            (folder / run_dir.LOCK_FILE).unlink()
+        if {path.name for path in folder.iterdir()} <= {run_dir.LOCK_FILE, SWEEP_FILE}:
+            for name in (SWEEP_FILE, run_dir.LOCK_FILE):
+                (folder / name).unlink(missing_ok=True)
         folder.rmdir()
         folder.parent.rmdir()
 

@@ -60,6 +60,11 @@ def validate_training(config: TrainConfig) -> None:
         )
     if model.position == "sinusoidal" and model.d_model % 2:
         raise UserError(f"model.d_model={model.d_model} must be even for model.position=sinusoidal")
+    if config.from_scratch and not (config.init_from or model.pretrained):
+        raise UserError(
+            "from_scratch=true takes the architecture of another model: add init_from=RUN or "
+            "model.pretrained=NAME; a run has random weights anyway"
+        )
     if not (config.init_from or model.pretrained):  # these bring their own context_length
         validate_row_length(data.row_length, model.context_length)
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):

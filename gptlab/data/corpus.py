@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gptlab.data.tokenizer import Tokenizer, fingerprint, load_tokenizer, token_dtype
+from gptlab.utils.console import plural
 from gptlab.utils.errors import UserError
 
 CHECKSUM_BLOCK = 4 << 20  # bytes per checksum
@@ -172,7 +173,9 @@ def write_corpus_files(
     splits = {name: writer.close() for name, writer in writers.items()}
     tokens = sum(split.tokens for split in splits.values())
     if tokens < MIN_TOKENS:
-        raise UserError(f"the text is too short: {tokens} tokens, but {MIN_TOKENS} are needed")
+        raise UserError(
+            f"the text is too short: {plural(tokens, 'token')}, but {MIN_TOKENS} are needed"
+        )
     for name, split in splits.items():
         if split.tokens < 2:
             raise UserError(

@@ -15,6 +15,7 @@ from gptlab.data.readers import repair_mojibake
 from gptlab.data.records import Message, Record, RecordSource
 from gptlab.data.splits import normalize_record, split_records
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.utils.console import plural
 from gptlab.utils.errors import UserError
 from gptlab.utils.plugins import resolve_choice
 
@@ -38,7 +39,9 @@ def build_record_corpus(
     classes = sorted({record.label for record in records if isinstance(record, Message)})
     if data.task == "classification" and len(classes) < 2:
         problem = f"all have the class '{classes[0]}'" if classes else "none has a class"
-        raise UserError(f"of {len(records):,} records {problem}; at least two classes are needed")
+        raise UserError(
+            f"of {plural(len(records), 'record')} {problem}; at least two classes are needed"
+        )
     splits, description = split_records(records, data, seed)
     check_split_classes(records, splits, classes)
     template = resolve_choice("data.template", data.template, PROMPT_TEMPLATES)
@@ -87,7 +90,7 @@ def check_split_classes(
             continue
         if not classes:
             raise UserError(
-                f"{len(records):,} records are too few, or too similar, for a {name} split; "
+                f"{plural(len(records), 'record')}: too few, or too similar, for a {name} split; "
                 "add records or raise data.split"
             )
         counts = Counter(record.label for record in records)

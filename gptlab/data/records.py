@@ -20,7 +20,7 @@ from gptlab.data.sources import file_stats
 from gptlab.data.tokenizer import END_OF_TEXT
 from gptlab.data.toy import instructions, spam
 from gptlab.utils.errors import UserError
-from gptlab.utils.plugins import resolve_choice
+from gptlab.utils.plugins import is_reference, resolve_choice
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,16 @@ def make_record_source(config: DataConfig, corpus_root: Path) -> RecordSource:
             )
     if config.path is not None:
         return RecordFiles(config, corpus_root)
-    source = resolve_choice("data.source", config.source, RECORD_SOURCES, RecordSource)
-    if (task := config.task) not in source.tasks:
-        problem = f"data.source={config.source} has no records for data.task={task}"
-        raise UserError(f"{problem}; use data.task={source.tasks[0]}")
+    task, source = config.task, None
+    if config.source in RECORD_SOURCES or is_reference(config.source):
+        source = resolve_choice("data.source", config.source, RECORD_SOURCES, RecordSource)
+    if source is None or task not in source.tasks:
+        suited = [name for name, each in RECORD_SOURCES.items() if task in each.tasks]
+        choices = " or ".join(f"data={name}" for name in suited if name != "text")
+        raise UserError(
+            f"data.task={task}: data.source={config.source} has no records for it; type {choices}, "
+            "or name your own file: data.path=FILE"
+        )
     return source(config, corpus_root)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from gptlab.config.schema import DataConfig
 from gptlab.data.readers import TextChunk
 from gptlab.data.records import Message, Record
+from gptlab.utils.console import plural
 from gptlab.utils.errors import UserError
 from gptlab.utils.hashing import splitmix64
 
@@ -65,8 +66,8 @@ class SplitRule:
             self.description += f", from a random {data.subset:g} of them"
         if not (self.kept & self.in_train).any() or (data.subset < 1 and self.kept.sum() < 2):
             raise UserError(
-                f"data.subset={data.subset:g} leaves none of {len(lengths):,} documents to train "
-                "on; use a larger share"
+                f"data.subset={data.subset:g} leaves none of {plural(len(lengths), 'document')} to "
+                "train on; use a larger share"
             )
 
     def is_near_share(self, lengths: np.ndarray, split: float) -> bool:

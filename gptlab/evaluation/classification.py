@@ -27,9 +27,10 @@ def evaluate_classifier(context: EvalContext, split: str) -> Results:
     """Evaluate a classifier on a split; count each pair of true and predicted class.
 
     `loss` is in nats per message. `f1` is that of the second of two classes; with
-    more classes, the mean over all.
+    more classes, the mean over all. Standard errors are those of a mean over messages.
     """
-    classes, nats = context.corpus.classes or [], 0.0
+    classes = context.corpus.classes or []
+    nats: list[Tensor] = []
     with eval_mode(context.net) as device:
         metrics = make_metrics(len(classes)).to(device)
         for batch in load_batches(context.batches(split)):
@@ -37,16 +38,19 @@ def evaluate_classifier(context: EvalContext, split: str) -> Results:
             with autocast(context.precision, device.type):
                 logits_NxC, labels_N = classification_logits(context.net, on_device)
             metrics.update(logits_NxC.argmax(dim=1), labels_N)
-            nats += float(F.cross_entropy(logits_NxC, labels_N, reduction="sum"))
+            nats.append(F.cross_entropy(logits_NxC, labels_N, reduction="none").cpu())
+    nats_N = torch.cat(nats).double()
     computed = metrics.compute()
     confusion_CxC = computed["confusion"].tolist()  # row: the true class, column: the predicted one
-    messages = sum(map(sum, confusion_CxC))
-    figures = {
-        "loss": nats / messages,
-        "perplexity": perplexity(nats / messages),
-        "accuracy": float(computed["accuracy"]),
+    loss, accuracy, messages = float(nats_N.mean()), float(computed["accuracy"]), len(nats_N)
+    figures: dict[str, float | None] = {
+        "loss": loss,
+        "standard_error": float(nats_N.std()) / math.sqrt(messages) if messages > 1 else None,
+        "perplexity": perplexity(loss),
+        "accuracy": accuracy,
+        "accuracy_standard_error": math.sqrt(accuracy * (1 - accuracy) / messages),
         "f1": float(computed["f1"]),
-        "tokens": messages,
+        "messages": messages,
     }
     for true, row in zip(classes, confusion_CxC, strict=True):
         for predicted, count in zip(classes, row, strict=True):

@@ -14,7 +14,7 @@ from gptlab.generation.quantize import load_on_device
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.hf.pretrained import load_model
 from gptlab.utils import run_dir
-from gptlab.utils.console import print_status
+from gptlab.utils.console import plural, print_status
 from gptlab.utils.device import resolve_accelerator
 from gptlab.utils.errors import UserError
 
@@ -70,7 +70,7 @@ def evaluate_suites(
 
 def classify_text(config: EvaluateConfig, text: str) -> None:
     """Print the most likely class, and the probability of each."""
-    accelerator = resolve_accelerator(config.accelerator, "accelerator")
+    accelerator = resolve_accelerator(config.accelerator, "accelerator", operations=0)
     path = run_dir.find_checkpoint(config.run, config.run_root)
     model = load_on_device(path, accelerator)
     if not class_names(model):
@@ -79,7 +79,9 @@ def classify_text(config: EvaluateConfig, text: str) -> None:
     ranked = rank_classes(model, text, config.unknown)
     length, window = len(model.tokenizer.encode(text.strip())), model.net.config.window
     if length > window:
-        print_status(f"the text has {length:,} tokens; the model reads only the first {window:,}")
+        print_status(
+            f"the text has {plural(length, 'token')}; the model reads only the first {window:,}"
+        )
     print_status(f"{model.path}, step {model.step:,}")
     print(ranked[0][1])
     for probability, name in ranked:

@@ -16,11 +16,11 @@ from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TrainingBatches, ValidationBatches
 from gptlab.data.sequences import DocumentSequences, Sequences, make_sequences
-from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer
+from gptlab.data.tokenizer import END_OF_TEXT, Tokenizer, VocabularyTokenizer
 from gptlab.generation.engine import generate_samples
 from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.model.checkpoint import LoadedModel, config_from_stored
-from gptlab.model.gpt import GPT
+from gptlab.model.gpt import GPT, count_parameters
 from gptlab.utils.device import resolve_accelerator, resolve_precision
 from gptlab.utils.errors import UserError
 
@@ -116,9 +116,12 @@ class EvalContext:
         first = self.corpus.documents("valid", 4 * count)
         documents = [document for document in first if len(document) >= MIN_TOKENS][:count]
         if len(documents) < 2:
+            advice = "raise data.split"
+            if self.corpus.splits["train"].documents < 2 * count:  # a larger share is no help
+                advice = f"separate its documents by {END_OF_TEXT} or data.document_boundary=line"
             raise UserError(
                 f"{self.corpus.folder}: has fewer than 2 held-out documents of at least "
-                f"{MIN_TOKENS} tokens; raise data.split, or leave bleu_rouge and memorisation out"
+                f"{MIN_TOKENS} tokens; {advice}, or leave bleu_rouge and memorisation out"
             )
         return documents
 
@@ -157,7 +160,8 @@ def checkpoint_context(
 
     Raises UserError if a needed corpus is missing or does not fit the model.
     """
-    accelerator = resolve_accelerator(config.accelerator, "accelerator")
+    operations = 2 * count_parameters(model.net) * config.batch_size * model.net.config.window
+    accelerator = resolve_accelerator(config.accelerator, "accelerator", operations)
     model.net.to(accelerator)
     names_data = any(name.split("=")[0].split(".")[0] == "data" for name in overrides)
     unknown = (config.unknown, config.tokenizer.unknown if needs_corpus and names_data else None)

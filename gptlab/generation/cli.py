@@ -28,7 +28,7 @@ from gptlab.generation.sample import Sample
 from gptlab.generation.terminal import make_display
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils import run_dir
-from gptlab.utils.console import print_status
+from gptlab.utils.console import plural, print_status
 from gptlab.utils.device import resolve_accelerator
 from gptlab.utils.errors import UserError
 
@@ -41,7 +41,8 @@ def run_generate(config: GenerateConfig) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals that cannot encode a character
     text = "" if interactive else read_prompt(config)
-    accelerator = resolve_accelerator(config.accelerator, "accelerator")
+    # One token at a time is limited by memory, which an Apple GPU shares with the CPU.
+    accelerator = resolve_accelerator(config.accelerator, "accelerator", operations=0)
     path = run_dir.find_checkpoint(config.run, config.run_root)
     model = load_on_device(path, accelerator, config.weight_dtype)
     if model.net.config.n_classes:
@@ -179,18 +180,24 @@ def generate_and_show(config: GenerateConfig, model: LoadedModel, text: str) -> 
         finally:
             if best and config.save_as is not None:
                 save_samples(config, model, prompt, best)
+    if config.best_of is not None:
+        nats = ", ".join(f"{-sample.mean_logprob:.3f}" for sample in best)
+        total = plural(len(samples), "sample")
+        print_status(f"most likely of {total}, in nats per token: {nats}")
     tokens = sum(len(sample.new_tokens) for sample in samples)
-    print_status(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s")
+    print_status(f"{plural(tokens, 'token')}, {tokens / max(seconds, 1e-9):,.0f} tokens/s")
 
 
 def report_window(prompt_length: int, max_new_tokens: int, window: int) -> None:
     """Print a note if prompt and text exceed the number of tokens that the model sees."""
     if prompt_length > window:
-        print_status(f"the prompt has {prompt_length:,} tokens; the model sees the last {window:,}")
+        print_status(
+            f"the prompt has {plural(prompt_length, 'token')}; the model sees the last {window:,}"
+        )
     elif prompt_length + max_new_tokens > window:
         print_status(
-            f"the model sees {window:,} tokens at once; each time they are full, it forgets the "
-            "older half"
+            f"the model sees {plural(window, 'token')} at once; each time they are full, it "
+            "forgets the older half"
         )
 
 
@@ -199,7 +206,4 @@ def rank_by_likelihood(samples: list[Sample], config: GenerateConfig) -> list[Sa
     if config.best_of is None or not samples:
         return samples
     ranked = sorted(samples, key=lambda sample: sample.mean_logprob, reverse=True)
-    best = ranked[: config.num_samples]
-    nats = ", ".join(f"{-sample.mean_logprob:.3f}" for sample in best)
-    print_status(f"most likely of {len(samples)} samples, in nats per token: {nats}")
-    return best
+    return ranked[: config.num_samples]

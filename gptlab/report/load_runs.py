@@ -110,8 +110,8 @@ def load_runs(paths: list[str], run_root: str = "runs") -> list[LoadedRun]:
     """
     runs: dict[Path, LoadedRun] = {}
     for path in paths:
-        root = run_dir.locate_run("report", path, run_root)
-        root = run_dir.latest_checkpoint(root).parent.parent if path == "latest" else root
+        root = run_dir.locate_run("", path, run_root)
+        root = run_dir.latest_checkpoint(root, "").parent.parent if path == "latest" else root
         folders = find_run_dirs(root)
         if not folders:
             raise UserError(f"{path}: contains no run; name a run, a sweep, or a folder of runs")

@@ -22,6 +22,7 @@ from gptlab.generation.quantize import quantize_linears
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.checkpoint import LoadedModel, load_checkpoint
 from gptlab.utils import run_dir
+from gptlab.utils.console import plural
 from gptlab.utils.errors import UserError, exit_on_error
 from gptlab.utils.plugins import trust
 
@@ -43,7 +44,7 @@ def main() -> None:
         if min(arguments.num_documents, arguments.num_tokens) < 1:
             raise UserError("--num-documents and --num-tokens must be at least 1")
         trust(arguments.plugins)
-        model = load_checkpoint(run_dir.find_checkpoint(arguments.run, "runs"))
+        model = load_checkpoint(run_dir.find_checkpoint(arguments.run, "runs", ""))
         quantize_linears(model.net, arguments.weight_dtype)
         for line in compare_sampling(model, arguments.num_documents, arguments.num_tokens):
             print(line)
@@ -51,6 +52,8 @@ def main() -> None:
 
 def compare_sampling(model: LoadedModel, num_documents: int, num_tokens: int) -> list[str]:
     """Return a table: one line for real text and one per preset, all over equally many words."""
+    if model.net.config.n_classes:
+        raise UserError(f"{model.path}: is a classifier and cannot generate text")
     num_tokens = min(num_tokens, model.net.config.window - PROMPT_TOKENS)
     if num_tokens < 1:
         raise UserError(f"{model.path}: its context is too short for a prompt of {PROMPT_TOKENS}")
@@ -90,7 +93,7 @@ def held_out_documents(model: LoadedModel, count: int, num_tokens: int) -> list[
     long_enough = (each[:length] for each in corpus.documents("valid") if len(each) >= length)
     documents = list(islice(long_enough, count))
     if not documents:
-        raise UserError(f"no validation document has more than {length} tokens; lower --num-tokens")
+        raise UserError(f"no validation document has {plural(length, 'token')}; lower --num-tokens")
     return [[model.tokenizer.eot, *text] if model.eot_first else text for text in documents]
 
 

@@ -28,6 +28,7 @@ from gptlab.training.run_messages import closing_lines
 from gptlab.training.run_plan import TrainingSetup
 from gptlab.training.run_summary import RunSummary
 from gptlab.training.trainer import find_callback
+from gptlab.utils.console import shell_quote
 from gptlab.utils.errors import UserError, is_gpu_out_of_memory
 from gptlab.utils.plugins import plugins_argument
 
@@ -77,7 +78,7 @@ def evaluate_finished_run(trainer: Trainer, setup: TrainingSetup, folder: Path) 
             raise
         raise UserError(
             "out of memory in the final evaluation: the trained run is kept; free some memory, "
-            f"then type resume={folder}"
+            f"then type {shell_quote(f'resume={folder}')}"
         ) from None
     if setup.config.baseline_of and trainer.is_global_zero:
         compare_to_baseline(folder.parent / setup.config.baseline_of, folder, summary)

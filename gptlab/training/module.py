@@ -83,6 +83,19 @@ class LanguageModel(LightningModule):
 
     # Training, in the order in which Lightning calls the hooks.
 
+    def on_train_start(self) -> None:
+        """Set the rates of the first step.
+
+        A checkpoint restores the rates of the schedule it was written with, which is another one
+        if the resumed run has been extended.
+        """
+        for config in self.trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if isinstance(schedule, LambdaLR):
+                groups, base_lrs = schedule.optimizer.param_groups, schedule.base_lrs
+                for group, lr, factor in zip(groups, base_lrs, schedule.lr_lambdas, strict=True):
+                    group["lr"] = lr * factor(schedule.last_epoch)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed = derive_seed(self.seed, batch["micro_batch"] + 1, self.global_rank)
         seed_device(seed, self.device.type)

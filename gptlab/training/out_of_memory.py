@@ -11,6 +11,7 @@ from gptlab.training.resume import ResumedRun, reload_run
 from gptlab.training.run_dir_setup import current_run_dir
 from gptlab.training.run_summary import FinishedRun
 from gptlab.utils.console import print_status
+from gptlab.utils.device import mps_is_available
 from gptlab.utils.errors import is_gpu_out_of_memory
 
 TrainOnce = Callable[[TrainConfig, ResumedRun | None], FinishedRun | None]
@@ -30,6 +31,8 @@ def train_with_oom_retry(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if mps_is_available():
+            torch.mps.empty_cache()
         config = smaller
         folder = resumed.folder if resumed else current_run_dir()
         if folder and (folder / "checkpoints").is_dir():

@@ -27,7 +27,7 @@ from gptlab.model import checkpoint
 from gptlab.training.checkpoint_io import link_or_copy
 from gptlab.training.init_weights import required_tokenizer
 from gptlab.utils import run_dir
-from gptlab.utils.console import print_status
+from gptlab.utils.console import plural, print_status, shell_quote
 from gptlab.utils.elapsed_time import ElapsedTime
 from gptlab.utils.errors import UserError, failure_line
 from gptlab.utils.plugins import require_trust
@@ -79,7 +79,7 @@ class ResumedRun:
             raise UserError(
                 f"resume={self.folder}: its text has changed: the run was trained on "
                 f"{self.corpus}, and these settings now produce {corpus.folder.name}; restore the "
-                f"files, or start a new run with init_from={self.folder}"
+                f"files, or start a new run with {shell_quote(f'init_from={self.folder}')}"
             )
         return corpus
 
@@ -98,26 +98,35 @@ def find_resumed_run(
     `current_folder`: the run folder of this process or its parent, if any. Returns None for a new
     run. Raises NothingToResume for a finished run, UserError for an unreadable one.
     """
+    extends = bool(config.resume) and "trainer.max_steps" in map(sweeps.override_key, overrides)
     if config.resume:
         folder = current_folder or run_dir.find_unfinished(config.resume, config.run_root)
+        if folder is None and extends:  # every run is finished
+            folder = run_dir.latest_checkpoint(Path(config.run_root).expanduser()).parent.parent
     elif sweeps.is_sweep_job() and (sweeps.job_dir() / "checkpoints").is_dir():
         folder = sweeps.job_dir()
         # A resumed sweep repeats the overrides of each job, which its stored config contains.
         overrides = [each for each in overrides if override_group(each) in CHANGEABLE_GROUPS]
     else:
         return None
+    check_overrides(overrides, folder or config.resume)
+    to_extend = "nothing to resume; to train {} further, add trainer.max_steps=N"
     if folder is None:
-        raise NothingToResume(f"every run in {config.run_root} is finished: nothing to resume")
+        every = f"every run in {config.run_root} is finished"
+        raise NothingToResume(f"{every}: {to_extend.format('the newest one')}")
     finished = run_dir.is_finished(folder)
-    if finished and "trainer.max_steps" not in map(sweeps.override_key, overrides):
-        raise NothingToResume(f"{folder} is finished: nothing to resume", folder)
+    if finished and not extends:
+        raise NothingToResume(f"{folder} is finished: {to_extend.format('it')}", folder)
     resumed = read_stopped_run(
         folder, lambda stored, resolved: merge_config(config, overrides, stored, resolved, folder)
     )
-    if finished and (resumed.config.trainer.max_steps or 0) <= resumed.step:
-        raise NothingToResume(
-            f"{folder} has {resumed.step:,} steps already: nothing to resume", folder
-        )
+    steps = resumed.config.trainer.max_steps or 0
+    reached = f"{folder} has {plural(resumed.step, 'step')} already"
+    if finished and steps <= resumed.step:
+        above = f"to train it further, type trainer.max_steps above {resumed.step}"
+        raise NothingToResume(f"{reached}: nothing to resume; {above}", folder)
+    if extends and steps < resumed.step:
+        raise UserError(f"trainer.max_steps={steps}: {reached}; type more, or leave it out")
     return resumed
 
 
@@ -194,6 +203,19 @@ def override_group(override: str) -> str:
     return sweeps.override_key(override).partition(".")[0]
 
 
+def check_overrides(overrides: list[str], run: Path | str | None) -> None:
+    """Raise UserError for an override that would make the resumed run a different one."""
+    for override in overrides:
+        key, group = sweeps.override_key(override), override_group(override)
+        if key not in (*CHANGEABLE_KEYS, *LOCATION_KEYS) and group not in CHANGEABLE_GROUPS:
+            allowed = (*CHANGEABLE_KEYS, *CHANGEABLE_GROUPS, *LOCATION_KEYS)
+            new_run = f"from its weights: {shell_quote(f'init_from={run}')} {override}"
+            raise UserError(
+                f"{override}: a resumed run keeps its settings; only {', '.join(allowed)} may be "
+                f"typed; to start a new run {'leave resume= out' if group == 'model' else new_run}"
+            )
+
+
 def merge_config(
     config: TrainConfig,
     overrides: list[str],
@@ -203,18 +225,8 @@ def merge_config(
 ) -> TrainConfig:
     """Apply the run's resolved settings and the permitted overrides to its stored config.
 
-    `config` is the current command's configuration. Raises UserError for an
-    override that would make it a different run.
+    `config` is the current command's configuration.
     """
-    for override in overrides:
-        key, group = sweeps.override_key(override), override_group(override)
-        if key not in (*CHANGEABLE_KEYS, *LOCATION_KEYS) and group not in CHANGEABLE_GROUPS:
-            allowed = (*CHANGEABLE_KEYS, *CHANGEABLE_GROUPS, *LOCATION_KEYS)
-            new_run = f"from its weights: init_from={folder} {override}"
-            raise UserError(
-                f"{override}: a resumed run keeps its settings; only {', '.join(allowed)} may be "
-                f"typed; to start a new run {'leave resume= out' if group == 'model' else new_run}"
-            )
     stored = {**stored, **{group: {**stored[group]} for group in ("trainer", "optim")}}
     for key, value in resolved.items():
         group, _, name = key.partition(".")

@@ -51,6 +51,7 @@ def open_run_dir(config: TrainConfig, plan: RunPlan, existing: Path | None) -> I
             (staging / "config.yaml").write_text(text, encoding="utf-8")
             (staging / "metrics.csv").write_text(csv_header(config.data.task), newline="")
         with run_dir.lock_run_dir(existing or run_dir.staging_dir(folder)):
+            (folder / "summary.json").unlink(missing_ok=True)  # an extended run is unfinished
             yield folder
     finally:
         if not existing:

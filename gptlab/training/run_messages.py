@@ -1,7 +1,7 @@
 """Format the lines that a run prints: its plan and its results."""
 
+import contextlib
 import re
-import shlex
 from pathlib import Path
 
 import torch
@@ -15,8 +15,10 @@ from gptlab.model.gpt import GPT, count_parameters
 from gptlab.training.preflight import PreflightReport
 from gptlab.training.run_plan import RunPlan, TrainingSetup
 from gptlab.training.run_summary import RunSummary
-from gptlab.utils.console import format_duration
+from gptlab.utils import run_dir
+from gptlab.utils.console import format_duration, plural, shell_quote
 from gptlab.utils.device import available_memory
+from gptlab.utils.errors import UserError
 
 
 def short_number(number: float) -> str:
@@ -25,11 +27,6 @@ def short_number(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g}{letter}"
     return f"{number:.0f}"
-
-
-def plural(count: int, noun: str) -> str:
-    """Format a count and its noun: `1 layer`, `2 layers`."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def gigabytes(size: int) -> str:
@@ -105,9 +102,9 @@ def describe_steps(setup: TrainingSetup) -> str:
 
 def describe_batch(plan: RunPlan) -> str:
     shape = plan.shape
-    text = f"{shape.batch_size} records"
+    text = plural(shape.batch_size, "record")
     if not plan.variable_length:
-        text = f"{shape.batch_size} × {plan.row_tokens} tokens"
+        text = f"{shape.batch_size} × {plural(plan.row_tokens, 'token')}"
     text += f" × {shape.accumulate} accumulated" if shape.accumulate > 1 else ""
     return text + (f" × {shape.world_size} devices" if shape.world_size > 1 else "")
 
@@ -140,10 +137,9 @@ def closing_lines(
     the next command needs, if any.
     """
     after = summary.after
-    loss, tokens = after["valid/loss"], after["valid/tokens"]
     lines = [f"done in {format_duration(summary.seconds)}", *result_lines(after)]
     if (best_possible := after.get("valid/best_possible")) is not None:
-        per_story = tokens / stories
+        loss, per_story = after["valid/loss"], after["valid/tokens"] / stories
         lines.append(
             f"  best possible loss {best_possible:.4f} nats/token: this model has "
             f"{loss / best_possible:.3f} times that ({loss * per_story:.1f} against "
@@ -155,8 +151,8 @@ def closing_lines(
         f"  checkpoints   {', '.join(checkpoints)} in {folder / 'checkpoints'}",
         f"  samples       {folder / 'samples'}",
         "next",
-        next_command(config, example, plugins),
-        f"  tensorboard --logdir {shlex.quote(config.run_root)}",
+        next_command(config, folder, example, plugins),
+        f"  tensorboard --logdir {shell_quote(str(folder.parent))}",
     ]
     return "\n".join(lines)
 
@@ -222,21 +218,30 @@ def describe_class_results(metrics: Results) -> str:
         label, _, predicted = key.partition("_as_")
         confusions.append(f"{metrics[key]:.0f} '{label}' classified as '{predicted}'")
     return (
-        f"accuracy {metrics['accuracy']:.2%}, F1 {metrics['f1']:.4f}, loss {metrics['loss']:.4f} "
-        f"nats/message ({metrics['tokens']:,} messages): {', '.join(confusions)}"
+        f"accuracy {metrics['accuracy']:.2%} (standard error "
+        f"{metrics['accuracy_standard_error']:.2%}), F1 {metrics['f1']:.4f}, loss "
+        f"{metrics['loss']:.4f} nats/message ({plural(int(metrics['messages']), 'message')}): "
+        f"{', '.join(confusions)}"
     )
 
 
-def next_command(config: TrainConfig, example: str, plugins: list[str]) -> str:
+def next_command(config: TrainConfig, folder: Path, example: str, plugins: list[str]) -> str:
     """Return a command that uses the trained model."""
     if config.data.task == "classification":
-        words = ["python -m gptlab.evaluate", shlex.quote(f"text={example}")]
+        words = ["python -m gptlab.evaluate", shell_quote(f"text={example}")]
     else:
         words = ["python generate.py"]
         if config.prompt:
             simple = re.fullmatch(r"[\w ,.!?]+", config.prompt)
-            quoted = f'"{config.prompt}"' if simple else shlex.quote(config.prompt)
+            quoted = f'"{config.prompt}"' if simple else shell_quote(config.prompt)
             words.append(f"prompt={quoted}")
-    if config.run_root != "runs":
-        words.append(f"run_root={shlex.quote(config.run_root)}")
-    return "  " + " ".join([*words, *plugins])
+    return "  " + " ".join([*words, *arguments_to_find(config, folder), *plugins])
+
+
+def arguments_to_find(config: TrainConfig, folder: Path) -> list[str]:
+    """Return the arguments that other commands need to find this run; none if it is the latest."""
+    with contextlib.suppress(UserError):  # the run was resumed from outside of the run root
+        root = Path(config.run_root).expanduser()
+        if run_dir.latest_checkpoint(root).parent.parent.resolve() == folder.resolve():
+            return [] if config.run_root == "runs" else [shell_quote(f"run_root={root}")]
+    return [shell_quote(f"run={folder}")]

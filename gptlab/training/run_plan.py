@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gptlab.config.keys import plugin_references
-from gptlab.config.schema import ModelConfig, OptimConfig, TrainConfig
+from gptlab.config.schema import ModelConfig, OptimConfig, TrainConfig, TrainerConfig
 from gptlab.config.validation import validate_row_length
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TextDataModule
@@ -20,9 +20,11 @@ from gptlab.data.sequences import RecordSequences, make_sequences
 from gptlab.evaluation.eval_context import EvalContext
 from gptlab.generation.engine import training_prompt
 from gptlab.model.gpt import GPT
+from gptlab.model.size import weight_bytes
 from gptlab.training.init_weights import adopt_structure
 from gptlab.training.resume import ResumedRun
-from gptlab.utils.device import resolve_accelerator, resolve_precision
+from gptlab.utils.console import plural
+from gptlab.utils.device import mps_is_available, resolve_accelerator, resolve_precision
 from gptlab.utils.errors import UserError
 
 # Limits of a run on the user's own short text (data.fit_to_text).
@@ -132,18 +134,21 @@ def make_run_plan(
         row_tokens = sequences.longest
         check_records(config, corpus, model.context_length, notes)
     if sequences.length < (config.data.row_length or model.context_length + 1) - 1:
-        notes.append(f"the text is short: training windows have {sequences.length} tokens")
+        notes.append(
+            f"the text is short: training windows have {plural(sequences.length, 'token')}"
+        )
     trained_length = max(sequences.length, structure.window if structure else 0)
     short = trained_length < model.context_length
     model = replace(model, trained_length=trained_length if short else None)
     if trained_length < model.context_length - 1:
         notes.append(
-            f"rows have {trained_length} tokens, so positions from there to model.context_length="
-            f"{model.context_length} are never trained; generation and evaluation do not use them"
+            f"rows have {plural(trained_length, 'token')}, so positions from there to "
+            f"model.context_length={model.context_length} are never trained; generation and "
+            "evaluation do not use them"
         )
     shape = make_batch_shape(config, sequences.length)
     steps = count_steps(config, shape, len(sequences), notes)
-    accelerator = resolve_accelerator(config.trainer.accelerator)
+    accelerator = choose_accelerator(config.trainer, model, shape.batch_size * row_tokens, notes)
     trainer, interval = config.trainer, max(1, min(1000, steps // 5))
     return RunPlan(
         model=model,
@@ -162,6 +167,22 @@ def make_run_plan(
     )
 
 
+def choose_accelerator(
+    trainer: TrainerConfig, model: ModelConfig, tokens: int, notes: list[str]
+) -> str:
+    """Resolve the device; `tokens` are those of a micro-batch."""
+    operations = 6 * weight_bytes(model) / 4 * tokens
+    if trainer.devices * trainer.num_nodes > 1:  # Apple has one GPU
+        operations = 0.0
+    accelerator = resolve_accelerator(trainer.accelerator, operations=operations)
+    if accelerator == "cpu" and trainer.accelerator == "auto" and mps_is_available():
+        notes.append(
+            "a step of this model is too small for the Apple GPU to pay (docs/platforms.md); "
+            "trainer.accelerator=mps uses it all the same"
+        )
+    return accelerator
+
+
 def stored_config(config: TrainConfig, plan: RunPlan) -> dict[str, Any]:
     """Return the configuration to store, with the model's final sizes.
 
@@ -171,7 +192,10 @@ def stored_config(config: TrainConfig, plan: RunPlan) -> dict[str, Any]:
 
 
 def resolved_settings(plan: RunPlan, threads: int) -> dict[str, Any]:
-    """Return the resolved settings that a resumed run keeps, by key."""
+    """Return the resolved settings that a resumed run keeps, by key.
+
+    Warmup and intervals follow from the steps again, also if the run is extended.
+    """
     return {
         "trainer.accelerator": plan.accelerator,
         "trainer.precision": plan.precision,
@@ -179,10 +203,6 @@ def resolved_settings(plan: RunPlan, threads: int) -> dict[str, Any]:
         "trainer.num_threads": threads,
         "trainer.max_steps": plan.steps,
         "trainer.max_epochs": None,
-        "trainer.eval_every": plan.eval_every,
-        "trainer.checkpoint_every": plan.checkpoint_every,
-        "trainer.sample_every": plan.sample_every,
-        "optim.warmup_steps": plan.optim.warmup_steps,
     }
 
 
@@ -196,7 +216,8 @@ def check_records(config: TrainConfig, corpus: Corpus, context: int, notes: list
         if not records.targets_per_document(rows).any():
             raise UserError(
                 f"data: every prompt of the {split} records is longer than a row of "
-                f"{records.length} tokens; try a larger model.context_length or data.template=plain"
+                f"{plural(records.length, 'token')}; try a larger model.context_length or "
+                "data.template=plain"
             )
         truncated += int((records.token_counts(rows) > records.length).sum())
         total += len(records)
@@ -210,7 +231,7 @@ def resolve_warmup(optim: OptimConfig, steps: int) -> OptimConfig:
         return replace(optim, warmup_steps=min(100, steps // 10))
     if optim.warmup_steps > steps:
         key = f"optim.warmup_steps={optim.warmup_steps}"
-        raise UserError(f"{key}: must not exceed the run's {steps} steps")
+        raise UserError(f"{key}: must not exceed the run's {plural(steps, 'step')}")
     return optim
 
 
@@ -229,8 +250,8 @@ def resolve_model(
     vocabulary = corpus.tokenizer.vocab_size
     if model.vocab_size and model.vocab_size < vocabulary:
         raise UserError(
-            f"model.vocab_size={model.vocab_size}: the tokenizer has {vocabulary:,} tokens; "
-            "choose at least as many, or leave it out"
+            f"model.vocab_size={model.vocab_size}: the tokenizer has {plural(vocabulary, 'token')}"
+            "; choose at least as many, or leave it out"
         )
     context = model.context_length
     if config.data.fit_to_text and not structure:
@@ -276,6 +297,6 @@ def count_steps(config: TrainConfig, shape: BatchShape, rows: int, notes: list[s
     if config.data.fit_to_text and not trainer.max_steps and not trainer.max_epochs:
         short = max(MIN_STEPS, math.ceil(MAX_PASSES * steps_per_epoch))
         if short < min(limits):
-            notes.append(f"the text is short: {short} steps instead of {min(limits):g}")
+            notes.append(f"the text is short: {plural(short, 'step')} instead of {min(limits):g}")
             limits.append(short)
     return int(min(limits))

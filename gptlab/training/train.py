@@ -1,7 +1,6 @@
 """Train one model, from a validated configuration to the summary of the run."""
 
 import contextlib
-import shlex
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from lightning.pytorch import Trainer
 from gptlab.config.keys import plugin_references
 from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
-from gptlab.data.dataloader import TextDataModule
+from gptlab.data.dataloader import TextDataModule, TrainingBatches
 from gptlab.evaluation.suites import check_suites, check_training_suites
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
@@ -23,6 +22,7 @@ from gptlab.training.callbacks.graceful_shutdown import (
     ShutdownRequested,
     StopAtOnce,
 )
+from gptlab.training.device_check import check_device
 from gptlab.training.final_evaluation import evaluate_finished_run
 from gptlab.training.module import Classifier, LanguageModel
 from gptlab.training.out_of_memory import train_with_oom_retry
@@ -39,7 +39,7 @@ from gptlab.training.trainer import (
     make_trainer,
     silence_lightning,
 )
-from gptlab.utils.console import print_status
+from gptlab.utils.console import print_status, shell_quote
 from gptlab.utils.plugins import plugins_argument
 
 # Optional: without this folder, runs are slower and otherwise the same.
@@ -101,6 +101,11 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     # Model and recipe.
     configure_torch(config.trainer, plan.accelerator)
     net = make_net(config, plan, corpus, initial)
+    device_check = None
+    if not run_dir_setup.is_child_process():
+        first_batch = TrainingBatches(data.sequences, data.shape)[0]
+        device_check = check_device(net, first_batch, plan, config.trainer)
+        configure_torch(config.trainer, plan.accelerator)  # perhaps the CPU instead
     random_weights = not resumed and (initial is None or config.from_scratch)
     if random_weights and not all(parameter.requires_grad for parameter in net.parameters()):
         plan.notes.append("some random weights are frozen; to train all of them: finetune=all")
@@ -116,7 +121,7 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
     # Preflight, in the first process only.
     report = None
     if not run_dir_setup.is_child_process():
-        report = run_preflight(setup, random_weights, compiled_step)
+        report = run_preflight(setup, random_weights, compiled_step, device_check)
     if report and config.preflight == "only":
         print(opening_lines(setup, report, None), flush=True)
         return None
@@ -169,6 +174,6 @@ def raise_if_interrupted(trainer: Trainer, folder: Path, setup: TrainingSetup) -
         return
     if trainer.is_global_zero:
         plugins = plugins_argument([*plugin_references(setup.config), *setup.checkpoint_parts])
-        command = " ".join(["python train.py", f"resume={shlex.quote(str(folder))}", *plugins])
+        command = " ".join(["python train.py", shell_quote(f"resume={folder}"), *plugins])
         print_status(f"stopped after step {trainer.global_step:,}; resume with  {command}")
     raise RunInterrupted(number, folder)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 import platform
 from pathlib import Path
 
@@ -10,10 +11,26 @@ import torch
 
 from gptlab.utils.errors import UserError
 
+# An Apple GPU takes 25 to 110 µs per operation of torch, whatever its size
+# (github.com/pytorch/pytorch/issues/82707), so about 15 ms for a step of a small GPT. Below this
+# many floating-point operations a call, a CPU takes no longer (docs/platforms.md).
+MIN_MPS_OPERATIONS = 1e10
 
-def resolve_accelerator(name: str, key: str = "trainer.accelerator") -> str:
-    """Return cuda, mps or cpu; raise UserError if this machine lacks the named device."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+
+def mps_is_available() -> bool:
+    return torch.backends.mps.is_available()
+
+
+def resolve_accelerator(
+    name: str, key: str = "trainer.accelerator", operations: float = math.inf
+) -> str:
+    """Return cuda, mps or cpu; raise UserError if this machine lacks the named device.
+
+    `operations`: floating-point operations a call; auto uses an Apple GPU only for many.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": mps_is_available()}
+    if name == "auto" and operations < MIN_MPS_OPERATIONS:
+        available["mps"] = False
     gpus = [gpu for gpu in available if available[gpu]]
     devices = gpus if name == "gpu" else [d for d in (*gpus, "cpu") if name in (d, "auto")]
     if not devices:
@@ -25,6 +42,8 @@ def resolve_precision(name: str, accelerator: str) -> str:
     """Resolve `auto` to bf16-mixed on a CUDA device that supports it, otherwise to 32-true."""
     if name == "16-mixed" and accelerator == "cpu":
         raise UserError("trainer.precision=16-mixed needs a GPU; use bf16-mixed on a CPU")
+    if name == "16-mixed" and accelerator == "mps":
+        raise UserError("trainer.precision=16-mixed needs CUDA; use 32-true on an Apple GPU")
     if name != "auto":
         return name
     fast = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -90,10 +90,9 @@ def failure_line(error: Exception, command: str = "train") -> str | None:
     number = getattr(error, "errno", None) or (int(match[1]) if match else 0)
     if isinstance(error, OSError) and number in DISK_ERRORS:
         path = f"{error.filename}: " if error.filename else ""
-        return (
-            f"{path}{os.strerror(number)}; the last checkpoint is intact: fix the disk, then "
-            "continue with resume=latest"
-        )
+        training = "the last checkpoint is intact: fix the disk, then continue with resume=latest"
+        advice = training if command == "train" else "fix the disk, then type the command again"
+        return f"{path}{os.strerror(number)}; {advice}"
     return None
 
 
@@ -104,5 +103,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_gpu_out_of_memory(error: Exception) -> bool:
-    texts = re.search("CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED", str(error))
+    texts = re.search(
+        "(CUDA error:|MPS backend) out of memory|CUBLAS_STATUS_ALLOC_FAILED", str(error)
+    )
     return bool(texts) or type(error).__name__ == "OutOfMemoryError"

@@ -15,7 +15,11 @@ from gptlab.utils.errors import UserError, did_you_mean
 
 CHECKPOINT_NAMES = ("best.ckpt", "last.ckpt")  # in order of preference
 BASELINE_SUFFIX = "_random"  # end of the name of a baseline's run folder
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in the folder of an exported model
+# In the folder of an exported model; an index lists several files of weights.
+WEIGHT_FILES = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
 OWNER_FILE = ".owner"  # host and process that create a run folder
 LOCK_FILE = ".lock"
 
@@ -88,32 +92,37 @@ def find_checkpoint(run: str, run_root: str, key: str = "run") -> Path:
     """
     path = locate_run(key, run, run_root)
     if run == "latest":
-        return latest_checkpoint(path)
+        return latest_checkpoint(path, key)
     if path.is_file():
         return path
     checkpoint = preferred_checkpoint(path) or (path if is_weights_path(path) else None)
     if checkpoint is None:
+        named = f"{key}={run}" if key else run
         raise UserError(
-            f"{key}={run}: this folder has no checkpoint (looked for checkpoints/best.ckpt and "
+            f"{named}: this folder has no checkpoint (looked for checkpoints/best.ckpt and "
             "last.ckpt); choose another run, or train one with `python train.py`"
         )
     return checkpoint
 
 
 def locate_run(key: str, run: str, run_root: str) -> Path:
-    """Find a run by path or name (`latest`: the run root); raise UserError if there is none."""
+    """Find a run by path or name (`latest`: the run root); raise UserError if there is none.
+
+    `key`: the key whose value it is, or an empty string for an argument without one.
+    """
+    named = f"{key}={run:.200}" if key else f"{run:.200}"
     try:
         root, path = Path(run_root).expanduser(), Path(run).expanduser()
         path.exists()
     except (RuntimeError, OSError) as error:
-        raise UserError(f"{key}={run:.200}: {str(error).splitlines()[0]:.200}") from None
+        raise UserError(f"{named}: {str(error).splitlines()[0]:.200}") from None
     if run == "latest":
         return root
     if not path.exists() and (root / run).exists():
         path = root / run
     if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")])
-        raise UserError(f"{key}={run}: no such run folder or checkpoint{near}")
+        raise UserError(f"{named}: no such run folder or checkpoint{near}")
     return path
 
 
@@ -126,15 +135,20 @@ def is_weights_path(path: Path) -> bool:
     """Whether this is a weights file, or a folder with one."""
     if path.is_dir():
         return any((path / name).is_file() for name in WEIGHT_FILES)
-    return path.is_file() and path.suffix in (".safetensors", ".bin")
+    is_weights = path.suffix in (".safetensors", ".bin") or path.name in WEIGHT_FILES
+    return path.is_file() and is_weights
 
 
-def latest_checkpoint(root: Path) -> Path:
-    """Return the newest run's checkpoint; sweep jobs count, baselines only as a last resort."""
+def latest_checkpoint(root: Path, key: str = "run") -> Path:
+    """Return the newest run's checkpoint; sweep jobs count, baselines only as a last resort.
+
+    Raises UserError that names the `key` of which `latest` is the value.
+    """
     for folder in sorted(newest_first(root), key=lambda f: f.name.endswith(BASELINE_SUFFIX)):
         if checkpoint := preferred_checkpoint(folder):
             return checkpoint
-    raise UserError(f"run=latest: no checkpoint in {root}; train one with `python train.py`")
+    latest = f"{key}=latest" if key else "latest"
+    raise UserError(f"{latest}: no checkpoint in {root}; train one with `python train.py`")
 
 
 def start_time(folder: Path) -> float:

@@ -102,7 +102,7 @@ def test_classifier_metrics_count_each_message_once(command, tmp_path: Path) -> 
         said_spam, was_spam = said_spam + (said == 1), was_spam + (label == 1)
     result = command("gptlab.evaluate", f"text={text}")  # the last message
     assert result.out.split()[0] == ["ham", "spam"][said]
-    assert after["test/tokens"] == len(ends)
+    assert after["test/messages"] == len(ends)
     assert after["test/accuracy"] == pytest.approx(right / len(ends))
     assert after["test/f1"] == pytest.approx(2 * hit / (said_spam + was_spam))
     assert after["test/spam_as_spam"] == hit

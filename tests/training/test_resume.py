@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,11 @@ import pytest
 import torch
 import yaml
 
+from gptlab.config.schema import OptimConfig
 from gptlab.model import checkpoint
+from gptlab.training.optim import learning_rate
 from gptlab.training.resume import restore_group
+from gptlab.training.run_plan import resolve_warmup
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
 from tests.conftest import ROOT, TINY, SharedRun
@@ -123,6 +127,9 @@ def test_a_finished_run_is_not_resumed(command, finished: Path) -> None:
     assert result.code == 0 and "is finished: nothing to resume" in result.out
     result = command("train", "resume=latest")
     assert result.code == 0 and "every run in runs is finished" in result.out
+    for run in ("latest", finished):  # a setting that would be ignored
+        result = command("train", f"resume={run}", "optim.lr=3")
+        assert result.code == 2 and "optim.lr=3: a resumed run keeps its settings" in result.err
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
 
@@ -135,6 +142,57 @@ def test_a_finished_run_can_be_extended(command, finished: Path) -> None:
     assert json.loads((finished / "summary.json").read_text())["steps"] == 16
     result = command("train", f"resume={finished}", "trainer.max_steps=16")
     assert result.code == 0 and "has 16 steps already" in result.out
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_every_new_step_of_an_extended_run_has_the_new_schedules_rate(
+    command, train_once, tmp_path: Path, schedule: str
+) -> None:
+    """Warmup and intervals that were not typed follow from the new number of steps, too."""
+    derived = ["optim.warmup_steps=null", "trainer.eval_every=null", "trainer.sample_every=null"]
+    run = train_once(*SMALL, *derived, f"optim.schedule={schedule}").copy(tmp_path)
+    extension = ["trainer.max_steps=30", "trainer.log_every=1"]
+    result = command("train", "resume=latest", *extension)
+    assert result.code == 0, result.err
+    optim = OptimConfig(**yaml.safe_load((run / "config.yaml").read_text())["optim"])
+    rows = [row for row in read_metrics(run) if int(row["step"]) > 12]
+    rates = {int(row["step"]): float(row["train/lr"]) for row in rows if row["train/lr"]}
+    assert list(rates) == list(range(13, 31))
+    expected = [learning_rate(step - 1, 30, resolve_warmup(optim, 30)) for step in rates]
+    assert list(rates.values()) == pytest.approx(expected, rel=1e-12)
+    assert [int(row["step"]) for row in rows if row["valid/loss"]] == [18, 24, 30]
+
+
+def test_a_stopped_extension_is_resumed_without_typing_its_steps_again(
+    command, finished: Path
+) -> None:
+    arguments = ["resume=latest", "trainer.max_steps=16", *stop(13, signal=2)]
+    assert command("train", *arguments).code == 130
+    assert command("train", *RESUME).code == 0
+    assert json.loads((finished / "summary.json").read_text())["steps"] == 16
+
+
+def test_fewer_steps_than_a_run_has_are_refused_at_once(command, crashed: Path) -> None:
+    content = (crashed / "checkpoints" / "last.ckpt").read_bytes()
+    result = command("train", *RESUME, "trainer.max_steps=2")
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "trainer.max_steps=2: " in result.err and "has 3 steps already" in result.err
+    assert (crashed / "checkpoints" / "last.ckpt").read_bytes() == content
+
+
+def test_the_printed_commands_find_a_run_that_was_moved(command, crashed: Path) -> None:
+    moved = Path(shutil.copytree(crashed, "an other place/moved"))
+    result = command("train", f"resume={moved}", "callbacks=none")
+    assert result.code == 0, result.err
+    generate, board = (
+        shlex.split(line) for line in result.out.partition("next\n")[2].splitlines()[:2]
+    )
+    assert board[2] == str(moved.parent)
+    result = command("generate", *generate[2:], "max_new_tokens=2")
+    assert result.code == 0 and str(moved) in result.err
+    run = crashed.with_name("newer")
+    shutil.copytree(crashed, run)  # started later, and not finished
+    assert command("train", f"resume={crashed}", "callbacks=none").out.count(f"run={crashed}") == 1
 
 
 def test_a_wrong_resume_command_is_one_line_and_changes_nothing(command, crashed: Path) -> None:

@@ -21,10 +21,12 @@ from gptlab.data.tokenizer import GPT2Tokenizer, load_tokenizer
 from gptlab.model.checkpoint import LoadedModel, build_net, load_checkpoint
 from gptlab.model.gpt import GPT
 from gptlab.model.hf import gpt2, llama
+from gptlab.utils.console import plural
 from gptlab.utils.errors import UserError, did_you_mean
 from gptlab.utils.plugins import resolve_choice
 from gptlab.utils.run_dir import WEIGHT_FILES, is_weights_path
 
+INDEX_SUFFIX = ".index.json"
 GPTLAB_FILE = "gptlab.json"  # in an exported folder: tokenizer, step and data settings
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 OFFLINE_HINT = "use a local copy: model.pretrained=FOLDER, or random weights: =null"
@@ -50,7 +52,7 @@ def resolve_pretrained(name: str) -> Path:
             return path
         files = ", ".join(WEIGHT_FILES)
         raise UserError(f"model.pretrained={name} has no weights (looked for {files})")
-    if not HUB_NAME.fullmatch(name) or name.endswith((".safetensors", ".bin")):
+    if not HUB_NAME.fullmatch(name) or name.endswith((".safetensors", ".bin", ".json")):
         hint = did_you_mean(path.name, [sibling.name for sibling in path.parent.glob("*")])
         raise UserError(f"model.pretrained={name}: no such file or folder{hint}")
     return download_pretrained(name)
@@ -67,17 +69,23 @@ def download_pretrained(name: str) -> Path:
         path = hf_hub_download(name, file, local_files_only=local_files_only)
         return check_sha256(Path(path))
 
+    def get_weights(file: str, local_files_only: bool = False) -> Path:
+        path = get(file, local_files_only)
+        for shard in shard_names(path) if path.name.endswith(INDEX_SUFFIX) else ():
+            get(shard, local_files_only)
+        return path.parent
+
     for file in WEIGHT_FILES:
         with contextlib.suppress(errors.LocalEntryNotFoundError, OSError, ValueError):
             get("config.json", local_files_only=True)
-            return get(file, local_files_only=True).parent
+            return get_weights(file, local_files_only=True)
     require_network(name, "model.pretrained", OFFLINE_HINT)
     try:
         get("config.json")
-        try:
-            return get(WEIGHT_FILES[0]).parent
-        except errors.EntryNotFoundError:
-            return get(WEIGHT_FILES[1]).parent
+        for file in WEIGHT_FILES[:-1]:
+            with contextlib.suppress(errors.EntryNotFoundError):
+                return get_weights(file)
+        return get_weights(WEIGHT_FILES[-1])
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [repr(error)])[0]
         if isinstance(error, errors.EntryNotFoundError | errors.RepositoryNotFoundError):
@@ -134,7 +142,9 @@ def assemble_model(net: GPT, file: Path, exported: dict[str, Any]) -> LoadedMode
     tokenizer = load_tokenizer(exported["tokenizer"]) if exported else GPT2Tokenizer()
     vocab_size = net.embedding.num_embeddings
     if (tokens := tokenizer.vocab_size) > vocab_size:
-        raise UserError(f"its tokenizer has {tokens:,} tokens, the model only {vocab_size:,}")
+        raise UserError(
+            f"its tokenizer has {plural(tokens, 'token')}, the model only {vocab_size:,}"
+        )
     data = {"eot_first": bool(exported.get("eot_first", False)), **dict(exported.get("data", {}))}
     if data.get("task") == "instructions":
         resolve_choice("data.template", str(data["template"]), PROMPT_TEMPLATES)
@@ -170,7 +180,12 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors or .bin file; raise UserError for other content."""
+    """Return the tensors of a .safetensors or .bin file, or of all files that an index lists.
+
+    Raises UserError for other content, or a missing file.
+    """
+    if path.name.endswith(INDEX_SUFFIX):
+        return read_shards(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -183,6 +198,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError("contains other things than tensors")
     return content
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the names of the files that hold an index's weights; raise UserError if damaged."""
+    weight_map = (read_json_object(index) or {}).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise UserError(f"{index}: damaged: lists no files of weights")
+    return sorted(set(names))
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for name in shard_names(index):
+        shard = index.with_name(name)
+        if not shard.is_file() or shard.suffix not in (".safetensors", ".bin"):
+            raise UserError(f"{name} is missing, a file of weights that the index lists")
+        try:
+            weights |= read_weights(shard)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+    return weights
 
 
 def copy_weights(net: GPT, weights: dict[str, Tensor]) -> None:

@@ -30,6 +30,7 @@ RESULT_ROWS = [
     ("validation perplexity", "valid/perplexity", ".4g"),
     ("validation bits per byte", "valid/bits_per_byte", ".3f"),
     ("validation targets scored", "valid/tokens", ",.0f"),
+    ("validation messages scored", "valid/messages", ",.0f"),
     ("validation perplexity of the last checkpoint", "last/perplexity", ".4g"),
     ("test perplexity", "test/perplexity", ".4g"),
     ("loss estimated from 200 random batches", "estimate/loss", ".4f"),
@@ -52,6 +53,7 @@ RESULT_ROWS = [
     ("test accuracy", "test/accuracy", ".2%"),
     ("test F1", "test/f1", ".4f"),
     ("test targets scored", "test/tokens", ",.0f"),
+    ("test messages scored", "test/messages", ",.0f"),
     ("test accuracy from random weights", "random/accuracy", ".2%"),
     ("test F1 from random weights", "random/f1", ".4f"),
     ("test instructions", "responses/n", ",.0f"),
@@ -244,10 +246,12 @@ def samples_section(run: MeasuredRun, label: str) -> str:
 
 def describe_measured_run(run: MeasuredRun) -> str:
     summary = run.summary
-    target = "message" if "valid/accuracy" in summary["after"] else "token"
+    after = summary["after"]
+    target = "message" if "valid/accuracy" in after else "token"
+    scored = after.get("valid/messages") or after["valid/tokens"]  # older runs count messages there
     return (
         f"`{summary['command']}`\\\nstarted {summary['began']}, commit {summary['commit']}, seed "
         f"{run.config['seed']}, {format_duration(summary['seconds'])}; scored "
-        f"{summary['scored']}: {summary['after']['valid/loss']:.4f} nats per {target} on "
-        f"{summary['after']['valid/tokens']:,} held-out {target}s"
+        f"{summary['scored']}: {after['valid/loss']:.4f} nats per {target} on "
+        f"{scored:,} held-out {target}s"
     )

@@ -12,7 +12,9 @@ accumulation, callbacks and checkpoints are the same. `trainer.compile=false` tu
 
 import contextlib
 import os
+import platform
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -29,9 +31,9 @@ from gptlab.config.schema import TrainerConfig
 from gptlab.model import layers, loss
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.training.run_plan import RunPlan
-from gptlab.utils.console import print_status
+from gptlab.utils.console import print_status, report_compile_failure
 from gptlab.utils.device import autocast, cpu_name
-from gptlab.utils.errors import UserError
+from gptlab.utils.errors import UserError, is_out_of_memory
 
 EAGER_ATTENTION_LIMIT = 128  # tokens; the fused kernel is faster on longer windows
 
@@ -50,11 +52,22 @@ def resolve_compile_mode(trainer: TrainerConfig, plan: RunPlan, net: GPT) -> str
             "trainer.compile=step needs one process on a CPU and trainer.precision=32-true or "
             "bf16-mixed (try trainer.compile=model)"
         )
+    if mode == "model" and plan.accelerator == "mps":
+        plan.notes.append("not compiled: on an Apple GPU, torch.compile slows training down")
+        return "false"
     if mode != "auto":
         return mode
     # A part of another package may do what one graph cannot repeat.
     possible = possible and not plan.variable_length and not plugin_references(plan.model)
+    possible = possible and has_mac_compiler()
     return "step" if possible and is_compilation_worthwhile(plan, net) else "false"
+
+
+def has_mac_compiler() -> bool:
+    """Whether a Mac has a compiler: without one, asking for it opens a window. True elsewhere."""
+    if platform.system() != "Darwin":
+        return True
+    return subprocess.run(["xcode-select", "-p"], capture_output=True).returncode == 0
 
 
 def is_compilation_worthwhile(plan: RunPlan, net: GPT) -> bool:
@@ -95,13 +108,12 @@ class CompiledStep:
 
         With dropout, this draws from the random generator.
         """
-        from torch._dynamo.exc import TorchDynamoException
-
         try:
             self.compile_or_raise(source_BxT, target_BxT)
-        except (TorchDynamoException, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            print_status(f"training step not compiled (slower, with the same result): {reason}")
+        except Exception as error:  # a compiler may raise anything
+            if is_out_of_memory(error):
+                raise
+            report_compile_failure(error)
 
     def compile_or_raise(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx

@@ -66,6 +66,40 @@ def test_a_folder_and_its_file_compute_the_same_as_transformers(hf_folder, hf_lo
     assert_same_logits(hf_folder / "model.safetensors", hf_logits)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_weights_in_several_files_compute_the_same(
+    command, hf_folder: Path, hf_logits, tmp_path: Path, suffix: str
+) -> None:
+    """As transformers writes them, or wrote them before safetensors."""
+    folder = tmp_path / "sharded"
+    model = transformers.AutoModelForCausalLM.from_pretrained(hf_folder)
+    model.save_pretrained(folder, max_shard_size="20KB")
+    index = folder / "model.safetensors.index.json"
+    if suffix == ".bin":
+        index = index.rename(folder / "pytorch_model.bin.index.json")
+        index.write_text(index.read_text().replace(".safetensors", ".bin"))
+        for shard in folder.glob("*.safetensors"):
+            torch.save(load_file(shard), shard.with_suffix(".bin"))
+            shard.unlink()
+    assert len(list(folder.glob(f"*{suffix}"))) > 2
+    assert resolve_pretrained(str(folder)) == folder
+    assert_same_logits(folder, hf_logits)
+    assert_same_logits(index, hf_logits)
+    missing = sorted(folder.glob(f"*{suffix}"))[1]
+    missing.unlink()
+    result = command("train", "tokenizer=gpt2", f"model.pretrained={folder}")
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert f"{index}: {missing.name} is missing" in result.err
+
+
+@pytest.mark.parametrize("names", [{}, [], {"a": 1}, {"a": "../secret.bin"}, {"a": []}, None])
+def test_a_damaged_index_is_refused(tmp_path: Path, names: object) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(UserError, match="damaged: lists no files of weights"):
+        load_model(index)
+
+
 @pytest.mark.parametrize("style", ["prefixed", "bare", "with masks", "with a head"])
 def test_every_style_of_weight_names_is_understood(hf_copy: Path, hf_logits, style: str) -> None:
     weights = load_file(hf_copy / "model.safetensors")
