@@ -30,7 +30,7 @@ def explain_message(text: str, command_name: str) -> str | None:
     """Describe one message of Hydra or OmegaConf; None for a message not known here."""
     full = re.search(r"full_key: (\S+)", text)
     key = full[1] if full else ""
-    if match := re.search(r"Could not find '(\w+)/([^']*)'", text):
+    if match := re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", text):
         group, choice = match.groups()
         return invalid_choice(group, choice, group_choices(group))
     if match := re.search(r"Could not override '([^']+)'", text):

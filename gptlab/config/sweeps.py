@@ -30,9 +30,11 @@ CONFIG_GROUPS = (
 )
 # Arguments that a stored sweep may repeat without asking: values of known keys, and choices
 # by name (Hydra would follow a path to any file).
+NAMES = r"\w+(,\w+)*"
 SAFE_OVERRIDE = re.compile(
-    rf"-m|--multirun|(({CONFIG_GROUPS})(@[\w.]+)?|hydra/launcher)=(\w+(,\w+)*)"
-    r"|hydra\.launcher\.n_jobs=-?\d+"
+    rf"-m|--multirun|({CONFIG_GROUPS})(@[\w.]+)?=({NAMES}|\[{NAMES}\])"
+    rf"|hydra/(launcher|sweeper(/sampler)?)={NAMES}"
+    r"|hydra\.(launcher\.n_jobs|sweeper\.(n_jobs|n_trials|sampler\.seed))=-?\d+"
     rf"|\+{{0,2}}(?!hydra|callbacks|logger|({CONFIG_GROUPS})=)\w+(\.\w+)*=.*",
     re.DOTALL,
 )

@@ -1,6 +1,7 @@
 """Make batches for training and validation, in the order that data_order.py decides."""
 
 import itertools
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -139,6 +140,11 @@ class ValidationBatches(Dataset):
         return input_BxT, target_BxT
 
 
+def usable_workers(config: DataConfig) -> int:
+    """Return data.num_workers, or 0 in a daemon, such as a launcher's job: it may start none."""
+    return 0 if multiprocessing.current_process().daemon else config.num_workers
+
+
 class TextDataModule(LightningDataModule):
     """Endless training batches that start at any micro-batch, and a bounded validation pass."""
 
@@ -159,7 +165,7 @@ class TextDataModule(LightningDataModule):
             self.shape.world_size = self.trainer.world_size
             self.shape.rank = self.trainer.global_rank
         batches = TrainingBatches(self.sequences, self.shape)
-        if not self.config.num_workers:
+        if not usable_workers(self.config):
             return InProcessLoader(batches, self.first_micro_batch)
         return self.make_dataloader(batches, EndlessSampler(self.first_micro_batch))
 
@@ -190,7 +196,7 @@ class TextDataModule(LightningDataModule):
     def make_dataloader(
         self, batches: TrainingBatches | ValidationBatches, sampler: Sampler | None = None
     ) -> DataLoader:
-        workers = self.config.num_workers
+        workers = usable_workers(self.config)
         return DataLoader(
             *(batches, None), sampler=sampler, num_workers=workers, persistent_workers=workers > 0
         )

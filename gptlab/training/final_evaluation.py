@@ -183,6 +183,5 @@ def log_hyperparameters(
             logger.log_metrics(final | repeated, step=step)
             logger.save()
             logger.finalize("success")
-        else:
-            logger.log_hyperparams(hparams)
+        else:  # has the whole configuration since its start
             logger.log_metrics(final, step=step)

@@ -22,9 +22,11 @@ from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.model.size import check_size
 from gptlab.training.device_check import Check
+from gptlab.training.instantiate import instantiate_callbacks
+from gptlab.training.loggers import check_loggers
 from gptlab.training.optim import check_optim, optimizer_values_per_weight
 from gptlab.training.run_plan import RunPlan, TrainingSetup
-from gptlab.training.trainer import check_trainer_arguments, instantiate_callbacks
+from gptlab.training.trainer import check_trainer_arguments
 from gptlab.utils.console import plural, report_compile_failure
 from gptlab.utils.device import (
     autocast,
@@ -64,6 +66,7 @@ def check_train_settings(config: TrainConfig) -> None:
         raise UserError(f"trainer.devices={trainer.devices}: this machine has {available}")
     check_optim(config.optim)
     instantiate_callbacks(config)
+    check_loggers(config)
 
 
 @dataclass

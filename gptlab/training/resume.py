@@ -264,6 +264,10 @@ def restore_group(group: str, stored: dict[str, Any], folder: Path) -> dict[str,
         own = shipped.get(name, {})
         numbers = {key for key, value in own.items() if isinstance(value, int | float)}
         typed = {k: v for k, v in settings.items() if k in numbers and isinstance(v, int | float)}
+        # A switch may be null, decided later: logger.wandb.offline
+        typed |= {
+            k: v for k, v in settings.items() if own.get(k, "") is None and isinstance(v, bool)
+        }
         restored[name] = own | typed
         if restored[name] != settings:
             raise UserError(

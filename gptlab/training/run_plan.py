@@ -15,7 +15,7 @@ from gptlab.config.keys import plugin_references
 from gptlab.config.schema import ModelConfig, OptimConfig, TrainConfig, TrainerConfig
 from gptlab.config.validation import validate_row_length
 from gptlab.data.corpus import Corpus
-from gptlab.data.dataloader import BatchShape, TextDataModule
+from gptlab.data.dataloader import BatchShape, TextDataModule, usable_workers
 from gptlab.data.sequences import RecordSequences, make_sequences
 from gptlab.evaluation.eval_context import EvalContext
 from gptlab.generation.engine import training_prompt
@@ -126,6 +126,11 @@ def make_run_plan(
     Raises UserError if configuration and corpus do not fit together.
     """
     notes: list[str] = []
+    if usable_workers(config.data) < config.data.num_workers:
+        notes.append(
+            f"data.num_workers={config.data.num_workers}: this launcher's jobs cannot start worker "
+            "processes, so each prepares its own batches (data.num_workers=0)"
+        )
     model = resolve_model(config, corpus, structure, notes)
     validate_row_length(config.data.row_length, model.context_length)  # `structure` may have set it
     sequences = make_sequences(corpus, "train", model.context_length, config.data, config.seed)

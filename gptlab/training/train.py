@@ -24,6 +24,8 @@ from gptlab.training.callbacks.graceful_shutdown import (
 )
 from gptlab.training.device_check import check_device
 from gptlab.training.final_evaluation import evaluate_finished_run
+from gptlab.training.instantiate import explain_callback_errors
+from gptlab.training.loggers import close_loggers
 from gptlab.training.module import Classifier, LanguageModel
 from gptlab.training.out_of_memory import train_with_oom_retry
 from gptlab.training.preflight import check_train_settings, run_preflight
@@ -136,11 +138,15 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
             fast.use_fast_loop(trainer)
         if report:
             print(opening_lines(setup, report, folder), flush=True)
-        stops = contextlib.suppress(ShutdownRequested, StopAtOnce)
-        with stops, resume.explain_restore_errors(resumed):
-            trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
-        raise_if_interrupted(trainer, folder, setup)
-        return FinishedRun(folder, evaluate_finished_run(trainer, setup, folder))
+        with close_loggers(trainer):
+            with (
+                contextlib.suppress(ShutdownRequested, StopAtOnce),
+                resume.explain_restore_errors(resumed),
+                explain_callback_errors(config),
+            ):
+                trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+            raise_if_interrupted(trainer, folder, setup)
+            return FinishedRun(folder, evaluate_finished_run(trainer, setup, folder))
 
 
 def make_net(

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from gptlab.config.schema import TrainConfig, TrainerConfig
+from gptlab.config.schema import TrainerConfig
 from gptlab.training.callbacks.checkpointing import CheckpointWriter
 from gptlab.training.callbacks.graceful_shutdown import GracefulShutdown
 from gptlab.training.callbacks.initial_evaluation import InitialEvaluation
@@ -21,7 +21,9 @@ from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.publish_run_dir import PublishRunDir
 from gptlab.training.callbacks.sample_writer import PredictionWriter, SampleWriter
+from gptlab.training.callbacks.start_loggers import StartLoggers
 from gptlab.training.checkpoint_io import AtomicCheckpointIO
+from gptlab.training.instantiate import instantiate_callbacks
 from gptlab.training.run_plan import TrainingSetup
 from gptlab.utils.device import keep_freed_memory
 from gptlab.utils.errors import UserError, did_you_mean
@@ -67,12 +69,13 @@ def configure_torch(settings: TrainerConfig, accelerator: str) -> None:
 def make_callbacks(setup: TrainingSetup, folder: Path, expected_seconds: float) -> list[Callback]:
     """Make the callbacks of every run, in the order in which they act after a step."""
     metrics_logger, shutdown = MetricsLogger(setup, folder), GracefulShutdown()
-    publish = [] if setup.resumed else [PublishRunDir(folder, make_loggers(setup, folder))]
+    publish = [] if setup.resumed else [PublishRunDir(folder)]
     sample_writer = PredictionWriter if setup.corpus.classes else SampleWriter
     return [
         shutdown,
         metrics_logger,
         *publish,
+        StartLoggers(setup, folder),
         InitialEvaluation(setup, metrics_logger, shutdown),
         ProgressBar(metrics_logger, setup.plan.steps, expected_seconds),
         sample_writer(setup, folder, metrics_logger, shutdown),
@@ -81,10 +84,7 @@ def make_callbacks(setup: TrainingSetup, folder: Path, expected_seconds: float) 
 
 
 def make_trainer(setup: TrainingSetup, folder: Path, callbacks: list[Callback]) -> Trainer:
-    """Make Lightning's Trainer; raise UserError for arguments that it does not accept.
-
-    Loggers create files at once: a new run gets them from PublishRunDir, with its folder.
-    """
+    """Make Lightning's Trainer; raise UserError for arguments that it does not accept."""
     plan, settings = setup.plan, setup.config.trainer
     validate_every = plan.eval_every * plan.shape.accumulate  # micro-batches
     arguments: dict[str, Any] = {
@@ -109,7 +109,7 @@ def make_trainer(setup: TrainingSetup, folder: Path, callbacks: list[Callback]) 
         "default_root_dir": folder,
         "plugins": [AtomicCheckpointIO()],
         "callbacks": callbacks + instantiate_callbacks(setup.config),
-        "logger": make_loggers(setup, folder) if setup.resumed else False,
+        "logger": [DummyLogger() for _ in setup.config.logger],  # StartLoggers replaces them
     }
     try:
         return Trainer(**arguments | settings.extra)
@@ -122,42 +122,6 @@ def find_callback(trainer: Trainer, kind: type[Any]) -> Any:
     """Return the trainer's callback of this class."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in __init__
     return next(callback for callback in callbacks if isinstance(callback, kind))
-
-
-def make_loggers(setup: TrainingSetup, folder: Path) -> list[Logger]:
-    """Make the configured loggers; when resuming, TensorBoard drops events of later steps."""
-    loggers = []
-    for name, settings in setup.config.logger.items():
-        arguments: dict[str, Any] = {"save_dir": str(folder)}
-        target = settings.get("_target_", "") if isinstance(settings, dict) else ""
-        if str(target).endswith(TensorBoardLogger.__name__) and setup.resumed:
-            # Step 0 is logged after its checkpoint, so it will be logged again.
-            arguments["purge_step"] = setup.done_steps + 1 if setup.done_steps else 0
-        loggers.append(instantiate_target(name, settings, Logger, arguments))
-    return loggers
-
-
-def instantiate_callbacks(config: TrainConfig) -> list[Callback]:
-    """Instantiate the user's own callbacks."""
-    return [instantiate_target(name, part, Callback, {}) for name, part in config.callbacks.items()]
-
-
-def instantiate_target(name: str, settings: Any, kind: type, arguments: dict[str, Any]) -> Any:
-    """Instantiate the class in `_target_`; raise UserError if it is not a `kind`."""
-    from hydra.errors import HydraException
-    from hydra.utils import instantiate
-
-    if not isinstance(settings, dict) or "_target_" not in settings:
-        raise UserError(f"{kind.__name__.lower()} {name}: needs a class: {name}._target_=CLASS")
-    target = settings["_target_"]
-    try:
-        part = instantiate(arguments | settings)
-    except HydraException as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{name}: {target} cannot be instantiated: {reason}") from None
-    if not isinstance(part, kind):
-        raise UserError(f"{name}: {target} is not a subclass of Lightning's {kind.__name__}")
-    return part
 
 
 # Messages that repeat the opening lines, advertise, or report the normal end of a run.

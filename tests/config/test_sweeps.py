@@ -185,6 +185,8 @@ def test_a_sweep_accepts_a_typed_folder(command, tmp_path: Path, typed: str) -> 
         *("-m", "model.n_layer=2,4", "seed=range(3)", "experiment=tiny_char", "data=text"),
         *("+trainer.extra.benchmark=true", "tokenizer@tokenizer=char,words", "logger=none"),
         *("data.path='/a/b.txt'", "prompt='x'", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        *("logger=[tensorboard,wandb]", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=20"),
+        *("hydra/sweeper/sampler=tpe", "hydra.sweeper.sampler.seed=1"),
     ],
 )
 def test_arguments_of_known_keys_are_safe_to_repeat_on_resume(argument: str) -> None:

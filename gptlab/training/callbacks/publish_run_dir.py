@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
 
 from gptlab.utils import run_dir
 
@@ -11,12 +10,11 @@ from gptlab.utils import run_dir
 class PublishRunDir(Callback):
     """Save the step-0 checkpoint, then rename the staging folder to the run folder.
 
-    A run folder therefore always holds a checkpoint. Loggers create files, so they start here.
+    A run folder therefore always holds a checkpoint.
     """
 
-    def __init__(self, folder: Path, loggers: list[Logger]):
+    def __init__(self, folder: Path):
         self.folder = folder
-        self.loggers = loggers
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         checkpoints = run_dir.staging_dir(self.folder) / "checkpoints"
@@ -24,4 +22,3 @@ class PublishRunDir(Callback):
         if trainer.is_global_zero:
             run_dir.publish_run_dir(self.folder)
         trainer.strategy.barrier("run folder")
-        trainer.loggers = self.loggers

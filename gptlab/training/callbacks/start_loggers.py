@@ -1,0 +1,22 @@
+"""Start the loggers once the run folder exists."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from gptlab.training.loggers import make_loggers
+from gptlab.training.run_plan import TrainingSetup
+
+
+class StartLoggers(Callback):
+    """Replace the Trainer's placeholders by the configured loggers, which create files.
+
+    The other processes of a run keep the placeholders.
+    """
+
+    def __init__(self, setup: TrainingSetup, folder: Path):
+        self.run_setup, self.folder = setup, folder
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            trainer.loggers = make_loggers(self.run_setup, self.folder)
