@@ -28,7 +28,7 @@ from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.data.toy.stories import story_grammar
-from gptlab.utils.device import cpu_name
+from gptlab.utils.system import cpu_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TINY_CHAR = [
@@ -158,7 +158,9 @@ def startup(rounds: int) -> None:
 
     def seconds_until_time_printed(code: str) -> float:
         start = time.time()
-        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        process = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8"
+        )
         return float(process.stderr.split()[-1]) - start
 
     def train(compile_mode: str) -> float:
@@ -183,7 +185,7 @@ def tokenization(rounds: int) -> None:
     texts = [story_grammar().generate(1, number).text for number in range(20_000)]
     texts *= 50_000_000 // sum(map(len, texts)) + 1
     path = Path("stories.txt")
-    path.write_text("\n<|endoftext|>\n".join(texts))
+    path.write_text("\n<|endoftext|>\n".join(texts), encoding="utf-8")
     megabytes = path.stat().st_size / 1e6
     number = itertools.count()
 

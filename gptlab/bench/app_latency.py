@@ -31,7 +31,8 @@ def start_server(run: str, root: str) -> tuple[subprocess.Popen[str], int, float
     """Return the server, its port, and the seconds until it served the page."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "gptlab.app", f"run={run}", f"run_root={root}", "port=0"]
-    server = subprocess.Popen([*command, "open_browser=false"], stderr=subprocess.PIPE, text=True)
+    arguments = [*command, "open_browser=false"]
+    server = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     assert server.stderr
     for line in server.stderr:
         if line.startswith("http://"):

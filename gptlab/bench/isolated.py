@@ -15,6 +15,7 @@ from gptlab.bench.timing import Timing, compare_timings
 from gptlab.config.cli import compose_config
 from gptlab.data.dataloader import TextDataModule
 from gptlab.model.gpt import GPT
+from gptlab.utils.system import peak_memory
 
 STEPS, WARM_UP_STEPS = 3, 2
 NANOGPT = "nanoGPT-style loop"
@@ -28,14 +29,14 @@ def measure_contender(name: str, arguments: list[str]) -> tuple[float, float]:
     kind, _, option = name.partition(", ")
     if kind == "gptlab":
         seconds = reference_loops.time_gptlab_step([*arguments, option], STEPS, WARM_UP_STEPS)
-        return seconds, reference_loops.StepTimer.peak_memory / 1e6
+        return seconds, reference_loops.StepTimer.peak_memory / 1e9
     config = compose_config("train", arguments)
     make_net = EXTERNAL_MODELS.get(kind, GPT)
     loop = nanogpt_loop(config, open_config_corpus(config), make_net)
     if option == "compiled":
         loop.net.compile()
     loop.run(WARM_UP_STEPS)
-    return loop.run(STEPS), reference_loops.peak_memory() / 1e6
+    return loop.run(STEPS), peak_memory() / 1e9
 
 
 def time_in_processes(arguments: list[str], rounds: int) -> None:
@@ -50,7 +51,9 @@ def time_in_processes(arguments: list[str], rounds: int) -> None:
         code = f"from gptlab.bench.isolated import measure_contender; print(*{call})"
 
         def run() -> float:
-            process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            process = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8"
+            )
             if process.returncode:
                 raise SystemExit(f"{name}: {process.stderr.strip().splitlines()[-1]}")
             seconds, gigabytes[name] = map(float, process.stdout.split()[-2:])

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from gptlab.data.dataloader import TextDataModule, TrainingBatches
 from gptlab.model.gpt import GPT
 from gptlab.training.optim import make_optimizer
 from gptlab.training.run_plan import RunPlan, make_run_plan
+from gptlab.utils.system import peak_memory
 
 GetBatch = Callable[[int], tuple[Tensor, Tensor]]  # number: (source, target)
 
@@ -35,7 +35,7 @@ class StepTimer(Callback):
 
     start = end = 0.0
     warm_up_steps = 0
-    peak_memory = 0  # kilobytes, before the last checkpoint is written
+    peak_memory = 0  # bytes, before the last checkpoint is written
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == StepTimer.warm_up_steps:
@@ -45,11 +45,6 @@ class StepTimer(Callback):
         if trainer.global_step == trainer.max_steps:
             StepTimer.end = time.perf_counter()
             StepTimer.peak_memory = peak_memory()
-
-
-def peak_memory() -> int:
-    """Return the peak memory of this process so far, in kilobytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def time_gptlab_step(arguments: list[str], steps: int, warm_up_steps: int = 10) -> float:

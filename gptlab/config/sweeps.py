@@ -128,19 +128,19 @@ def sweep_folder(arguments: list[str]) -> Iterator[list[str]]:
         yield arguments
         return
     if typed_folder := read_override(arguments, SWEEP_DIR_KEY):
-        locked = folder = Path(typed_folder).expanduser().absolute()
+        folder = Path(typed_folder).expanduser().absolute()
         run_dir.make_run_dir(folder, folder.parent)
     else:
         root = Path(read_override(arguments, "run_root") or "runs").expanduser()
         folder = run_dir.reserve_run_dir(root, f"{datetime.now():%Y-%m-%d_%H%M%S}_sweep")
-        locked = run_dir.staging_dir(folder)
         arguments = [*arguments, sweep_dir_argument(folder)]
-    with run_dir.lock_run_dir(locked):
-        try:
-            yield arguments
-        finally:
-            run_dir.discard_staging_dir(folder)
-            remove_empty_sweep(folder)
+    with (
+        contextlib.ExitStack() as after_unlocking,
+        run_dir.lock_run_dir(folder, published=bool(typed_folder)),
+    ):
+        after_unlocking.callback(remove_empty_sweep, folder)
+        after_unlocking.callback(run_dir.discard_staging_dir, folder)
+        yield arguments
 
 
 def remove_leftovers(folder: Path) -> None:

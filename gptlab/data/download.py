@@ -8,6 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from gptlab.utils.errors import UserError
+from gptlab.utils.system import rename
 
 
 def download_file(url: str, expected: str | Callable[[bytes], bool], path: Path, hint: str) -> Path:
@@ -35,5 +36,5 @@ def download_file(url: str, expected: str | Callable[[bytes], bool], path: Path,
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.part")
     temporary.write_bytes(content)
-    temporary.replace(path)
+    rename(temporary, path)
     return path

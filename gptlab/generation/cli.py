@@ -4,8 +4,6 @@ Prompt and text go to standard output, everything else to standard error, so tha
 piped.
 """
 
-import contextlib
-import io
 import sys
 import time
 from dataclasses import replace
@@ -31,6 +29,7 @@ from gptlab.utils import run_dir
 from gptlab.utils.console import plural, print_status
 from gptlab.utils.device import resolve_accelerator
 from gptlab.utils.errors import UserError
+from gptlab.utils.system import END_OF_INPUT, enable_line_editing
 
 
 def run_generate(config: GenerateConfig) -> None:
@@ -38,8 +37,6 @@ def run_generate(config: GenerateConfig) -> None:
     check_generate_config(config)
     has_prompt = config.prompt is not None or config.prompt_file is not None
     interactive = not has_prompt and is_terminal(sys.stdin) and is_terminal(sys.stdout)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for terminals that cannot encode a character
     text = "" if interactive else read_prompt(config)
     # One token at a time is limited by memory, which an Apple GPU shares with the CPU.
     accelerator = resolve_accelerator(config.accelerator, "accelerator", operations=0)
@@ -94,7 +91,7 @@ def read_prompt(config: GenerateConfig) -> str:
             if sys.stdin is None:
                 raise UserError("prompt=-: there is no standard input")
             if is_terminal(sys.stdin):
-                print_status("type the prompt; finish with Ctrl-D on a line of its own")
+                print_status(f"type the prompt; finish with {END_OF_INPUT} on a line of its own")
             prompt = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{source} is not UTF-8 text") from None
@@ -122,16 +119,14 @@ def check_utf8(prompt: str) -> None:
 
 
 def interactive_loop(config: GenerateConfig, model: LoadedModel) -> None:
-    """Generate for one prompt after another until Ctrl-D; Ctrl-C stops a text.
+    """Generate for one prompt after another until the input ends; Ctrl-C stops a text.
 
     Each turn has its own seed and its own file name.
     """
-    with contextlib.suppress(ImportError):  # adds history and arrow keys to input()
-        import readline  # noqa: F401
-
+    enable_line_editing()
     print_status(
         "type a prompt, or nothing to let the model start by itself; Ctrl-C stops a text, "
-        "Ctrl-D quits"
+        f"{END_OF_INPUT} quits"
     )
     for turn in range(sys.maxsize):
         try:

@@ -60,7 +60,7 @@ def compare_sampling(model: LoadedModel, num_documents: int, num_tokens: int) ->
     documents = held_out_documents(model, num_documents, num_tokens)
     continuations = {REAL_TEXT: [score_real_text(model, ids) for ids in documents]}
     for file in sorted((CONF_DIR / "sampling").glob("*.yaml")):
-        sampling = SamplingConfig(**yaml.safe_load(file.read_text()))
+        sampling = SamplingConfig(**yaml.safe_load(file.read_text(encoding="utf-8")))
         continuations[file.stem] = [
             generate_continuation(model, ids, num_tokens, sampling, seed)
             for seed, ids in enumerate(documents)

@@ -101,12 +101,12 @@ def read_jobs(sweep: Path) -> list[SweepJob]:
     for folder in sweep.iterdir():
         failed, finished = folder / "failed.json", folder / "summary.json"
         if failed.exists():
-            content = json.loads(failed.read_text())
+            content = json.loads(failed.read_text(encoding="utf-8"))
             error = content["reason"].splitlines()[-1]
             settings = parse_overrides(content["overrides"])
             jobs.append(SweepJob(content["job"], folder, settings, error=error))
         elif finished.exists():
-            summary = json.loads(finished.read_text())
+            summary = json.loads(finished.read_text(encoding="utf-8"))
             results = {
                 "parameters": summary["parameters"],
                 **{name: summary["after"].get(f"valid/{name}") for name in RESULT_COLUMNS},

@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from gptlab.model.checkpoint import read_checkpoint, verify_checkpoint
 from gptlab.utils.errors import UserError
+from gptlab.utils.system import flush_folder, rename
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,14 +54,10 @@ def publish_checkpoint(temporary: Path, path: Path) -> None:
     if path.name == "last.ckpt" and path.exists():
         previous = path.with_name("previous.ckpt")
         copy = link_or_copy(path, previous)
-        copy.replace(previous)
+        rename(copy, previous)
         copy.unlink(missing_ok=True)  # rename keeps both names if they are links to one file
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # make the new name survive a power failure, too
-    finally:
-        os.close(folder)
+    rename(temporary, path)
+    flush_folder(path.parent)
 
 
 def link_or_copy(source: Path, path: Path) -> Path:

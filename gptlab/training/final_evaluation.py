@@ -28,9 +28,9 @@ from gptlab.training.run_messages import closing_lines
 from gptlab.training.run_plan import TrainingSetup
 from gptlab.training.run_summary import RunSummary
 from gptlab.training.trainer import find_callback
-from gptlab.utils.console import shell_quote
 from gptlab.utils.errors import UserError, is_gpu_out_of_memory
 from gptlab.utils.plugins import plugins_argument
+from gptlab.utils.system import rename, shell_quote
 
 
 def evaluate_checkpoints(setup: TrainingSetup, folder: Path) -> tuple[LoadedModel, Results]:
@@ -55,7 +55,7 @@ def evaluate_checkpoints(setup: TrainingSetup, folder: Path) -> tuple[LoadedMode
     if best.exists() and (earlier := load(best)).step != last_model.step:
         earlier_results = run(["perplexity"], earlier)
         if results["valid/loss"] <= earlier_results["valid/loss"]:
-            link_or_copy(last, best).replace(best)
+            rename(link_or_copy(last, best), best)
         else:
             valid = [name for name in results if name.startswith("valid/")]
             last_valid = {name.replace("valid", "last", 1): results[name] for name in valid}

@@ -27,10 +27,11 @@ from gptlab.model import checkpoint
 from gptlab.training.checkpoint_io import link_or_copy
 from gptlab.training.init_weights import required_tokenizer
 from gptlab.utils import run_dir
-from gptlab.utils.console import plural, print_status, shell_quote
+from gptlab.utils.console import plural, print_status
 from gptlab.utils.elapsed_time import ElapsedTime
 from gptlab.utils.errors import UserError, failure_line
 from gptlab.utils.plugins import require_trust
+from gptlab.utils.system import rename, shell_quote
 
 # Keys that may be typed when resuming; any other key would make it a different run.
 CHANGEABLE_TRAINER_KEYS = ("max_steps", "log_every", "fast_loop", "keep_freed_memory")
@@ -87,7 +88,7 @@ class ResumedRun:
         """Replace a damaged last.ckpt: a run resumed at its last step does not write a new one."""
         last = self.folder / "checkpoints" / "last.ckpt"
         if self.path != last:
-            link_or_copy(self.path, last).replace(last)
+            rename(link_or_copy(self.path, last), last)
 
 
 def find_resumed_run(

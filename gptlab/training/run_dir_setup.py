@@ -49,8 +49,9 @@ def open_run_dir(config: TrainConfig, plan: RunPlan, existing: Path | None) -> I
             staging = run_dir.staging_dir(folder)
             text = yaml.safe_dump(stored_config(config, plan), sort_keys=False, allow_unicode=True)
             (staging / "config.yaml").write_text(text, encoding="utf-8")
-            (staging / "metrics.csv").write_text(csv_header(config.data.task), newline="")
-        with run_dir.lock_run_dir(existing or run_dir.staging_dir(folder)):
+            header = csv_header(config.data.task)
+            (staging / "metrics.csv").write_text(header, encoding="utf-8", newline="")
+        with run_dir.lock_run_dir(folder, published=existing is not None):
             (folder / "summary.json").unlink(missing_ok=True)  # an extended run is unfinished
             yield folder
     finally:

@@ -16,9 +16,10 @@ from gptlab.training.preflight import PreflightReport
 from gptlab.training.run_plan import RunPlan, TrainingSetup
 from gptlab.training.run_summary import RunSummary
 from gptlab.utils import run_dir
-from gptlab.utils.console import format_duration, plural, shell_quote
+from gptlab.utils.console import format_duration, plural
 from gptlab.utils.device import available_memory
 from gptlab.utils.errors import UserError
+from gptlab.utils.system import shell_quote
 
 
 def short_number(number: float) -> str:
@@ -232,9 +233,7 @@ def next_command(config: TrainConfig, folder: Path, example: str, plugins: list[
     else:
         words = ["python generate.py"]
         if config.prompt:
-            simple = re.fullmatch(r"[\w ,.!?]+", config.prompt)
-            quoted = f'"{config.prompt}"' if simple else shell_quote(config.prompt)
-            words.append(f"prompt={quoted}")
+            words.append(f"prompt={shell_quote(config.prompt)}")
     return "  " + " ".join([*words, *arguments_to_find(config, folder), *plugins])
 
 

@@ -17,8 +17,8 @@ from gptlab.config.sweeps import COMMAND_ENV
 from gptlab.data.corpus import Corpus
 from gptlab.training.run_plan import RunPlan
 from gptlab.utils.atomic_io import write_files_atomically
-from gptlab.utils.device import cpu_name
 from gptlab.utils.errors import UserError
+from gptlab.utils.system import cpu_name
 
 
 @dataclass
@@ -117,8 +117,8 @@ def git_commit() -> str | None:
 def run_git(*arguments: str) -> str:
     command = ["git", "--no-optional-locks", *arguments]  # do not block the user's own git
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=5, check=True)
-    return done.stdout.strip()
+    done = subprocess.run(command, cwd=root, capture_output=True, timeout=5, check=True)
+    return done.stdout.decode(errors="replace").strip()
 
 
 def corpus_metadata(corpus: Corpus) -> dict[str, Any]:

@@ -41,8 +41,9 @@ from gptlab.training.trainer import (
     make_trainer,
     silence_lightning,
 )
-from gptlab.utils.console import print_status, shell_quote
+from gptlab.utils.console import print_status
 from gptlab.utils.plugins import plugins_argument
+from gptlab.utils.system import shell_quote
 
 # Optional: without this folder, runs are slower and otherwise the same.
 if (Path(__file__).parent / "fast" / "__init__.py").exists():

@@ -25,8 +25,8 @@ from gptlab.training.callbacks.start_loggers import StartLoggers
 from gptlab.training.checkpoint_io import AtomicCheckpointIO
 from gptlab.training.instantiate import instantiate_callbacks
 from gptlab.training.run_plan import TrainingSetup
-from gptlab.utils.device import keep_freed_memory
 from gptlab.utils.errors import UserError, did_you_mean
+from gptlab.utils.system import keep_freed_memory
 
 # gptlab sets these itself, or they would restart the endless dataloader.
 RESERVED_TRAINER_ARGUMENTS = {

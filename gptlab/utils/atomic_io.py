@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from gptlab.utils.errors import UserError
+from gptlab.utils.system import rename
 
 UNWRITABLE = {  # a full disk, no permission, or no valid path
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR),
@@ -33,7 +34,7 @@ def atomic_folder(final: Path, key: str = "corpus_root") -> Iterator[Path]:
         building.mkdir()
         yield building
         with contextlib.suppress(OSError):  # another process built it first
-            building.rename(final)
+            rename(building, final)
         if not final.is_dir():
             raise UserError(f"{final}: cannot be created")
     except OSError as error:
@@ -61,7 +62,7 @@ def write_files_atomically(folder: Path, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             temporary_paths[name].write_bytes(content)
         for name, temporary in temporary_paths.items():
-            temporary.replace(folder / name)
+            rename(temporary, folder / name)
     finally:
         for temporary in temporary_paths.values():
             temporary.unlink(missing_ok=True)

@@ -1,10 +1,17 @@
 """Print status lines, and format durations."""
 
+import io
 import math
 import os
-import shlex
-import subprocess
 import sys
+
+
+def replace_unencodable() -> None:
+    """Print `?` for characters that the console cannot encode, here and in child processes."""
+    encoding = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
+    os.environ["PYTHONIOENCODING"] = f"{encoding}:replace"
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr writes escapes instead, by default
+        sys.stdout.reconfigure(errors="replace")
 
 
 def print_status(line: str) -> None:
@@ -31,8 +38,3 @@ def report_compile_failure(error: Exception) -> None:
 def plural(count: int, noun: str) -> str:
     """Format a count and its noun: `1 layer`, `2 layers`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
-def shell_quote(word: str) -> str:
-    """Quote an argument for the user's shell: on Windows with double quotes, if at all."""
-    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)

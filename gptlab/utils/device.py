@@ -1,15 +1,12 @@
 """Resolve `auto` device and precision; measure memory; seed one device."""
 
-import contextlib
-import ctypes
 import math
-import platform
-from pathlib import Path
 
 import psutil
 import torch
 
 from gptlab.utils.errors import UserError
+from gptlab.utils.system import container_memory_limit
 
 # An Apple GPU takes 25 to 110 µs per operation of torch, whatever its size
 # (github.com/pytorch/pytorch/issues/82707), so about 15 ms for a step of a small GPT. Below this
@@ -66,10 +63,8 @@ def available_memory(device: str) -> int:
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved()
-    limits = [psutil.virtual_memory().available + resident_memory()]
-    with contextlib.suppress(OSError, ValueError):  # a container without a limit: "max"
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(limits)
+    free = psutil.virtual_memory().available + resident_memory()
+    return min(free, container_memory_limit() or free)
 
 
 def seed_device(number: int, device: str) -> None:
@@ -83,27 +78,3 @@ def seed_device(number: int, device: str) -> None:
         torch.cuda.manual_seed(number)
     elif device == "mps":
         torch.mps.manual_seed(number)
-
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
-
-
-def keep_freed_memory() -> None:
-    """Make glibc reuse freed memory; do nothing with another C library.
-
-    By default glibc returns large freed blocks to the system, and the next step gets them page by
-    page, filled with zeros: a tenth of a step or more (docs/speed.md).
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
-
-
-def cpu_name() -> str:
-    """Return the processor's model name, such as AMD EPYC 7B13."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

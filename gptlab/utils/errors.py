@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
+from gptlab.utils.console import replace_unencodable
+
 DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS),
     *(errno.ESTALE, errno.ENXIO, errno.ENODEV),
@@ -50,7 +52,9 @@ def exit_on_error(command: str) -> Iterator[None]:
 
     Exit codes: 2 for a UserError or a lack of memory or disk space, 130 for Ctrl-C, 1 if the
     reader of the output has closed the pipe. Other exceptions are bugs and pass through.
+    Characters that the console cannot encode are replaced.
     """
+    replace_unencodable()
     try:
         yield
     except BrokenPipeError:  # as in `… | head`

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 
+from gptlab.utils.console import print_status
 from gptlab.utils.errors import UserError, did_you_mean
+from gptlab.utils.system import rename
 
 CHECKPOINT_NAMES = ("best.ckpt", "last.ckpt")  # in order of preference
 BASELINE_SUFFIX = "_random"  # end of the name of a baseline's run folder
@@ -21,12 +23,21 @@ WEIGHT_FILES = (
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 OWNER_FILE = ".owner"  # host and process that create a run folder
-LOCK_FILE = ".lock"
+LOCK_FILE = ".lock"  # empty: Windows lets no other process read locked bytes
+MAX_NAME_BYTES = 80
+RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # of Windows
+LOCK_WAITS = (0.0, 0.01, 0.02, 0.04, 0.06, 0.07)  # seconds: `is_locked` holds it for a moment
+open_locks: dict[Path, int] = {}  # absolute run folder: its open lock file, of this process
 
 
 def safe_name(name: str) -> str:
-    """Replace the characters that some file systems refuse."""
-    return re.sub(r"[^\w.=,-]+", "-", name).strip("-.")[:120]
+    """Make a name that Windows, macOS and Linux accept; at most 80 bytes.
+
+    Windows limits whole paths to 260 characters, and TensorBoard's files add 100 to a run's.
+    """
+    clean = re.sub(r"[^\w.=,-]+", "-", name).strip("-.")
+    short = clean.encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip("-.")
+    return f"run-{short}" if RESERVED_NAME.fullmatch(short) else short or "run"
 
 
 def reserve_run_dir(root: Path, name: str) -> Path:
@@ -40,7 +51,8 @@ def reserve_run_dir(root: Path, name: str) -> Path:
         remove_abandoned_staging_dir(folder)
         if not make_run_dir(staging_dir(folder), root):  # another process is creating it
             continue
-        (staging_dir(folder) / OWNER_FILE).write_text(f"{platform.node()} {os.getpid()}")
+        owner = f"{platform.node()} {os.getpid()}"
+        (staging_dir(folder) / OWNER_FILE).write_text(owner, encoding="utf-8")
         if not folder.exists():
             return folder
         discard_staging_dir(folder)
@@ -64,9 +76,13 @@ def staging_dir(folder: Path) -> Path:
 
 
 def publish_run_dir(folder: Path) -> None:
-    """Make a reserved run folder appear with everything written so far."""
+    """Make a reserved run folder appear with everything written so far, and lock it.
+
+    It is not locked before: Windows renames no folder with an open file in it.
+    """
     (staging_dir(folder) / OWNER_FILE).unlink()
-    staging_dir(folder).rename(folder)
+    rename(staging_dir(folder), folder)
+    acquire_lock(folder)
 
 
 def discard_staging_dir(folder: Path) -> None:
@@ -79,7 +95,8 @@ def discard_staging_dir(folder: Path) -> None:
 def remove_abandoned_staging_dir(folder: Path) -> None:
     """Remove the reservation of a killed process on this machine."""
     with contextlib.suppress(OSError, ValueError):
-        node, process_id = (staging_dir(folder) / OWNER_FILE).read_text().rsplit(" ", 1)
+        owner = (staging_dir(folder) / OWNER_FILE).read_text(encoding="utf-8")
+        node, process_id = owner.rsplit(" ", 1)
         if node == platform.node() and not psutil.pid_exists(int(process_id)):
             shutil.rmtree(staging_dir(folder), ignore_errors=True)
 
@@ -200,44 +217,60 @@ def sample_sort_key(path: Path) -> tuple[str, int, str]:
 
 
 @contextlib.contextmanager
-def lock_run_dir(folder: Path) -> Iterator[None]:
+def lock_run_dir(folder: Path, published: bool = True) -> Iterator[None]:
     """Lock a run for this process; the lock ends with the block or with the process.
 
-    Raises UserError if another process holds the lock.
+    A reserved folder is locked when it is published. Raises UserError if another process holds the
+    lock.
     """
-    file = os.open(folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
+    if published:
+        acquire_lock(folder)
     try:
-        for wait in (0, 0.01, 0.02, 0.04, 0.06, 0.07):  # `is_locked` holds it for a moment
-            time.sleep(wait)
-            if try_lock(file):
-                break
-        else:
-            raise UserError(f"resume={folder}: another process is training this run")
         yield
     finally:
+        if (file := open_locks.pop(folder.absolute(), None)) is not None:
+            os.close(file)
+
+
+def acquire_lock(folder: Path) -> None:
+    """Open and lock a run's lock file; only warn where the disk has no locks (Lustre, some NFS)."""
+    file = os.open(folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        locked = try_lock(file, LOCK_WAITS)
+    except OSError as error:
+        locked = True
+        print_status(
+            f"warning: {folder}: this disk cannot lock a run ({error.strerror}); do not resume it "
+            "while it is training"
+        )
+    if not locked:
         os.close(file)
+        raise UserError(f"resume={folder}: another process is training this run")
+    open_locks[folder.absolute()] = file
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is training in this run or sweep folder.
-
-    Takes the lock shared, so that two callers do not mistake each other for a training process.
-    """
+    """Whether a process is training in this run or sweep folder."""
+    path = folder / LOCK_FILE
     try:
-        with (folder / LOCK_FILE).open("rb") as file:
-            return not try_lock(file.fileno(), shared=True)
+        # Network file systems lock only what is open for writing, but runs may be read-only.
+        with path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:
+            return not try_lock(file.fileno(), LOCK_WAITS[:2])
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True
 
 
-def try_lock(file: int, shared: bool = False) -> bool:
-    """Lock an open file; False if another process holds it. Raises OSError without lock support."""
-    import fcntl  # not available on Windows
+def try_lock(file: int, waits: tuple[float, ...]) -> bool:
+    """Lock an open file, trying after each wait; False if another process holds the lock.
 
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    Raises OSError without lock support.
+    """
+    from filelock import lock_descriptor  # takes a tenth of a second
+
+    for wait in waits:
+        time.sleep(wait)
+        if lock_descriptor(file, blocking=False):
+            return True
+    return False

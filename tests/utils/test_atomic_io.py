@@ -15,11 +15,11 @@ pytestmark = pytest.mark.fast
 def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     final = tmp_path / "corpora" / "corpus"
     with pytest.raises(ZeroDivisionError), atomic_folder(final) as building:
-        (building / "half").write_text("half")
+        (building / "half").write_text("half", encoding="utf-8")
         print(1 / 0)
     assert not files_below(tmp_path)
     with atomic_folder(final) as building:
-        (building / "all").write_text("all")
+        (building / "all").write_text("all", encoding="utf-8")
         assert not final.exists()
     assert files_below(tmp_path) == ["corpora/corpus/all"]
 

@@ -11,7 +11,7 @@ import pytest
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 COUNT_PAGE_FAULTS = """
 import resource, torch
-from gptlab.utils.device import keep_freed_memory
+from gptlab.utils.system import keep_freed_memory
 def faults_per_block():
     for number in range(30):
         if number == 20:  # small objects have found their places
@@ -31,5 +31,5 @@ def test_kept_memory_is_reused_without_page_faults() -> None:
     returned, kept = map(int, output.split())
     pages = (1 << 26) // mmap.PAGESIZE
     assert kept < pages / 20
-    if not (HUGE_PAGES.exists() and HUGE_PAGES.read_text().startswith("[always]")):
+    if not (HUGE_PAGES.exists() and HUGE_PAGES.read_text(encoding="utf-8").startswith("[always]")):
         assert returned > pages / 2

@@ -1,10 +1,12 @@
 """Create, find and lock run folders."""
 
-import fcntl
+import errno
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
+from filelock import lock_descriptor, unlock_descriptor
 
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
@@ -12,15 +14,66 @@ from gptlab.utils.errors import UserError
 pytestmark = pytest.mark.fast
 
 
-def test_a_lock_check_does_not_block_a_process_that_locks(tmp_path: Path) -> None:
+def test_lock_checks_disturb_neither_a_process_that_locks_nor_each_other(tmp_path: Path) -> None:
+    (tmp_path / run_dir.LOCK_FILE).touch()
+    for check in (lambda: not run_dir.is_locked(tmp_path), lambda: locks(tmp_path)):
+        with (tmp_path / run_dir.LOCK_FILE).open(
+            encoding="utf-8"
+        ) as other:  # a process that checks just now
+            assert lock_descriptor(other.fileno(), blocking=False)
+            threading.Timer(0.005, unlock_descriptor, [other.fileno()]).start()
+            assert check()
+
+
+def locks(folder: Path) -> bool:
+    with run_dir.lock_run_dir(folder):
+        return run_dir.is_locked(folder)
+
+
+def test_a_run_on_a_disk_without_locks_is_trained_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("filelock.lock_descriptor", refuse)
     with run_dir.lock_run_dir(tmp_path):
-        assert run_dir.is_locked(tmp_path)
-    with (tmp_path / run_dir.LOCK_FILE).open() as other:
-        fcntl.flock(other, fcntl.LOCK_SH)  # like another process that asks at the same time
-        assert not run_dir.is_locked(tmp_path)
-        threading.Timer(0.05, fcntl.flock, (other, fcntl.LOCK_UN)).start()
-        with run_dir.lock_run_dir(tmp_path):
-            assert run_dir.is_locked(tmp_path)
+        assert "cannot lock a run (Function not implemented)" in capsys.readouterr().err
+
+
+def test_no_file_is_open_in_a_folder_that_is_renamed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = run_dir.reserve_run_dir(tmp_path, "run")
+    open_files = []
+
+    def rename(source: Path, target: Path) -> None:  # Windows refuses if a file in it is open
+        open_files.extend(psutil.Process().open_files())
+        source.rename(target)
+
+    monkeypatch.setattr(run_dir, "rename", rename)
+    with run_dir.lock_run_dir(folder, published=False):
+        run_dir.publish_run_dir(Path("run"))
+        assert run_dir.is_locked(folder)
+    assert not run_dir.is_locked(folder)
+    assert not [file for file in open_files if str(tmp_path) in file.path]
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ('a:b?c*d<e>f|g"h/i\\j', "a-b-c-d-e-f-g-h-i-j"),
+        ("ends with a dot. ", "ends-with-a-dot"),
+        ("CON", "run-CON"),
+        ("nul.txt", "run-nul.txt"),
+        ("console", "console"),
+        ("???", "run"),
+        ("x" * 79 + ".5", "x" * 79),
+        ("あ" * 50, "あ" * 26),
+    ],
+)
+def test_names_are_valid_on_every_system(name: str, safe: str) -> None:
+    assert run_dir.safe_name(name) == safe
+    assert len(safe.encode()) <= run_dir.MAX_NAME_BYTES
 
 
 def test_a_run_folder_appears_when_it_is_published(tmp_path: Path) -> None:
@@ -40,9 +93,6 @@ def test_a_lock_excludes_a_second_run_but_not_readers(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="another process"), run_dir.lock_run_dir(tmp_path):
             pass
     assert not run_dir.is_locked(tmp_path)
-    with (tmp_path / run_dir.LOCK_FILE).open("rb") as reader:
-        assert run_dir.try_lock(reader.fileno(), shared=True)
-        assert not run_dir.is_locked(tmp_path)  # two readers do not exclude each other
 
 
 def test_the_newest_checkpoint_is_found_and_a_baseline_comes_last(tmp_path: Path) -> None:

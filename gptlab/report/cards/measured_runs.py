@@ -129,7 +129,7 @@ def save_run(run: MeasuredRun, folder: Path) -> Path:
     # The checksum separates sweep jobs that start in the same second.
     path = folder / run.experiment / f"{started}_{crc32(text.encode()):08x}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 

@@ -86,13 +86,17 @@ def write_cards(docs: Path, readme: Path) -> None:
         groups = measured_runs.group_by_seed([run for runs in stored for run in runs])
         if groups:
             save_card_curves({g.label: g.first.curve for g in groups}, docs / f"{name}.png")
-        (docs / f"{name}.md").write_text(render_card(name, texts, groups), encoding="utf-8")
+        (docs / f"{name}.md").write_text(
+            render_card(name, texts, groups), encoding="utf-8", newline="\n"
+        )
         rows.append(readme_row(name, texts, groups))
     heading = ["experiment", "published", "measured here", "what to know"]
     table = f"{TABLE_MARKS[0]}\n{markdown_table(heading, rows)}\n{TABLE_MARKS[1]}"
     start, end = map(re.escape, TABLE_MARKS)
     text = readme.read_text(encoding="utf-8")
-    readme.write_text(re.sub(f"(?s){start}.*?{end}", lambda _: table, text), encoding="utf-8")
+    readme.write_text(
+        re.sub(f"(?s){start}.*?{end}", lambda _: table, text), encoding="utf-8", newline="\n"
+    )
 
 
 def readme_row(name: str, texts: dict[str, Any], groups: list[SeedGroup]) -> list[str]:

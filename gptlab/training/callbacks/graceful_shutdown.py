@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from gptlab.training.callbacks.step_callback import StepCallback
 from gptlab.utils.console import print_status
+from gptlab.utils.system import SHUTDOWN_SIGNALS
 
 
 class ShutdownRequested(Exception):
@@ -35,7 +36,7 @@ class GracefulShutdown(StepCallback):
         if threading.current_thread() is not threading.main_thread():
             return  # Python handles signals in the main thread only
         # Not in setup(): Lightning installs its own handlers between setup() and here.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SHUTDOWN_SIGNALS:
             self.previous_handlers[number] = signal.signal(number, self.handle_signal)
 
     def handle_signal(self, number: int, _frame: Any) -> None:

@@ -156,7 +156,7 @@ class MetricsLogger(StepCallback):
             return
         epoch = self.plan.epochs(self.step)
         position = {"step": self.step, "tokens": self.tokens_seen, "epoch": epoch}
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(position | metrics)
             self.csv_size = file.tell()
         for logger in trainer.loggers:

@@ -32,8 +32,9 @@ from gptlab.model import layers, loss
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.training.run_plan import RunPlan
 from gptlab.utils.console import print_status, report_compile_failure
-from gptlab.utils.device import autocast, cpu_name
+from gptlab.utils.device import autocast
 from gptlab.utils.errors import UserError, is_out_of_memory
+from gptlab.utils.system import cpu_name, rename
 
 EAGER_ATTENTION_LIMIT = 128  # tokens; the fused kernel is faster on longer windows
 
@@ -220,7 +221,7 @@ def load_or_compile(traced: GraphModule, inputs: list[Tensor]) -> CompiledFuncti
     partial = cached.with_suffix(f".{os.getpid()}")
     try:
         shutil.copyfile(library, partial)
-        partial.replace(cached)
+        rename(partial, cached)
     finally:
         partial.unlink(missing_ok=True)
     return load_library(cached)
