@@ -23,6 +23,9 @@ from gptlab.data.toy.stories import story_grammar
 pytest.register_assert_rewrite("tests.app.serving")
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits
+# Test workers warn where a file is opened without an encoding; their child processes do not say so.
+os.environ.setdefault("PYTHONWARNDEFAULTENCODING", "1")
+os.environ.setdefault("PYTHONWARNINGS", "ignore::EncodingWarning")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under a shell's `&`
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

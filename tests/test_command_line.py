@@ -21,7 +21,7 @@ from tests.conftest import ROOT, TINY, files_below
 
 
 def test_a_prompt_is_read_from_a_file(command, trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "opening.txt").write_text("Long ago")
+    (tmp_path / "opening.txt").write_text("Long ago", encoding="utf-8")
     result = command("generate", "prompt_file=opening.txt", "sampling=greedy", "max_new_tokens=3")
     assert result.code == 0 and result.out.startswith("Long ago")
 
@@ -30,6 +30,7 @@ def test_tensorboard_serves_a_run(trained: Path) -> None:
     server = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", str(trained.parent), "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        encoding="utf-8",
     )  # fmt: skip
     try:
         for line in server.stdout:
@@ -106,7 +107,7 @@ def test_unknown_words_can_be_skipped(command, trained: Path) -> None:
 @pytest.mark.parametrize("text", ["Hello, I'm", "a=b ${c} {d}", "two\nlines", "مرحبا 🦊", "\\"])
 def test_a_prompt_arrives_exactly_as_typed(command, tmp_path: Path, text: str) -> None:
     small = [*TINY, "profile=smoke", "data.path=own.txt", "tokenizer=gpt2", "data=text"]
-    (tmp_path / "own.txt").write_text("Once there was a fox.\n" * 60)
+    (tmp_path / "own.txt").write_text("Once there was a fox.\n" * 60, encoding="utf-8")
     assert command("train", *small, "trainer.max_steps=1", f"prompt={text}").code == 0
     result = command("generate", f"prompt={text}", "max_new_tokens=2", "seed=3")
     assert result.code == 0 and result.out.startswith(text)
@@ -150,7 +151,7 @@ def test_downloaded_text_is_kept_for_another_tokenizer(command, hub: Path, tmp_p
 
 def test_own_text_of_one_kilobyte_trains(command, tmp_path: Path) -> None:
     story = " ".join(story_grammar().generate(3, i).text for i in range(3))[:1024]
-    (tmp_path / "own.txt").write_text(story)
+    (tmp_path / "own.txt").write_text(story, encoding="utf-8")
     result = command(
         "train", "data=text", "data.path=own.txt", "model.d_model=16", "model.n_head=2"
     )
@@ -162,8 +163,8 @@ def test_own_text_of_one_kilobyte_trains(command, tmp_path: Path) -> None:
 
 
 def test_invalid_text_gives_a_one_line_error_and_leaves_no_files(command, tmp_path: Path) -> None:
-    (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "three.txt").write_text("abc")
+    (tmp_path / "empty.txt").write_text("", encoding="utf-8")
+    (tmp_path / "three.txt").write_text("abc", encoding="utf-8")
     for name in ("empty.txt", "three.txt", "missing.txt"):
         result = command("train", "data=text", f"data.path={name}")
         assert result.code == 2 and result.err.count("\n") == 1

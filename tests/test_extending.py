@@ -89,4 +89,6 @@ def test_a_part_of_the_guide_trains(
     if "callback" in kind:
         assert "gradient norm" in result.err
     if "suite" in kind:
-        assert "exclamations" in next(tmp_path.glob("runs/*/summary.json")).read_text()
+        assert "exclamations" in next(tmp_path.glob("runs/*/summary.json")).read_text(
+            encoding="utf-8"
+        )

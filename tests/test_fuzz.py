@@ -274,9 +274,9 @@ def fuzz_token_files(file: int, change: Callable, every: bool, forged: bool) -> 
         path.write_bytes(change(path.read_bytes()))
         meta = folder / "meta.json"
         if forged and path != meta:
-            content = json.loads(meta.read_text())
+            content = json.loads(meta.read_text(encoding="utf-8"))
             content["files"][path.name] = zlib.crc32(path.read_bytes())
-            meta.write_text(json.dumps(content))
+            meta.write_text(json.dumps(content), encoding="utf-8")
         with contextlib.suppress(UserError):
             corpus = Corpus(folder, verify_all=every)
             corpus.tokenizer.encode("a cat")

@@ -8,7 +8,9 @@ import pytest
 
 from tests.conftest import ROOT, TINY
 
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+BLOCKS = re.findall(
+    r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M
+)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
 # Override sizes, so that every preset trains in moments.
 SMALLER = [
@@ -27,7 +29,9 @@ TRAINING = [c for c in COMMANDS[2:] if c.startswith("python train.py") and "resu
 
 @pytest.mark.parametrize("line", TRAINING)
 def test_training_command_trains(command, tmp_path: Path, hub: Path, line: str) -> None:
-    (tmp_path / "my_novel.txt").write_text((ROOT / "README.md").read_text())
+    (tmp_path / "my_novel.txt").write_text(
+        (ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     from_hub = re.search("data=(tiny|fineweb)|experiment=tiny", line)
     arguments = [f"data.hub={hub}"] if from_hub else []
     if "fineweb" in line:

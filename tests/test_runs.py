@@ -31,7 +31,7 @@ SMOKE = [
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -119,7 +119,9 @@ def test_epochs_count_rows_and_leave_checkpoints_and_samples(command, tmp_path: 
     names = files_below(only_run(tmp_path))
     for name in ("checkpoints/epoch_1.ckpt", "checkpoints/epoch_2.ckpt", "checkpoints/step_2.ckpt"):
         assert name in names
-    text = (only_run(tmp_path) / "samples" / "generated_text_epoch_2.txt").read_text()
+    text = (only_run(tmp_path) / "samples" / "generated_text_epoch_2.txt").read_text(
+        encoding="utf-8"
+    )
     assert "[greedy]\nOnce upon a time" in text and "[sampled]\nOnce upon a time" in text
     assert float(read_metrics(only_run(tmp_path))[-1]["epoch"]) >= 2
 
@@ -175,7 +177,7 @@ def test_strange_checkpoints_are_refused_and_not_executed(
     good = last.read_bytes()
     (tmp_path / "half.ckpt").write_bytes(good[: len(good) // 2])
     (tmp_path / "empty.ckpt").write_bytes(b"")
-    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    (tmp_path / "text.ckpt").write_text("not a checkpoint", encoding="utf-8")
     torch.save({"model": {"w": torch.zeros(2)}}, tmp_path / "other.ckpt")
     torch.save([1, 2], tmp_path / "list.ckpt")
     torch.save({"state_dict": Malicious()}, tmp_path / "malicious.ckpt")
@@ -308,14 +310,16 @@ def test_a_diverged_run_ends_with_sound_checkpoints_and_its_batches(
     data = corpus_data(tmp_path)
     for part, number in enumerate(range(2 * (step - 1), 2 * step)):
         torch.testing.assert_close(batches["input"][part], data[number]["input"])
-    assert "Once upon a time" in saved.with_suffix(".txt").read_text()
+    assert "Once upon a time" in saved.with_suffix(".txt").read_text(encoding="utf-8")
 
 
 def corpus_data(tmp_path: Path) -> TrainingBatches:
     """The training batches of the only run here."""
     run = only_run(tmp_path)
     (folder,) = (tmp_path / "corpora").iterdir()
-    settings = DataConfig(**yaml.safe_load((run / "config.yaml").read_text())["data"])
+    settings = DataConfig(
+        **yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
+    )
     shape = BatchShape(settings.batch_size, 2)
     return TextDataModule(Corpus(folder), settings, 128, shape, 1337).train_dataloader().dataset
 
@@ -328,6 +332,7 @@ def test_two_processes_train_as_one(command, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *SMOKE, "trainer=ddp", *two],
         cwd=tmp_path, capture_output=True, text=True,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -355,6 +360,6 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(
         patched.setattr(module.LanguageModel, "on_validation_epoch_end", broken)
         result = command("train", *SMOKE)
     assert result.code == 2 and "not finite at step 4" in result.err
-    assert "nan" not in (only_run(tmp_path) / "metrics.csv").read_text()
+    assert "nan" not in (only_run(tmp_path) / "metrics.csv").read_text(encoding="utf-8")
     result = command("train", f"resume={only_run(tmp_path)}")
     assert result.code == 0, result.err

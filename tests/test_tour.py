@@ -48,7 +48,7 @@ def read_blocks(text: str) -> list[Block]:
     return blocks
 
 
-BLOCKS = read_blocks(TOUR.read_text())
+BLOCKS = read_blocks(TOUR.read_text(encoding="utf-8"))
 SECTIONS = list(dict.fromkeys(block.section for block in BLOCKS))
 
 

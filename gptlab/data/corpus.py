@@ -41,7 +41,7 @@ class Corpus:
     def __init__(self, folder: Path, verify_all: bool = False):
         self.folder = folder
         try:
-            self.meta = json.loads((folder / "meta.json").read_text())
+            self.meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             self.splits = {name: Split(**split) for name, split in self.meta["splits"].items()}
             self.dtype = np.dtype(self.meta["dtype"])
             _ = self.splits["train"], self.meta["split_rule"]  # raises KeyError without them
@@ -59,7 +59,7 @@ class Corpus:
     def tokenizer(self) -> Tokenizer:
         path = self.folder / "tokenizer.json"
         try:
-            return load_tokenizer(json.loads(path.read_text()))
+            return load_tokenizer(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, AttributeError):
             raise UserError(f"{path}: damaged (not a tokenizer)") from None
 
@@ -182,7 +182,7 @@ def write_corpus_files(
                 f"data.split: the {name} split is empty; use more text, another share, "
                 "or data.valid_path=FILE"
             )
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer.state()))
+    (folder / "tokenizer.json").write_bytes(json.dumps(tokenizer.state()).encode())
     small_files = [path for path in folder.iterdir() if path.suffix != ".bin"]
     meta = meta | {
         "dtype": token_dtype(tokenizer.vocab_size).name,
@@ -190,4 +190,4 @@ def write_corpus_files(
         "splits": {name: asdict(split) for name, split in splits.items()},
         "files": {path.name: zlib.crc32(path.read_bytes()) for path in small_files},
     }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1, default=str))
+    (folder / "meta.json").write_bytes(json.dumps(meta, indent=1, default=str).encode())

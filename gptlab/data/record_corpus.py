@@ -60,7 +60,8 @@ def build_record_corpus(
             writer.add(tokens, len((prompt + response).encode()))
     if data.task == "instructions" and "test" in splits:
         rows = [vars(record) for record in splits["test"]]
-        (folder / "test.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1))
+        text = json.dumps(rows, ensure_ascii=False, indent=1)
+        (folder / "test.json").write_text(text, encoding="utf-8", newline="\n")
     meta = meta | {
         "classes": classes or None,
         "class_counts": {name: Counter(r.label for r in s) for name, s in splits.items()},

@@ -172,7 +172,7 @@ class HubSource(FileSource):
         max_tokens = (is_train and self.config.max_tokens) or math.inf
         rows = datasets.load_dataset(self.hub, self.config.hub_config, split=split, streaming=True)
         tokenizer, tokens = GPT2Tokenizer(), 0
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8", newline="\n") as file:
             for count, row in enumerate(rows):
                 if count >= max_rows or tokens >= max_tokens:
                     break

@@ -17,7 +17,7 @@ SHORT_ANSWER = 5  # words; only answers this short are expected to match exactly
 def evaluate_responses(context: EvalContext) -> Results:
     """Generate greedy responses to all test instructions; writes responses.json."""
     corpus, greedy = context.corpus, SamplingConfig(temperature=0.0)
-    records = json.loads((corpus.folder / "test.json").read_text())
+    records = json.loads((corpus.folder / "test.json").read_text(encoding="utf-8"))
     lengths, responses = corpus.prompt_lengths("test"), []
     bar = tqdm(corpus.documents("test"), "responses", len(lengths), disable=None, leave=False)
     for tokens, length in zip(bar, lengths, strict=True):

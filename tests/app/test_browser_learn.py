@@ -18,9 +18,9 @@ pytestmark = pytest.mark.browser
 def metrics(folder: Path) -> Iterator[Path]:
     """The metrics.csv of the run on the page, restored after the test."""
     path = find_run(folder, "story") / "metrics.csv"
-    content = path.read_text()
+    content = path.read_text(encoding="utf-8")
     yield path
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
 
 
 def test_slider_selects_a_checkpoint_and_its_loss(page: Page) -> None:
@@ -48,9 +48,9 @@ def test_curve_grows_without_a_reload(page: Page, metrics: Path) -> None:
     open_view(page, "learn")
     path = page.locator("#loss-chart .train")
     before = path.get_attribute("d")
-    header = metrics.read_text().splitlines()[0].split(",")
+    header = metrics.read_text(encoding="utf-8").splitlines()[0].split(",")
     row = {"step": "8", "train/loss": "1.5"}
-    with metrics.open("a") as file:
+    with metrics.open("a", encoding="utf-8") as file:
         file.write(",".join(row.get(name, "") for name in header) + "\n")
     expect(path).not_to_have_attribute("d", before, timeout=20_000)
 
@@ -60,9 +60,11 @@ def test_progress_without_a_new_checkpoint_generates_nothing(page: Page, metrics
     wait_for_learned_sample(page)
     requests = []
     page.on("request", lambda r: requests.append(r.url) if "/api/generate" in r.url else None)
-    path, content = page.locator("#loss-chart .train"), metrics.read_text()
+    path, content = page.locator("#loss-chart .train"), metrics.read_text(encoding="utf-8")
     before = path.get_attribute("d")
-    metrics.write_text(content + content.splitlines()[-1].replace("6", "9", 1) + "\n")
+    metrics.write_text(
+        content + content.splitlines()[-1].replace("6", "9", 1) + "\n", encoding="utf-8"
+    )
     page.evaluate(REFRESH)
     expect(path).not_to_have_attribute("d", before)
     page.wait_for_timeout(300)

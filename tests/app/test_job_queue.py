@@ -36,7 +36,7 @@ def test_waiting_job_runs_when_the_running_one_is_left_and_more_are_refused() ->
 
 
 def resident_memory() -> int:
-    pages = Path("/proc/self/statm").read_text().split()[1]
+    pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
     return int(pages) * os.sysconf("SC_PAGESIZE")
 
 

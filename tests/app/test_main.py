@@ -28,6 +28,7 @@ def test_readme_command_serves_the_page_until_ctrl_c(folder: Path) -> None:
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         start_new_session=True,
+        encoding="utf-8",
     )
     try:
         assert process.stderr
@@ -83,5 +84,7 @@ def test_the_server_starts_without_lightning_and_matplotlib() -> None:
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, "-c", code]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert result.stdout.split() == []

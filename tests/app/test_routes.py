@@ -41,7 +41,7 @@ def test_bad_request_gets_a_message(server: Server, name: str) -> None:
 
 def test_page_loads_nothing_from_another_server(server: Server) -> None:
     for path in STATIC.iterdir():
-        content = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        content = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in content and "https://" not in content, path.name
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

@@ -24,7 +24,7 @@ STRANGE_FILES = {
 def make_run(root: Path, name: bytes, file: str, content: bytes) -> None:
     folder = Path(os.fsdecode(os.fsencode(root) + b"/" + name))
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.yaml").write_text("{}")
+    (folder / "config.yaml").write_text("{}", encoding="utf-8")
     (folder / file.strip()).write_bytes(content)
 
 
@@ -32,7 +32,7 @@ def test_api_returns_curves_results_and_checkpoints_of_a_run(
     start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     server, run = start_server(), find_run(tmp_path, "story")
-    with (run / "metrics.csv").open("a") as file:
+    with (run / "metrics.csv").open("a", encoding="utf-8") as file:
         file.write("9999,12")  # a line that is being written
     status, details = server.request(f"/api/run?name={run.name}")
     assert status == 200 and details["task"] == "text" and not details["training"]
@@ -42,9 +42,9 @@ def test_api_returns_curves_results_and_checkpoints_of_a_run(
     assert details["best_loss"] == min(loss for _, loss in details["curves"]["valid"])
     assert details["config"]["model"]["d_model"] == 16
     assert details["started"] and details["steps"] == 6
-    summary = json.loads((run / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     assert details["results"] == {"before": {}, "after": summary["after"], "later": {}}
-    (run / "evaluation.json").write_text('{"results": {"mine/score": 0.5}}')
+    (run / "evaluation.json").write_text('{"results": {"mine/score": 0.5}}', encoding="utf-8")
     details = server.request(f"/api/run?name={run.name}")[1]
     assert details["results"]["later"] == {"mine/score": 0.5}
     assert server.request("/api/run?name=..")[0] == 404
@@ -73,7 +73,7 @@ def test_strange_folder_does_not_hide_the_others(folder: Path, tmp_path: Path) -
 @pytest.mark.fast
 def test_number_of_results_is_bounded(tmp_path: Path) -> None:
     after = {f"{n}/{'x' * 200}": n for n in range(1000)}
-    (tmp_path / "summary.json").write_text(json.dumps({"after": after}))
+    (tmp_path / "summary.json").write_text(json.dumps({"after": after}), encoding="utf-8")
     names = run_history.read_run_results(tmp_path)["after"]
     assert len(names) == run_history.MAX_RESULTS and max(map(len, names)) == 100
 
@@ -82,7 +82,7 @@ def test_number_of_results_is_bounded(tmp_path: Path) -> None:
 def test_latest_samples_come_first_without_pipes_and_links(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     for number in (900, 1000, 20):
-        (tmp_path / "samples" / f"step_{number}.txt").write_text("x" * 20_000)
+        (tmp_path / "samples" / f"step_{number}.txt").write_text("x" * 20_000, encoding="utf-8")
     os.mkfifo(tmp_path / "samples" / "step_1001.txt")  # opening it would block
     (tmp_path / "samples" / "step_1002.txt").symlink_to("step_20.txt")
     samples = run_history.read_latest_samples(tmp_path)
@@ -93,12 +93,12 @@ def test_latest_samples_come_first_without_pipes_and_links(tmp_path: Path) -> No
 @pytest.mark.fast
 def test_metrics_are_read_again_only_after_they_grew(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "metrics.csv"
-    path.write_text("step,valid/loss\n1,2.5\n")
+    path.write_text("step,valid/loss\n1,2.5\n", encoding="utf-8")
     assert run_history.summarize_run("run", tmp_path)["best_loss"] == 2.5
     with monkeypatch.context() as patched:
         patched.setattr(
             run_history, "open_text", lambda path: 1 / 0 if path.suffix == ".csv" else io.StringIO()
         )
         assert run_history.summarize_run("run", tmp_path)["best_loss"] == 2.5
-    path.write_text("step,valid/loss\n1,2.5\n2,0.5\n")
+    path.write_text("step,valid/loss\n1,2.5\n2,0.5\n", encoding="utf-8")
     assert run_history.summarize_run("run", tmp_path)["best_loss"] == 0.5

@@ -27,7 +27,7 @@ def compose(*arguments: str) -> TrainConfig:
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_choice_composes_and_its_file_starts_with_a_command(choice) -> None:
-    lines = (CONF_DIR / choice).read_text().splitlines()
+    lines = (CONF_DIR / choice).read_text(encoding="utf-8").splitlines()
     first = next(line for line in lines if line != "# @package _global_")  # Hydra requires it first
     assert first.startswith(("# python ", "# tensorboard ")), first
     compose(f"{choice.parts[0]}={choice.stem}")
@@ -95,7 +95,7 @@ def test_an_invalid_argument_ends_in_one_line_and_writes_nothing(
 
 
 def test_an_invalid_source_is_refused_even_with_a_path(command, tmp_path) -> None:
-    (tmp_path / "own.txt").write_text("a cat " * 300)
+    (tmp_path / "own.txt").write_text("a cat " * 300, encoding="utf-8")
     result = command("train", "data=text", "data.path=own.txt", "data.source=files")
     assert result.code == 2 and "data.source=files: invalid choice" in result.err
 
@@ -171,7 +171,11 @@ def test_later_choices_override_earlier_ones() -> None:
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
 
 
@@ -182,7 +186,9 @@ def test_help_lists_groups_and_keys_without_heavy_imports() -> None:
         assert words in done.stdout
     listing = f"import sys; sys.argv = ['train.py', '--help']; sys.path.insert(0, {str(ROOT)!r})"
     code = f"{listing}; import train; train.main(); print({{'torch', 'hydra'}} & {{*sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.stdout.endswith("set()\n")
 
 
@@ -197,6 +203,7 @@ def test_shell_completion_lists_choices() -> None:
     done = subprocess.run(
         [sys.executable, "train.py", "-sc", "query=bash"],
         cwd=ROOT, capture_output=True, text=True, env=environment,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.stdout.split() == ["model=tiny_char"]
 
@@ -243,6 +250,8 @@ def test_choices_read_from_source_equal_the_table() -> None:
     for reference in {ref for _, info in ALL_KEYS for ref in info.allowed if "." in ref}:
         module, _, table = reference.rpartition(".")
         code = f"from gptlab.config.keys import table_names; print(table_names({reference!r}))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8"
+        )
         names = list(getattr(importlib.import_module(module), table))
         assert done.stdout.strip() == str(names), reference

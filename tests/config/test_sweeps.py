@@ -26,14 +26,14 @@ def test_a_sweep_ends_with_a_ranking_of_its_runs(command, tmp_path: Path) -> Non
     assert result.code == 2  # two jobs were refused; the others ran
     sweep = sweep_folder(tmp_path)
     assert result.err.count("error: job") == 2 and "must divide" in result.err
-    with (sweep / "sweep.csv").open(newline="") as file:
+    with (sweep / "sweep.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["rank"] for row in rows] == ["1", "2", "", ""]
     assert [row["model.n_head"] for row in rows] == ["2", "2", "3", "3"]
     losses = [float(row["loss"]) for row in rows[:2]]
     assert losses == sorted(losses)
     for row in rows[:2]:
-        summary = json.loads((sweep / row["folder"] / "summary.json").read_text())
+        summary = json.loads((sweep / row["folder"] / "summary.json").read_text(encoding="utf-8"))
         assert float(row["loss"]) == summary["after"]["valid/loss"]
         assert int(row["parameters"]) == summary["parameters"]
         assert row["folder"] == f"{row['job']},model.n_layer={row['model.n_layer']},model.n_head=2"
@@ -78,7 +78,7 @@ def test_a_job_equals_the_same_run_outside_a_sweep(command, tmp_path: Path) -> N
     (alone,) = (tmp_path / "alone").glob("*/metrics.csv")
 
     def losses(path: Path) -> list[str]:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             return [row["train/loss"] + row["valid/loss"] for row in csv.DictReader(file)]
 
     assert losses(in_sweep) == losses(alone)
@@ -89,7 +89,7 @@ def test_jobs_run_in_parallel(command, tmp_path: Path) -> None:
     at_once = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     result = command("train", "-m", *SMOKE, *at_once, "model.n_head=2,3,4")
     assert result.code == 2
-    with (sweep_folder(tmp_path) / "sweep.csv").open(newline="") as file:
+    with (sweep_folder(tmp_path) / "sweep.csv").open(newline="", encoding="utf-8") as file:
         assert [row["rank"] for row in csv.DictReader(file)] == ["1", "2", ""]
 
 
@@ -117,7 +117,7 @@ def test_lists_small_rates_and_new_keys_can_be_swept(command, tmp_path: Path) ->
     result = command("train", "-m", *SMOKE, "optim.betas=[0.9,0.95]", "optim.min_lr=0", *swept)
     assert result.code == 0, result.err
     sweep = sweep_folder(tmp_path)
-    with (sweep / "sweep.csv").open(newline="") as file:
+    with (sweep / "sweep.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["+trainer.extra.benchmark"] for row in rows} == {"True", "False"}
     assert "betas" not in str(rows) and {float(row["optim.lr"]) for row in rows} == {1e-2, 1e-5}
@@ -132,7 +132,7 @@ def test_lists_small_rates_and_new_keys_can_be_swept(command, tmp_path: Path) ->
 def test_different_vocabularies_are_ranked_by_bits_per_byte(command, tmp_path: Path) -> None:
     result = command("train", "-m", *SMOKE, "tokenizer=words,char")
     assert result.code == 0 and "ranking, by validation bits per byte" in result.out
-    with (sweep_folder(tmp_path) / "sweep.csv").open(newline="") as file:
+    with (sweep_folder(tmp_path) / "sweep.csv").open(newline="", encoding="utf-8") as file:
         bits = [float(row["bits_per_byte"]) for row in csv.DictReader(file)]
     assert bits == sorted(bits)
 

@@ -273,7 +273,7 @@ def test_a_corpus_is_reused_until_text_or_settings_change(tmp_path: Path) -> Non
     assert build(tmp_path, path, batch_size=99).folder == first.folder
     assert build(tmp_path, path, split=0.2).folder != first.folder
     assert build(tmp_path, path, TokenizerConfig(name="words")).folder != first.folder
-    write_file(path, path.read_text() + "One more story.")
+    write_file(path, path.read_text(encoding="utf-8") + "One more story.")
     assert build(tmp_path, path).folder != first.folder
 
 
@@ -294,7 +294,7 @@ def test_a_damaged_corpus_is_reported_and_rebuilt(tmp_path: Path, capsys) -> Non
         with pytest.raises(UserError, match="damaged"):
             Corpus(folder)
         build(tmp_path, path)
-    (folder / "meta.json").write_text("{")
+    (folder / "meta.json").write_text("{", encoding="utf-8")
     assert build(tmp_path, path).splits["train"].documents > 0
 
 
@@ -377,7 +377,7 @@ def test_memory_stays_bounded_for_a_large_text(tmp_path: Path) -> None:
 
     def measure(megabytes: int, send_peak: Callable[[int], None]) -> None:
         path = tmp_path / f"{megabytes}.txt"
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8") as file:
             for _ in range(megabytes * 1000):
                 file.write(line)
         build(tmp_path, path, TokenizerConfig(name="gpt2"), split_by="tail")

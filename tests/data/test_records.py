@@ -173,7 +173,9 @@ def test_the_alpaca_template_is_the_published_one() -> None:
 
 def test_labeled_lines_are_read_verbatim(tmp_path: Path) -> None:
     path = tmp_path / "sms.tsv"
-    path.write_text('ham\tShe said "no\nspam\t&lt;#&gt; for you\n\nham\t he\tsaid \n')
+    path.write_text(
+        'ham\tShe said "no\nspam\t&lt;#&gt; for you\n\nham\t he\tsaid \n', encoding="utf-8"
+    )
     read = records.read_records(path, Message)
     texts = ['She said "no', "&lt;#&gt; for you", "he\tsaid"]
     assert [(r.label, r.text) for r in read] == list(
@@ -184,9 +186,9 @@ def test_labeled_lines_are_read_verbatim(tmp_path: Path) -> None:
 def test_instructions_are_read_from_json(tmp_path: Path) -> None:
     rows = [{"instruction": "Say hi.", "output": "hi"}, {"instruction": "a", "input": "b"}]
     path = tmp_path / "some.json"
-    path.write_text(json.dumps(rows[:1]))
+    path.write_text(json.dumps(rows[:1]), encoding="utf-8")
     assert records.read_records(path, Instruction) == [Instruction("Say hi.", "", "hi")]
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows), encoding="utf-8")
     with pytest.raises(UserError, match="row 2 must have the texts instruction, input, output"):
         records.read_records(path, Instruction)
 
@@ -220,7 +222,7 @@ def test_sms_spam_is_downloaded_once_and_its_hash_checked(tmp_path, monkeypatch)
 def test_a_wrong_record_file_gives_a_one_line_error(
     command, tmp_path: Path, content: str, message: str
 ) -> None:
-    (tmp_path / "my.tsv").write_text(content)
+    (tmp_path / "my.tsv").write_text(content, encoding="utf-8")
     result = command("train", "data=sms_spam", "tokenizer=words", "data.path=my.tsv")
     assert result.code == 2 and message in result.err and result.err.count("\n") == 1, result.err
     assert [path.name for path in tmp_path.iterdir() if path.name != "corpora"] == ["my.tsv"]

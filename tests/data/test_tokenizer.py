@@ -127,7 +127,7 @@ def test_the_vocabulary_does_not_depend_on_document_order() -> None:
 
 
 def test_a_wrong_or_missing_vocabulary_file_is_refused(tmp_path, monkeypatch) -> None:
-    (tmp_path / "vocab.bpe").write_text("{}")
+    (tmp_path / "vocab.bpe").write_text("{}", encoding="utf-8")
 
     class Entry:
         name = "vocab.bpe"

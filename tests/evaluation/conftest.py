@@ -26,7 +26,7 @@ QUESTIONS = [
 
 def write_questions(path: Path) -> Path:
     rows = [{"ctx": c, "endings": e, "label": label} for c, e, label in QUESTIONS]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 

@@ -15,7 +15,7 @@ QUICK = ["num_samples=3", "max_new_tokens=12", "max_tokens=500"]
 
 
 def stored(run: Path) -> dict:
-    return json.loads((run / "evaluation.json").read_text())
+    return json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
 
 
 def result_names(run: Path) -> set[str]:
@@ -24,7 +24,7 @@ def result_names(run: Path) -> set[str]:
 
 
 def test_results_are_printed_stored_and_shown_in_tensorboard(command, trained: Path) -> None:
-    summary = json.loads((trained / "summary.json").read_text())
+    summary = json.loads((trained / "summary.json").read_text(encoding="utf-8"))
     most = ["num_samples=3", "max_new_tokens=12", "max_tokens=300", "batch_size=1"]
     result = command("gptlab.evaluate", "suite=[perplexity,memorisation]", *most)
     assert result.code == 0, result.err
@@ -40,7 +40,7 @@ def test_results_are_printed_stored_and_shown_in_tensorboard(command, trained: P
 
 def test_the_command_line_can_name_another_text(command, trained: Path, tmp_path: Path) -> None:
     texts = [story_grammar().generate(9, number).text for number in range(40)]
-    (tmp_path / "other.txt").write_text("<|endoftext|>".join(texts))
+    (tmp_path / "other.txt").write_text("<|endoftext|>".join(texts), encoding="utf-8")
     other = ["data=text", "data.path=other.txt", "data.split=0.5", "tokenizer.unknown=skip"]
     result = command("gptlab.evaluate", "suite=[perplexity]", *other)
     assert result.code == 0, result.err

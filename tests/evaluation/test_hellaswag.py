@@ -75,7 +75,7 @@ def test_the_harness_style_has_the_topic_and_no_markup(tmp_path: Path) -> None:
     assert decode(tokenizer, ending) == "  kneads it."  # with the context's last space
     assert question.norm_length(question.endings[0], 3) == len("kneads it.")
     path = tmp_path / "val.jsonl"
-    path.write_text(json.dumps(ROW) + "\n")
+    path.write_text(json.dumps(ROW) + "\n", encoding="utf-8")
     arguments = HellaswagConfig(path=str(path)), tmp_path, hellaswag.HarnessQuestion
     assert hellaswag.read_questions(*arguments) == [question]
     (first, *_) = hellaswag.make_ending_sequences([question], tokenizer, 1024)
@@ -94,7 +94,7 @@ def test_the_harness_style_has_the_topic_and_no_markup(tmp_path: Path) -> None:
 def test_a_file_that_is_not_hellaswag_is_refused(
     tmp_path: Path, content: str, message: str
 ) -> None:
-    (tmp_path / "val.jsonl").write_text(content)
+    (tmp_path / "val.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         hellaswag.read_questions(HellaswagConfig(path=str(tmp_path / "val.jsonl")), tmp_path)
 

@@ -53,7 +53,7 @@ def test_answers_equal_those_of_the_harness(command, tmp_path: Path, monkeypatch
     real_file = os.environ.get("GPTLAB_HELLASWAG")  # real questions, if there are some
     path = Path(real_file) if real_file else tmp_path / "val.jsonl"
     if not real_file:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows(60)), encoding="utf-8")
     model = load_model(folder)
     questions = hellaswag.read_questions(
         HellaswagConfig(path=str(path), max_questions=200), tmp_path, hellaswag.HarnessQuestion
@@ -61,7 +61,7 @@ def test_answers_equal_those_of_the_harness(command, tmp_path: Path, monkeypatch
     result = hellaswag.answer_questions(model.net, model.tokenizer, questions, "32-true", 16)
 
     settings = Path(lm_eval.__file__).parent / "tasks" / "hellaswag" / "hellaswag.yaml"
-    task = yaml.safe_load(settings.read_text().replace("!function ", ""))
+    task = yaml.safe_load(settings.read_text(encoding="utf-8").replace("!function ", ""))
     task |= {"dataset_path": "json", "dataset_kwargs": {"data_files": {"validation": str(path)}}}
     task |= {"training_split": None, "process_docs": process_docs}
     report = lm_eval.simple_evaluate(

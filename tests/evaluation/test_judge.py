@@ -47,7 +47,7 @@ def test_the_judge_reads_every_response_and_continues_after_an_error(
 ) -> None:
     monkeypatch.setenv("SECRET", "abc")
     path = trained / "responses.json"
-    path.write_text(json.dumps([RECORD, RECORD, RECORD]))
+    path.write_text(json.dumps([RECORD, RECORD, RECORD]), encoding="utf-8")
     server, judge = start_judge(["Score: 80", "", "60"])
     arguments = [
         *("gptlab.evaluate", f"run={trained}", "judge.model=some", "judge.api_key_env=SECRET"),
@@ -55,7 +55,11 @@ def test_the_judge_reads_every_response_and_continues_after_an_error(
     ]
     result = command(*arguments)
     assert result.code == 2 and "answers 500" in result.err
-    assert [r.get("points") for r in json.loads(path.read_text())] == [80, None, None]
+    assert [r.get("points") for r in json.loads(path.read_text(encoding="utf-8"))] == [
+        80,
+        None,
+        None,
+    ]
     result = command(*arguments)
     assert result.code == 0 and "66.7 of 100 points" in result.out, result.err
     assert len(judge.requests) == 4
@@ -65,7 +69,7 @@ def test_the_judge_reads_every_response_and_continues_after_an_error(
     assert all(text in first["messages"][0]["content"] for text in ("Say hi.", "{x}", "hi", "ho"))
     server.shutdown()
     server.server_close()
-    path.write_text(json.dumps([RECORD]))
+    path.write_text(json.dumps([RECORD]), encoding="utf-8")
     result = command(*arguments)
     assert result.code == 2 and "no answer from" in result.err
 
@@ -78,7 +82,7 @@ def error_of(run: Path, url: str) -> str:
 
 
 def test_an_answer_without_valid_points_is_an_error(trained: Path) -> None:
-    (trained / "responses.json").write_text(json.dumps([RECORD]))
+    (trained / "responses.json").write_text(json.dumps([RECORD]), encoding="utf-8")
     for reply in ("none at all", "130 points"):
         server, _ = start_judge([reply])
         assert "no points in" in error_of(trained, f"http://127.0.0.1:{server.server_address[1]}")
@@ -94,6 +98,6 @@ def test_missing_and_damaged_responses_are_an_error(trained: Path) -> None:
 
 
 def test_errors_never_show_the_api_key(trained: Path, monkeypatch) -> None:
-    (trained / "responses.json").write_text(json.dumps([RECORD]))
+    (trained / "responses.json").write_text(json.dumps([RECORD]), encoding="utf-8")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-se\ncret")
     assert "cret" not in error_of(trained, NOBODY)

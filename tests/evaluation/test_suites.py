@@ -15,7 +15,7 @@ from tests.evaluation.conftest import EvaluatedRun, read_events, write_questions
 
 def test_a_run_stores_and_prints_the_results_of_its_suites(evaluated_run: EvaluatedRun) -> None:
     folder, out = evaluated_run
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     before, after = summary["before"], summary["after"]
     assert before["valid/loss"] == pytest.approx(np.log(50257), abs=0.2)
     assert before["hellaswag/n"] == after["hellaswag/n"] == 3
@@ -25,8 +25,8 @@ def test_a_run_stores_and_prints_the_results_of_its_suites(evaluated_run: Evalua
     assert after["memorisation_held_out/longest"] >= 3  # the grammar's set phrases
     assert after["bleu_rouge/n"] == after["text_quality/texts"] == 20
     assert after["text_quality_held_out/grammatical"] == 1.0
-    assert (folder / "samples" / "step_0.txt").read_text().count("[sampled]") == 2
-    rows = (folder / "metrics.csv").read_text().splitlines()
+    assert (folder / "samples" / "step_0.txt").read_text(encoding="utf-8").count("[sampled]") == 2
+    rows = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
     assert rows[1].startswith("0,0,0.0,")
     for word in ("validation", "estimate", "training text", "hellaswag", "held-out text"):
         assert f"  {word} " in out
@@ -49,7 +49,7 @@ def test_tensorboard_has_curves_texts_plots_and_hparams(evaluated_run: Evaluated
     hparams = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"model.n_layer" in hparams and b"optim.lr" in hparams
     (*_, event) = events.Tensors("samples/text_summary")
-    stored = (evaluated_run.folder / "samples" / "step_2.txt").read_text()
+    stored = (evaluated_run.folder / "samples" / "step_2.txt").read_text(encoding="utf-8")
     assert event.step == 2 and event.tensor_proto.string_val[0].decode().split() == stored.split()
 
 
@@ -63,7 +63,10 @@ def test_adding_a_suite_takes_a_function_and_a_line(command, tmp_path: Path, mon
     (run,) = (tmp_path / "runs").iterdir()
     (corpus,) = (tmp_path / "corpora").iterdir()
     count = Corpus(corpus).splits["valid"].documents
-    assert json.loads((run / "summary.json").read_text())["after"]["documents/n"] == count
+    assert (
+        json.loads((run / "summary.json").read_text(encoding="utf-8"))["after"]["documents/n"]
+        == count
+    )
     assert f"  {'documents':<28}documents\n    {'n':<26}{count}\n" in result.out
     result = command("gptlab.evaluate", "suite=[documents]")
     assert result.code == 0 and f"  n                         {count}" in result.out

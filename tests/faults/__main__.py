@@ -98,7 +98,7 @@ def run_round(
         counts["identical"] += 1
     except (AssertionError, UserError) as error:
         counts["lost"] += 1
-        log = (folder / "log.txt").read_text()[-3000:]
+        log = (folder / "log.txt").read_text(encoding="utf-8")[-3000:]
         print(f"LOST after {name} ({kind}): {error}\n{log}", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -127,7 +127,7 @@ def main() -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reference_")))
             began = time.perf_counter()
             code = start([*SETTINGS, *settings], folder, None)
-            assert code == 0, (folder / "log.txt").read_text()
+            assert code == 0, (folder / "log.txt").read_text(encoding="utf-8")
             references[kind] = folder, time.perf_counter() - began
         for number in range(arguments.count):
             kind = list(KINDS)[number % len(KINDS)]

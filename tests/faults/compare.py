@@ -19,7 +19,7 @@ def only_run(root: Path) -> Path:
 
 def read_metrics(run: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv without the speed."""
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         del row["train/tokens_per_second"]
@@ -56,7 +56,10 @@ def assert_identical_runs(run: Path, reference: Path) -> None:
             same = torch.equal(torch.as_tensor(states[number][name]), torch.as_tensor(value))
             assert same, (number, name)
     assert read_metrics(run) == read_metrics(reference), "metrics.csv"
-    texts = [{p.name: p.read_text() for p in (r / "samples").iterdir()} for r in (run, reference)]
+    texts = [
+        {p.name: p.read_text(encoding="utf-8") for p in (r / "samples").iterdir()}
+        for r in (run, reference)
+    ]
     assert texts[0] == texts[1], "samples"
     if list(reference.glob("events*")):
         curves, expected_curves = read_scalars(run), read_scalars(reference)
@@ -65,5 +68,8 @@ def assert_identical_runs(run: Path, reference: Path) -> None:
             for name, points in expected_curves.items()
             if curves.get(name) != points
         ]
-    after = [json.loads((path / "summary.json").read_text())["after"] for path in (run, reference)]
+    after = [
+        json.loads((path / "summary.json").read_text(encoding="utf-8"))["after"]
+        for path in (run, reference)
+    ]
     assert after[0] == after[1], "final results"

@@ -21,7 +21,7 @@ from gptlab.generation import cli
 from gptlab.generation.sample import GenerationRequest, Sample
 from tests.conftest import ROOT
 
-GUIDE = (ROOT / "docs" / "generation.md").read_text()
+GUIDE = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
 
 
 def after_step(
@@ -105,8 +105,10 @@ def test_a_conversation_survives_errors_and_ctrl_c_and_saves_each_text(
     assert result.code == 0 and "lacks: ' xyzzy'" in result.err and "\nstopped\n" in result.err
     texts = {number: tmp_path / f"talk_{number}.txt" for number in (1, 2, 3, 4)}
     assert [number for number, path in texts.items() if path.exists()] == [1, 3, 4]
-    assert texts[1].read_text().startswith("Once upon ")
-    records = [json.loads(texts[n].with_suffix(".json").read_text()) for n in (1, 3, 4)]
+    assert texts[1].read_text(encoding="utf-8").startswith("Once upon ")
+    records = [
+        json.loads(texts[n].with_suffix(".json").read_text(encoding="utf-8")) for n in (1, 3, 4)
+    ]
     assert [record["settings"]["seed"] for record in records] == [1337, 1339, 1340]
     reasons = [record["samples"][0]["finish_reason"] for record in records]
     assert reasons == ["length", "interrupted", "length"]
@@ -136,7 +138,7 @@ def test_an_interrupted_text_is_shown_and_saved(command, trained, tmp_path, monk
         "save_as=kept/half",
     )
     assert result.code == 130 and "Traceback" not in result.err
-    (sample,) = json.loads((tmp_path / "kept" / "half.json").read_text())["samples"]
+    (sample,) = json.loads((tmp_path / "kept" / "half.json").read_text(encoding="utf-8"))["samples"]
     assert sample["text"] and result.out == f"Once{sample['text']}\n"
 
 
@@ -145,17 +147,17 @@ def test_samples_are_saved_even_if_the_reader_of_a_pipe_leaves(
 ) -> None:
     reader, writer = os.pipe()
     after_step(monkeypatch, 3, lambda: os.close(reader))
-    with open(writer, "w") as pipe:
+    with open(writer, "w", encoding="utf-8") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         result = command("generate", "prompt=Once", "num_samples=2", "save_as=kept")
         monkeypatch.undo()
     assert result.code == 1 and "Traceback" not in result.err
-    assert len(json.loads((tmp_path / "kept.json").read_text())["samples"]) == 2
+    assert len(json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))["samples"]) == 2
 
 
 def test_a_prompt_can_come_from_standard_input(command, trained: Path, monkeypatch) -> None:
     def piped(content: bytes):
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), "utf-8"))
         return command("generate", "prompt=-", "max_new_tokens=3")
 
     result = piped(b"Once upon a time\n")
@@ -174,8 +176,8 @@ def test_saved_json_has_settings_checkpoint_and_token_probabilities(
     ]
     result = command("generate", *settings, "save_as=out.txt")
     assert result.code == 0
-    content = json.loads((tmp_path / "out.json").read_text())
-    assert (tmp_path / "out.txt").read_text().startswith("Once upon")
+    content = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8").startswith("Once upon")
     assert content["settings"]["seed"] == 5 and content["settings"]["sampling"]["top_k"] == 3
     assert content["checkpoint"].endswith("best.ckpt") and content["prompt"] == "Once upon"
     for sample in content["samples"]:
@@ -195,7 +197,10 @@ def test_best_of_shows_the_most_likely_samples(command, trained: Path) -> None:
     assert result.code == 0 and "most likely of 6" in result.err
     assert command(*arguments, "num_samples=6", "save_as=all").code == 0
     best, every = (
-        [sample["nats_per_token"] for sample in json.loads(Path(file).read_text())["samples"]]
+        [
+            sample["nats_per_token"]
+            for sample in json.loads(Path(file).read_text(encoding="utf-8"))["samples"]
+        ]
         for file in ("best.json", "all.json")
     )
     assert best == pytest.approx(sorted(every)[:2], abs=1e-6)

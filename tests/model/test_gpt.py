@@ -150,7 +150,9 @@ PRESETS = {  # vocabulary, parameters
 
 
 def count_preset_parameters(name: str, **changes: int) -> int:
-    settings = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())
+    settings = yaml.safe_load(
+        (ROOT / "conf" / "model" / f"{name}.yaml").read_text(encoding="utf-8")
+    )
     settings.pop("defaults", None)
     with torch.device("meta"):
         return count_parameters(GPT(ModelConfig(**settings | changes)))

@@ -19,7 +19,9 @@ def docs(tmp_path: Path) -> tuple[Path, Path]:
     folder.mkdir()
     shutil.copy(render.DOCS / "published.yaml", folder)
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{render.TABLE_MARKS[0]}\nold\n{render.TABLE_MARKS[1]}\nafter\n")
+    readme.write_text(
+        f"before\n{render.TABLE_MARKS[0]}\nold\n{render.TABLE_MARKS[1]}\nafter\n", encoding="utf-8"
+    )
     return folder, readme
 
 
@@ -27,9 +29,9 @@ def test_card_without_runs_says_not_measured(docs) -> None:
     folder, readme = docs
     render.write_cards(folder, readme)
     for name in ("tinystories_postnorm", "tinystories_prenorm", "tiny_char", "fineweb_16m"):
-        card = (folder / f"{name}.md").read_text()
+        card = (folder / f"{name}.md").read_text(encoding="utf-8")
         assert card.lower().count(render.NOT_MEASURED.lower()) >= 2 and "## Settings" in card
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert text.lower().count(render.NOT_MEASURED.lower()) == 7
 
@@ -38,7 +40,9 @@ def test_card_shows_the_results_of_its_runs(command, tmp_path: Path, docs) -> No
     folder, readme = docs
     small = ["data=toy_stories", "profile=smoke", "data.path=[deep/stories.txt]"]
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "stories.txt").write_text("Once upon a time, a cat.\n<|endoftext|>\n" * 40)
+    (tmp_path / "deep" / "stories.txt").write_text(
+        "Once upon a time, a cat.\n<|endoftext|>\n" * 40, encoding="utf-8"
+    )
     for seed in (1, 2):
         result = command("train", "experiment=tiny_char", *small, f"seed={seed}")
         assert result.code == 0, result.err
@@ -46,8 +50,14 @@ def test_card_shows_the_results_of_its_runs(command, tmp_path: Path, docs) -> No
     for run in runs:
         measured_runs.save_run(measured_runs.read_run(run), folder / "runs")
     render.write_cards(folder, readme)
-    card, row = (folder / "tiny_char.md").read_text(), readme.read_text()
-    losses = [json.loads((run / "summary.json").read_text())["after"]["valid/loss"] for run in runs]
+    card, row = (
+        (folder / "tiny_char.md").read_text(encoding="utf-8"),
+        readme.read_text(encoding="utf-8"),
+    )
+    losses = [
+        json.loads((run / "summary.json").read_text(encoding="utf-8"))["after"]["valid/loss"]
+        for run in runs
+    ]
     assert f"{sum(losses) / 2:.4f} ± " in card and f"{sum(losses) / 2:.4f} ± " in row
     assert all(f"{loss:.4f} nats per token" in card for loss in losses)
     assert "trainer.max_steps=2 (not 10000)" in card and "| seeds | 1, 2 |" in card
@@ -55,8 +65,10 @@ def test_card_shows_the_results_of_its_runs(command, tmp_path: Path, docs) -> No
     assert "We changed the settings in the first row and trained on a sample of the data." in card
     assert (folder / "tiny_char.png").read_bytes().startswith(b"\x89PNG")
     for record in (folder / "runs" / "tiny_char").iterdir():
-        assert "deep" not in record.read_text() and str(tmp_path) not in record.read_text()
-    sample = (runs[0] / "samples" / "step_2.txt").read_text().splitlines()[1]
+        assert "deep" not in record.read_text(encoding="utf-8") and str(
+            tmp_path
+        ) not in record.read_text(encoding="utf-8")
+    sample = (runs[0] / "samples" / "step_2.txt").read_text(encoding="utf-8").splitlines()[1]
     assert sample in card
 
 
@@ -95,10 +107,14 @@ def test_committed_cards_match_the_stored_runs(tmp_path: Path, monkeypatch) -> N
     shutil.copytree(render.DOCS, folder)
     shutil.copy(ROOT / "README.md", readme)
     render.write_cards(folder, readme)
-    assert readme.read_text() == (ROOT / "README.md").read_text()
+    assert readme.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
     for path in render.DOCS.glob("*.md"):
-        assert (folder / path.name).read_text() == path.read_text()
-    table = readme.read_text().split(render.TABLE_MARKS[0])[1].split(render.TABLE_MARKS[1])[0]
+        assert (folder / path.name).read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
+    table = (
+        readme.read_text(encoding="utf-8")
+        .split(render.TABLE_MARKS[0])[1]
+        .split(render.TABLE_MARKS[1])[0]
+    )
     rows = [line for line in table.splitlines() if line.startswith("| [")]
     assert len(rows) == 7
     for row in rows:

@@ -158,7 +158,11 @@ OFFLINE = {
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_files_are_short_and_start_with_their_command(experiment: str) -> None:
-    lines = (ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    lines = (
+        (ROOT / "conf" / "experiment" / f"{experiment}.yaml")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     assert len(lines) < 25
     assert lines[1].startswith(f"# python train.py experiment={experiment}")
 
@@ -172,9 +176,9 @@ def test_every_experiment_runs_offline_with_a_tiny_model(
     result = command("train", f"experiment={experiment}", *data, "profile=smoke", *TINY)
     assert result.code == 0, result.err
     (run,) = (tmp_path / "runs").iterdir()
-    summary = json.loads((run / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     own = compose_config("train", [f"experiment={experiment}"])
-    stored = yaml.safe_load((run / "config.yaml").read_text())
+    stored = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     assert stored["tokenizer"]["name"] == own.tokenizer.name
     for key in ("batching", "row_length", "eot_first", "learn_eot"):
         assert stored["data"][key] == getattr(own.data, key), key
@@ -187,8 +191,12 @@ def test_each_epoch_prints_its_average_loss(command, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     printed = [line for line in result.out.splitlines() if line.startswith("epoch ")]
     (metrics,) = (tmp_path / "runs").glob("*/metrics.csv")
-    column = metrics.read_text().splitlines()[0].split(",").index("train/epoch_loss")
-    stored = [row.split(",")[column] for row in metrics.read_text().splitlines()[1:]]
+    column = (
+        metrics.read_text(encoding="utf-8").splitlines()[0].split(",").index("train/epoch_loss")
+    )
+    stored = [
+        row.split(",")[column] for row in metrics.read_text(encoding="utf-8").splitlines()[1:]
+    ]
     losses = [float(value) for value in stored if value]
     assert printed == [f"epoch {n}: average loss {loss:.4f}" for n, loss in enumerate(losses, 1)]
     assert len(losses) == 2 and losses[1] < losses[0]

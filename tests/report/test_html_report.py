@@ -100,22 +100,24 @@ def test_invalid_arguments_give_a_one_line_error_and_write_nothing(
 ) -> None:
     for name in ("empty", "damaged", "mine"):
         Path(name).mkdir()
-    Path("damaged/config.yaml").write_text("model: 3")
-    Path("mine/index.html").write_text("<p>my page</p>")
-    Path("file").write_text("")
+    Path("damaged/config.yaml").write_text("model: 3", encoding="utf-8")
+    Path("mine/index.html").write_text("<p>my page</p>", encoding="utf-8")
+    Path("file").write_text("", encoding="utf-8")
     monkeypatch.setattr(html_report, "curves_section", lambda *_: {})  # not needed, and slow
     result = command("gptlab.report.__main__", *arguments)
     assert result.code == 2 and message in result.err and "Traceback" not in result.err
     assert result.err.count("\n") == 1
-    assert Path("mine/index.html").read_text() == "<p>my page</p>"
+    assert Path("mine/index.html").read_text(encoding="utf-8") == "<p>my page</p>"
     assert not Path("report").exists()
 
 
 def test_report_replaces_an_earlier_report(command, run_folder: Path, monkeypatch) -> None:
     report(command, "latest", "--no-inspection")
     assert Path("report/curves_by_steps.png").exists()
-    config = (run_folder / "config.yaml").read_text()
-    (run_folder / "config.yaml").write_text(config.replace(f"name: {SWEEP_NAME}", "name: another"))
+    config = (run_folder / "config.yaml").read_text(encoding="utf-8")
+    (run_folder / "config.yaml").write_text(
+        config.replace(f"name: {SWEEP_NAME}", "name: another"), encoding="utf-8"
+    )
     (run_folder / "metrics.csv").unlink()
     page = report(command, "latest", "--no-inspection")
     assert "another" in page.text and "Surprise" not in page.text

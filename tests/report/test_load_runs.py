@@ -25,7 +25,8 @@ def test_each_metric_has_its_position_on_every_axis(tmp_path: Path) -> None:
         "step,tokens,epoch,train/loss,train/tokens_per_second,valid/loss\n"
         "10,1000,0.1,5.0,500,\n"
         "20,3000,0.2,4.0,1000,4.5\n"
-        "30,4000,0.3,3.5,,\n"
+        "30,4000,0.3,3.5,,\n",
+        encoding="utf-8",
     )
     curves = read_metrics(path)
     assert [tuple(p) for p in curves["train/loss"]] == [
@@ -89,7 +90,7 @@ def test_runs_with_one_name_get_different_labels() -> None:
 def test_samples_are_sorted_by_step_and_thinned(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     for number in (80, 9, 1000, *range(100, 120)):
-        (tmp_path / "samples" / f"step_{number}.txt").write_text(str(number))
+        (tmp_path / "samples" / f"step_{number}.txt").write_text(str(number), encoding="utf-8")
     (tmp_path / "samples" / "step_5.txt").symlink_to("/etc/hostname")
     steps = [int(sample.text) for sample in read_samples(tmp_path)]
     assert steps == sorted(steps) and (steps[0], steps[-1], len(steps)) == (9, 1000, 12)
@@ -114,7 +115,7 @@ def test_a_damaged_run_is_skipped_among_others_and_refused_alone(
 ) -> None:
     whole = run_folder.with_name("whole")
     shutil.copytree(run_folder, whole)
-    (run_folder / name).write_text(content)
+    (run_folder / name).write_text(content, encoding="utf-8")
     assert [run.folder for run in load_runs(["runs"])] == [whole.resolve()]
     assert f"skipped: {run_folder}" in capsys.readouterr().err
     with pytest.raises(UserError, match=name) as error:
@@ -123,14 +124,16 @@ def test_a_damaged_run_is_skipped_among_others_and_refused_alone(
 
 
 def test_values_that_are_not_finite_are_not_points(run_folder: Path) -> None:
-    summary = json.loads((run_folder / "summary.json").read_text())
+    summary = json.loads((run_folder / "summary.json").read_text(encoding="utf-8"))
     summary["after"]["valid/loss"] = float("nan")
-    (run_folder / "summary.json").write_text(json.dumps(summary))
-    lines = (run_folder / "metrics.csv").read_text().splitlines()
+    (run_folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    lines = (run_folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
     column = lines[0].split(",").index("valid/loss")
     row = lines[-1].split(",")
     row[column] = "inf"
-    (run_folder / "metrics.csv").write_text("\n".join([*lines, ",".join(row)]) + "\n")
+    (run_folder / "metrics.csv").write_text(
+        "\n".join([*lines, ",".join(row)]) + "\n", encoding="utf-8"
+    )
     (run,) = load_runs(["latest"])
     assert run.loss is None and all(point.value < 100 for point in run.metrics["valid/loss"])
     plot_on_axes(loss_curves("steps", [run]))

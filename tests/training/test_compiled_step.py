@@ -133,7 +133,7 @@ def test_compiled_loss_and_gradients_equal_autograd(tmp_path: Path, monkeypatch)
     # Elsewhere: a process knows a loaded library by its path, and would not read it again.
     damaged = tmp_path / "damaged" / "gptlab" / cached.name
     damaged.parent.mkdir(parents=True)
-    damaged.write_text("damaged")
+    damaged.write_text("damaged", encoding="utf-8")
     assert_recompiled_step_is_the_same(tmp_path / "damaged")
     assert len(compilations) == 2 and damaged.read_bytes() == compiled.read_bytes()
 
@@ -192,7 +192,7 @@ def last_checkpoint(run: Path) -> dict:
 
 
 def losses(run: Path) -> list[float]:
-    lines = (run / "metrics.csv").read_text().splitlines()
+    lines = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()
     column = lines[0].split(",").index("train/loss")
     return [float(value) for line in lines[1:] if (value := line.split(",")[column])]
 

@@ -72,12 +72,12 @@ def test_a_classifier_keeps_vocabulary_and_structure_of_its_initial_model(
     )
     assert finetuned.tokenizer.pieces == baseline_model.tokenizer.pieces == initial.tokenizer.pieces
     assert finetuned.net.config.d_model == baseline_model.net.config.d_model == 16
-    summary = json.loads((mine / "summary.json").read_text())
-    baseline = json.loads((random / "summary.json").read_text())
+    summary = json.loads((mine / "summary.json").read_text(encoding="utf-8"))
+    baseline = json.loads((random / "summary.json").read_text(encoding="utf-8"))
     for name in ("accuracy", "f1", "loss"):
         assert summary["after"][f"random/{name}"] == baseline["after"][f"test/{name}"]
     assert "random weights" in result.out
-    stored = yaml.safe_load((random / "config.yaml").read_text())
+    stored = yaml.safe_load((random / "config.yaml").read_text(encoding="utf-8"))
     assert stored["from_scratch"] is True
     result = command("train", *typed, "data.row_length=130")
     assert result.code == 2 and "must be at most 129" in result.err
@@ -89,7 +89,7 @@ def test_classifier_metrics_count_each_message_once(command, tmp_path: Path) -> 
     result = command("train", *TINY, "data=toy_spam", *QUICK, "trainer.max_steps=20")
     assert result.code == 0, result.err
     (run,) = runs(tmp_path)
-    after = json.loads((run / "summary.json").read_text())["after"]
+    after = json.loads((run / "summary.json").read_text(encoding="utf-8"))["after"]
     model = load_checkpoint(run / "checkpoints" / "best.ckpt")
     (corpus,) = (tmp_path / "corpora").iterdir()
     opened, right, said_spam, was_spam, hit = Corpus(corpus), 0, 0, 0, 0
@@ -107,7 +107,7 @@ def test_classifier_metrics_count_each_message_once(command, tmp_path: Path) -> 
     assert after["test/f1"] == pytest.approx(2 * hit / (said_spam + was_spam))
     assert after["test/spam_as_spam"] == hit
     assert command("gptlab.evaluate", "suite=[perplexity]").code == 0
-    results = json.loads((run / "evaluation.json").read_text())["results"]
+    results = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["results"]
     assert results["test/spam_as_spam"] == hit
     assert results["test/accuracy"] == after["test/accuracy"]
     result = command(
@@ -116,10 +116,12 @@ def test_classifier_metrics_count_each_message_once(command, tmp_path: Path) -> 
     assert "the model reads only the first 128" in result.err
     result = command("gptlab.evaluate", "text=xyzzy", "unknown=skip")
     assert result.code == 2 and "has no character" in result.err
-    header = (run / "metrics.csv").read_text().splitlines()[0]
+    header = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header.endswith("valid/accuracy,valid/f1")
     samples = sorted((run / "samples").iterdir())
-    assert "(right)" in samples[-1].read_text() or "(wrong" in samples[-1].read_text()
+    assert "(right)" in samples[-1].read_text(encoding="utf-8") or "(wrong" in samples[
+        -1
+    ].read_text(encoding="utf-8")
 
 
 def test_a_model_of_another_kind_is_refused_in_one_line(command, trained: Path, tmp_path) -> None:
@@ -163,7 +165,7 @@ def test_a_stopped_finetuning_run_resumes_to_the_same_bits(
     more += ["trainer.keep_step_checkpoints=true"]
     assert command("train", *more).code == 0
     run = runs(tmp_path)[-1]
-    whole, lines = weights(run), (run / "metrics.csv").read_text()
+    whole, lines = weights(run), (run / "metrics.csv").read_text(encoding="utf-8")
     model = read_checkpoint(run / "checkpoints" / "last.ckpt")["config"]["model"]
     checkpoints = run / "checkpoints"
     (checkpoints / "step_3.ckpt").replace(checkpoints / "last.ckpt")
@@ -179,7 +181,7 @@ def test_a_stopped_finetuning_run_resumes_to_the_same_bits(
     def losses(text: str) -> list[list[str]]:
         return [line.split(",")[:5] for line in text.splitlines()]
 
-    assert losses((run / "metrics.csv").read_text()) == losses(lines)
+    assert losses((run / "metrics.csv").read_text(encoding="utf-8")) == losses(lines)
 
 
 INSTRUCT = ["data=toy_instructions", "eval_after=[perplexity,responses]", "max_new_tokens=12"]
@@ -189,8 +191,8 @@ def test_responses_are_stored_with_the_expected_ones_and_scored(command, tmp_pat
     result = command("train", *TINY, *INSTRUCT, *QUICK, "data.max_samples=200")
     assert result.code == 0, result.err
     (run,) = runs(tmp_path)
-    written = json.loads((run / "responses.json").read_text())
-    after = json.loads((run / "summary.json").read_text())["after"]
+    written = json.loads((run / "responses.json").read_text(encoding="utf-8"))
+    after = json.loads((run / "summary.json").read_text(encoding="utf-8"))["after"]
     assert len(written) == after["responses/n"] > 5
     assert all(set(r) == {"instruction", "input", "output", "response"} for r in written)
     expected, actual = [r["output"] for r in written], [r["response"] for r in written]
@@ -203,7 +205,7 @@ def test_responses_are_stored_with_the_expected_ones_and_scored(command, tmp_pat
     assert result.code == 0 and result.out.strip() == first["response"]
     bare = command("generate", f"prompt={first['instruction']}", "template=none")
     assert bare.out.startswith(first["instruction"])
-    sample = (run / "samples" / "step_6.txt").read_text()
+    sample = (run / "samples" / "step_6.txt").read_text(encoding="utf-8")
     assert "\n= " in sample
 
 
@@ -228,7 +230,9 @@ def test_an_adapter_is_exported_without_the_model(command, tmp_path: Path) -> No
     assert len(saved) == sum("lora" in name for name in state)
     down = saved["base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"]
     assert down.equal(state["blocks.0.attention.qkv.lora_down"])
-    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    settings = json.loads(
+        (tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
+    )
     assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (2, 16.0, "LORA")
     assert command("train", *typed, "name=plain").code == 0
     result = command("gptlab.export", "output_dir=another", "adapter=true")
@@ -254,11 +258,14 @@ def test_a_stopped_baseline_is_compared_after_it_is_resumed(command, trained, tm
     typed += ["from_scratch=true", f"baseline_of={first.name}", "name=first_random"]
     result = command("train", *typed, *stop, "+callbacks.stop.signal=2")
     assert result.code == 130, result.err
-    assert "random/loss" not in json.loads((first / "summary.json").read_text())["after"]
+    assert (
+        "random/loss"
+        not in json.loads((first / "summary.json").read_text(encoding="utf-8"))["after"]
+    )
     result = command("train", "resume=latest", "callbacks=none")
     assert result.code == 0, result.err
-    summary = json.loads((first / "summary.json").read_text())
-    own = json.loads((runs(tmp_path)[-1] / "summary.json").read_text())
+    summary = json.loads((first / "summary.json").read_text(encoding="utf-8"))
+    own = json.loads((runs(tmp_path)[-1] / "summary.json").read_text(encoding="utf-8"))
     assert summary["after"]["random/loss"] == own["after"]["test/loss"]
     assert f"run={tmp_path.name}" not in result.out and first.name in result.out
     # run=latest is the run, not its baseline.
@@ -270,7 +277,9 @@ def test_a_sweep_of_classifiers_is_ranked(command, tmp_path: Path) -> None:
     result = command("train", *TINY, "data=toy_spam", *QUICK, "-m", "seed=1,2")
     assert result.code == 0, result.err
     (table,) = (tmp_path / "runs").glob("*_sweep/sweep.csv")
-    assert "accuracy" in table.read_text() and "bits_per_byte" not in table.read_text()
+    assert "accuracy" in table.read_text(
+        encoding="utf-8"
+    ) and "bits_per_byte" not in table.read_text(encoding="utf-8")
 
 
 def test_truncated_records_are_reported(command) -> None:

@@ -29,7 +29,7 @@ PHASES = {  # the function that runs out of memory, and the position of the batc
 
 
 def losses(run: Path) -> list[tuple[int, float, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss"]]
     return [(int(row["step"]), float(row["train/loss"]), row["tokens"]) for row in rows]
 

@@ -131,6 +131,8 @@ def test_the_memory_estimate_is_near_the_measured_peak(
     small = [*size, "trainer.sample_every=0", "logger=none", "data.final_tokens=200"]
     typed = [sys.executable, "-c", script, *arguments, *small]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        typed, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
     sizes = dict(re.findall(r"(ESTIMATE|PEAK) (\d+)", done.stdout))
     assert int(sizes["ESTIMATE"]) == pytest.approx(int(sizes["PEAK"]), rel=0.2)

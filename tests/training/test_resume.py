@@ -139,7 +139,7 @@ def test_a_finished_run_can_be_extended(command, finished: Path) -> None:
     assert "resuming after step 12" in result.out
     steps = [int(row["step"]) for row in read_metrics(finished)]
     assert steps == sorted(steps) and steps[-1] == 16
-    assert json.loads((finished / "summary.json").read_text())["steps"] == 16
+    assert json.loads((finished / "summary.json").read_text(encoding="utf-8"))["steps"] == 16
     result = command("train", f"resume={finished}", "trainer.max_steps=16")
     assert result.code == 0 and "has 16 steps already" in result.out
 
@@ -239,7 +239,9 @@ def test_shipped_callbacks_and_loggers_are_resumed_without_typing_them(
 
 
 def test_only_shipped_choices_and_numbers_are_restored(tmp_path: Path) -> None:
-    shipped = yaml.safe_load((ROOT / "conf" / "callbacks" / "early_stopping.yaml").read_text())
+    shipped = yaml.safe_load(
+        (ROOT / "conf" / "callbacks" / "early_stopping.yaml").read_text(encoding="utf-8")
+    )
     assert restore_group("callbacks", shipped, tmp_path) == shipped
     settings = shipped["early_stopping"]
     changed = {"early_stopping": settings | {"patience": 9}}
@@ -294,10 +296,10 @@ def test_a_run_with_only_its_best_checkpoint_left_is_evaluated_again(
 def test_a_changed_text_is_refused_but_its_stored_tokens_can_be_used(
     command, tmp_path: Path
 ) -> None:
-    (tmp_path / "own.txt").write_text("Once upon a time, a cat. " * 200)
+    (tmp_path / "own.txt").write_text("Once upon a time, a cat. " * 200, encoding="utf-8")
     own = ["data=text", "data.path=own.txt", "model.context_length=16", "prompt=Once"]
     crash(command, *own, *stop(5))
-    (tmp_path / "own.txt").write_text("Once upon a time, a dog. " * 200)
+    (tmp_path / "own.txt").write_text("Once upon a time, a dog. " * 200, encoding="utf-8")
     corpora = (tmp_path / "corpora").rename(tmp_path / "elsewhere")
     result = command("train", *RESUME)
     assert result.code == 2 and "its text has changed" in result.err

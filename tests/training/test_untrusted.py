@@ -245,7 +245,7 @@ def test_a_malicious_sweep_is_not_resumed(command, tmp_path: Path, override: str
     sweep = tmp_path / "runs" / "strange_sweep"
     sweep.mkdir(parents=True)
     content = {"arguments": ["-m", *SMALL, "seed=1,2", override], "command": "python train.py"}
-    (sweep / "sweep.json").write_text(json.dumps(content))
+    (sweep / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
     result = command("train", f"resume={sweep}")
     assert (result.code, result.err.count("\n")) == (2, 1), result.err
     assert "could run foreign code" in result.err

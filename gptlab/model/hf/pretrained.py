@@ -171,7 +171,7 @@ def convert_weights(
 def read_json_object(path: Path) -> dict[str, Any] | None:
     """Return a file's JSON object, or None if there is no file; raise UserError."""
     try:
-        content = json.loads(path.read_text()) if path.is_file() else None
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{path}: is not JSON") from None
     if not isinstance(content, dict | None):

@@ -147,11 +147,11 @@ def test_export_needs_the_name_of_a_new_folder(tmp_path: Path) -> None:
 )
 def test_a_llama_that_gptlab_does_not_implement_is_refused(llama_folder, content: dict) -> None:
     file = llama_folder / "config.json"
-    original = file.read_text()
-    file.write_text(json.dumps(json.loads(original) | content))
+    original = file.read_text(encoding="utf-8")
+    file.write_text(json.dumps(json.loads(original) | content), encoding="utf-8")
     try:
         with pytest.raises(UserError):
             load_model(llama_folder)
     finally:
-        file.write_text(original)
+        file.write_text(original, encoding="utf-8")
     load_model(llama_folder)

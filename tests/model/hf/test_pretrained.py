@@ -141,8 +141,8 @@ def test_every_wrong_weight_is_named_before_any_is_copied(hf_copy: Path) -> None
     ],
 )
 def test_settings_that_gptlab_does_not_implement_are_refused(hf_copy, key, value) -> None:
-    settings = json.loads((hf_copy / "config.json").read_text())
-    (hf_copy / "config.json").write_text(json.dumps(settings | {key: value}))
+    settings = json.loads((hf_copy / "config.json").read_text(encoding="utf-8"))
+    (hf_copy / "config.json").write_text(json.dumps(settings | {key: value}), encoding="utf-8")
     with pytest.raises(UserError, match=f"{key}={value}"):
         load_model(hf_copy)
 
@@ -153,7 +153,7 @@ def test_a_damaged_file_is_refused(command, hf_copy: Path, damage: str) -> None:
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:5000])
     elif damage == "text":
-        file.write_text("no weights")
+        file.write_text("no weights", encoding="utf-8")
     else:
         file.unlink()
         torch.save({"wte.weight": Path("x")}, hf_copy / "pytorch_model.bin")
@@ -172,7 +172,7 @@ def test_a_run_starts_with_exactly_the_pretrained_weights(command, hf_folder, tm
     trained = load_checkpoint(run / "checkpoints" / "last.ckpt").net.state_dict()
     for name, weight in load_model(hf_folder).net.state_dict().items():
         assert weight.equal(trained[name]), name
-    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["n_head"] == 3
+    assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["model"]["n_head"] == 3
 
 
 @pytest.mark.parametrize(
@@ -289,8 +289,8 @@ def test_weights_come_from_a_mirror_once_and_a_damaged_copy_is_noticed(
 )
 def test_a_damaged_gptlab_json_is_refused(hf_copy: Path, content: dict) -> None:
     valid = {"tokenizer": {"name": "gpt2"}, "eot_first": True, "step": 1, "window": None}
-    (hf_copy / "gptlab.json").write_text(json.dumps(valid))
+    (hf_copy / "gptlab.json").write_text(json.dumps(valid), encoding="utf-8")
     assert load_model(hf_copy).step == 1
-    (hf_copy / "gptlab.json").write_text(json.dumps(valid | content))
+    (hf_copy / "gptlab.json").write_text(json.dumps(valid | content), encoding="utf-8")
     with pytest.raises(UserError):
         load_model(hf_copy)
