@@ -19,6 +19,7 @@ from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
 from gptlab.data.toy.stories import story_grammar
+from gptlab.utils import plugins
 
 pytest.register_assert_rewrite("tests.app.serving")
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +75,7 @@ def command(
     monkeypatch.syspath_prepend(str(ROOT))
 
     def run(module: str, *arguments: str) -> Result:
+        plugins.trusted.clear()  # a new process trusts no package
         monkeypatch.setattr(sys, "argv", [f"{module}.py", *arguments])
         capfd.readouterr()
         try:

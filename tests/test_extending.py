@@ -14,6 +14,7 @@ from tests.conftest import ROOT, TINY
 
 GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", GUIDE, re.S | re.M))
+OWN_PACKAGE = "From your own package"  # tests/test_own_package.py
 TABLES = {
     "gptlab.model.layers": ("FEED_FORWARDS", "POSITIONS", "NORMS"),
     "gptlab.training.optim": ("OPTIMIZERS", "SCHEDULES"),
@@ -59,11 +60,11 @@ def paste(code: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_guide_has_a_section_for_every_kind() -> None:
     kinds = ("feed-forward", "position", "norm", "optimizer", "schedule", "text source")
-    kinds += ("tokenizer", "evaluation suite", "callback")
+    kinds += ("tokenizer", "evaluation suite", "callback", OWN_PACKAGE)
     assert {name.removeprefix("An ").removeprefix("A ") for name in SECTIONS} == set(kinds)
 
 
-@pytest.mark.parametrize("kind", SECTIONS)
+@pytest.mark.parametrize("kind", [kind for kind in SECTIONS if kind != OWN_PACKAGE])
 def test_a_part_of_the_guide_trains(
     command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restored_tables, kind: str
 ) -> None:

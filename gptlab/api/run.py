@@ -122,14 +122,14 @@ class Run:
         Without a name, runs `perplexity`. The results are also stored in evaluation.json.
         """
         from gptlab.api.overrides import make_overrides
-        from gptlab.config.cli import composed_config
+        from gptlab.config.cli import composed_config, trust_typed
 
         named = {"suite": list(suites or ("perplexity",)), "run": self.folder}
         overrides = make_overrides("evaluate", (), keys | named)
         with one_line_errors("evaluate"), composed_config("evaluate", overrides) as config:
             from gptlab.evaluation.cli import evaluate_suites, open_evaluation
 
-            every_suite = evaluate_suites(config, *open_evaluation(config))
+            every_suite = evaluate_suites(config, *open_evaluation(trust_typed(config)))
             return {name: value for _, results in every_suite for name, value in results.items()}
 
     def resume(self, *overrides: str, **keys: Any) -> "Run":

@@ -13,7 +13,7 @@ from typing import Any
 from gptlab.api.overrides import make_overrides
 from gptlab.api.run import Run
 from gptlab.config import sweeps
-from gptlab.config.cli import composed_config, set_torch_defaults
+from gptlab.config.cli import composed_config, set_torch_defaults, trust_typed
 from gptlab.config.schema import TrainConfig
 from gptlab.utils.errors import UserError, one_line_errors
 
@@ -38,7 +38,7 @@ def train(*overrides: str, **keys: Any) -> Run:
         preserved_process_state(),
     ):
         os.environ[sweeps.COMMAND_ENV] = shlex.join(["python", "train.py", *arguments])
-        return train_config(config)
+        return train_config(trust_typed(config))
 
 
 def train_config(config: TrainConfig) -> Run:

@@ -88,7 +88,7 @@ def run_command(name: str, action: Callable[[Any], Any]) -> None:
         run_hydra_main(name, arguments, action)
     else:
         with composed_config(name, arguments) as config:
-            action(config)
+            action(trust_typed(config))
 
 
 def set_torch_defaults() -> None:
@@ -131,7 +131,7 @@ def composed_config(name: str, overrides: list[str]) -> Iterator[Any]:
             raise UserError(explain_hydra_error(error, name)) from None
         composed.hydra.mode = RunMode.RUN
         HydraConfig.instance().set_config(composed)
-        yield trust_typed(to_config(name, composed))
+        yield to_config(name, composed)
 
 
 def compose_config(name: str, arguments: list[str]) -> Any:

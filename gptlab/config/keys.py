@@ -102,7 +102,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def plugin_references(config: Any) -> list[str]:
     """Return the parts of other packages that a configuration dataclass names."""
-    infos = keys_of(type(config))
+    schema: type = type(config)
+    infos = keys_of(schema)
     values = (v for name, v in flatten(config).items() if infos[name].takes_plugins)
     names = (name for value in values for name in (value if isinstance(value, list) else [value]))
     return [name for name in names if is_reference(name)]

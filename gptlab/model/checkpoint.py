@@ -45,9 +45,9 @@ def load_checkpoint(path: Path) -> LoadedModel:
         raise UserError(f"{path}: not a gptlab checkpoint (it has no {', '.join(missing)})")
     try:
         model = config_from_stored(ModelConfig, content["config"]["model"])
-        template = content["config"]["data"].get("template")
-        others = (content["tokenizer"].get("name"), template)
-        require_trust(path, [*plugin_references(model), *others])
+        data = content["config"]["data"]
+        template = data.get("template") if data.get("task") == "instructions" else ""
+        require_trust([*plugin_references(model), content["tokenizer"].get("name"), template])
         tokenizer = load_tokenizer(content["tokenizer"])
         net = build_net(model)
         finetune = content["config"].get("finetune", {})
@@ -61,8 +61,7 @@ def load_checkpoint(path: Path) -> LoadedModel:
         eot_first = bool(content["config"]["data"]["eot_first"])
         metadata = dict(content.get("gptlab", {}))
     except PluginError as error:
-        prefix = "" if str(error).startswith(f"{path}:") else f"{path}: "
-        raise PluginError(f"{prefix}{error}") from None
+        raise PluginError(f"{path}: {error}") from None
     except Exception as error:  # untrusted content may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its parts do not fit together ({reason})") from None

@@ -89,13 +89,13 @@ def make_optimizer(
 def build_optimizer(groups: ParameterGroups, config: OptimConfig, fused: bool) -> Optimizer:
     """Build the optimizer of `optim.name`; another package's class gets rate and weight decay."""
     make: Any = resolve_choice("optim.name", config.name, OPTIMIZERS)
-    if isinstance(make, type) and issubclass(make, Optimizer):
-        try:
-            optimizer = make(groups, lr=config.lr)
-        except (TypeError, ValueError) as error:
-            raise PluginError(f"optim.name={config.name}: {error}") from None
-    else:
-        optimizer = make(groups, config, fused)
+    is_class = isinstance(make, type) and issubclass(make, Optimizer)
+    try:
+        optimizer = make(groups, lr=config.lr) if is_class else make(groups, config, fused)
+    except (TypeError, ValueError) as error:
+        if not is_class:
+            raise
+        raise PluginError(f"optim.name={config.name}: {error}") from None
     if not isinstance(optimizer, Optimizer):
         kind = type(optimizer).__name__
         raise PluginError(f"optim.name={config.name}: must make a torch Optimizer, not {kind}")

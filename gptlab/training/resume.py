@@ -30,7 +30,7 @@ from gptlab.utils import run_dir
 from gptlab.utils.console import plural, print_status
 from gptlab.utils.elapsed_time import ElapsedTime
 from gptlab.utils.errors import UserError, failure_line
-from gptlab.utils.plugins import require_trust
+from gptlab.utils.plugins import plugin_errors_in, require_trust
 from gptlab.utils.system import rename, shell_quote
 
 # Keys that may be typed when resuming; any other key would make it a different run.
@@ -234,7 +234,8 @@ def merge_config(
         stored[group][name] = value
     parts = {group: stored.pop(group) for group in CHANGEABLE_GROUPS}
     merged = to_config("train", OmegaConf.create(escape_interpolations(stored)))
-    require_trust(folder, plugin_references(merged))
+    with plugin_errors_in(folder):
+        require_trust(plugin_references(merged))
     merged.run_root, merged.preflight = config.run_root, config.preflight
     present = flatten(config)
     for key in map(sweeps.override_key, overrides):

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from gptlab.utils.errors import UserError, did_you_mean, invalid_choice
@@ -35,12 +35,12 @@ def is_reference(name: Any) -> bool:
     return isinstance(name, str) and REFERENCE.fullmatch(name) is not None
 
 
-def trust(names: Iterable[str]) -> None:
+def trust(names: str | Iterable[str]) -> None:
     """Allow imports of these packages, modules or references until the process ends.
 
     Pass only names that the user has typed. Raises UserError for a text that is no such name.
     """
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
         if not TRUSTABLE.fullmatch(name):
             raise UserError(f"plugins={name}: must be the name of a package, as in plugins=[mypkg]")
         trusted.add(name)
@@ -53,16 +53,24 @@ def trust_arguments(arguments: list[str]) -> list[str]:
     return [argument for argument in arguments if not argument.startswith("plugins=")]
 
 
-def require_trust(place: object, names: Iterable[Any]) -> None:
+def require_trust(names: Iterable[Any]) -> None:
     """Raise PluginError if any of these names is a reference that is not trusted."""
     foreign = [name for name in dict.fromkeys(names) if is_reference(name) and not is_trusted(name)]
     if foreign:
         packages = plugin_packages(foreign)
         which = "that package" if len(packages) == 1 else "these packages"
         raise PluginError(
-            f"{place}: uses {', '.join(foreign)}; if you trust {which}, add "
-            f"plugins=[{','.join(packages)}]"
+            f"uses {', '.join(foreign)}; if you trust {which}, add plugins=[{','.join(packages)}]"
         )
+
+
+@contextlib.contextmanager
+def plugin_errors_in(place: object) -> Iterator[None]:
+    """Begin the message of a PluginError with the file or key that names the part."""
+    try:
+        yield
+    except PluginError as error:
+        raise PluginError(f"{place}: {error}") from None
 
 
 def is_trusted(reference: str) -> bool:
@@ -104,7 +112,8 @@ def resolve_choice(
 
 def import_part(key: str, name: str) -> Any:
     """Import a trusted part, also from the current folder."""
-    require_trust(key, [name])
+    with plugin_errors_in(key):
+        require_trust([name])
     module_name, _, attribute = name.partition(":")
     with contextlib.suppress(OSError):  # the folder was deleted
         # The last place to look: a file here must not replace a module that others import.

@@ -239,6 +239,14 @@ def test_predicted_size_equals_the_built_model(tied: bool, position: str) -> Non
         "--config-dir=/tmp",
         "experiment=../../elsewhere",
         "+data@data=/tmp/elsewhere",
+        "plugins=[evil]",
+        "++plugins=[evil]",
+        "plugins.0=evil",
+        "model.feed_forward=gelu,evil:Part",
+        "+optim.name=evil:part",
+        "eval_after.0=evil:SUITE",
+        "eval_after=[perplexity,'evil\\:SUITE']",
+        "optim.name=evil${oc.env:COLON}part",
     ],
 )
 def test_a_malicious_sweep_is_not_resumed(command, tmp_path: Path, override: str) -> None:

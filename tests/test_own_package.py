@@ -1,0 +1,300 @@
+"""Parts of a package outside the repository: typed, stored, and trusted again."""
+
+import contextlib
+import json
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import gptlab
+from gptlab.app.model_registry import ModelRegistry
+from gptlab.config.keys import keys_of
+from gptlab.config.schema import ModelConfig, TrainConfig
+from gptlab.model import checkpoint
+from gptlab.model.gpt import GPT
+from gptlab.model.hf.pretrained import assemble_model
+from gptlab.utils import plugins
+from gptlab.utils.errors import UserError
+from tests.conftest import TINY, SharedRun
+from tests.test_extending import OWN_PACKAGE, SECTIONS, blocks
+
+pytestmark = pytest.mark.xdist_group("own_package")  # one trained run
+SECTION = SECTIONS[OWN_PACKAGE]
+TRAIN, USE = ([shlex.split(line)[2:] for line in b.splitlines()] for b in blocks(SECTION, "bash"))
+ARGUMENTS = [argument for line in TRAIN for argument in line]
+PARTS = dict(a.split("=", 1) for a in ARGUMENTS if "mypkg" in a)
+SMALL = [*TINY, "profile=smoke", "trainer.max_steps=2", "data.max_samples=200"]
+DATA = ["data=text", "data.source=toy_stories"]
+TRUST = "plugins=[mypkg]"
+MARK = 'from pathlib import Path\nPath("imported").touch()\n'
+
+
+def write_package(folder: Path) -> None:
+    """Write the guide's package, which leaves a file when it is imported."""
+    paths = re.findall(r"^`(mypkg/\w+\.py)`", SECTION, re.M)
+    for path, code in zip(paths, blocks(SECTION, "python"), strict=True):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(code, encoding="utf-8")
+    (folder / "mypkg" / "__init__.py").write_text(MARK, encoding="utf-8")
+
+
+def forget_package() -> None:
+    """Forget the package and its permission, as a new process would."""
+    plugins.trusted.clear()
+    for name in [name for name in sys.modules if re.match(r"(mypkg|evil)\b", name)]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def own_run(train_once: Callable[..., SharedRun], tmp_path_factory) -> Iterator[SharedRun]:
+    """A run with every kind of part of the guide's package."""
+    place = tmp_path_factory.mktemp("installed")
+    write_package(place)
+    (place / "mypkg" / "__init__.py").unlink()  # leaves no file here
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(place))
+        run = train_once(*ARGUMENTS, *SMALL)
+    forget_package()
+    yield run
+    forget_package()
+
+
+@pytest.fixture
+def copied(own_run: SharedRun, command, tmp_path: Path, monkeypatch) -> Iterator[Path]:
+    """A copy of that run, in a current folder with the package."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder = own_run.copy(tmp_path)
+    write_package(tmp_path)
+    yield folder
+    forget_package()
+
+
+def test_a_run_stores_the_names_and_no_permission(own_run: SharedRun) -> None:
+    stored = yaml.safe_load((own_run.folder / "config.yaml").read_text(encoding="utf-8"))
+    for key, name in PARTS.items():
+        group, _, last = f".{key}".rpartition(".")
+        value = (stored[group[1:]] if group else stored)[last]
+        assert name == (f"[{','.join(value)}]" if isinstance(value, list) else value)
+    assert stored["plugins"] == []
+    assert f'python generate.py "{TRUST}"' in own_run.result.out
+    summary = json.loads((own_run.folder / "summary.json").read_text(encoding="utf-8"))
+    assert "digits/per_text" in summary["after"]
+    assert ":" not in "".join(path.name for path in own_run.root.rglob("*"))  # not on Windows
+    (corpus,) = (own_run.root / "corpora").iterdir()
+    assert corpus.name.startswith("mypkg.texts.Counting-mypkg.texts.Bytes-")
+
+
+COMMANDS: dict[str, Callable[[Path], tuple[str, ...]]] = {
+    "generate": lambda folder: ("generate", f"run={folder}", "prompt=1 2", "max_new_tokens=3"),
+    "evaluate": lambda folder: ("gptlab.evaluate", f"run={folder}", "suite=[perplexity]"),
+    "export": lambda folder: ("gptlab.export", f"run={folder}", "output_dir=exported"),
+    "resume": lambda folder: ("train", f"resume={folder}", "trainer.max_steps=3"),
+    "init_from": lambda folder: ("train", f"init_from={folder}", *SMALL[5:], *DATA),
+}
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "app"])
+def test_a_stored_name_is_not_imported(command, copied: Path, tmp_path: Path, name: str) -> None:
+    if name == "app":
+        arguments: tuple[str, ...] = ("gptlab.app.__main__", f"run={copied}", "port=0")
+    else:
+        arguments = COMMANDS[name](copied)
+    before = sorted(tmp_path.rglob("*"))
+    result = command(*arguments)
+    assert (result.code, result.err.count("\n")) == (2, 1), result.err
+    assert f"/{copied.name}" in result.err
+    assert re.search("uses .*mypkg.parts:ReGLU", result.err)
+    assert result.err.endswith(f"; if you trust that package, add {TRUST}\n")
+    assert "mypkg" not in sys.modules and sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_trusted_package_is_imported(command, copied: Path, tmp_path: Path, name: str) -> None:
+    result = command(*COMMANDS[name](copied), TRUST)
+    assert (tmp_path / "imported").exists()
+    if name == "export":  # transformers has no class for it
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert "no model.norm_type=mypkg.parts:ScaleNorm" in result.err
+    else:
+        assert result.code == 0, result.err
+
+
+def test_the_app_opens_a_trusted_run(copied: Path, tmp_path: Path) -> None:
+    path = copied / "checkpoints" / "last.ckpt"
+    registry = ModelRegistry(tmp_path / "runs", path, 1, "cpu", "float32")
+    plugins.trust(["mypkg"])
+    assert registry.load(*registry.default).net.config.position == PARTS["model.position"]
+
+
+def test_a_typed_suite_of_another_package_runs(command, copied: Path) -> None:
+    arguments = (f"run={copied}", f"suite=[{PARTS['eval_after'][12:-1]}]", "num_samples=2")
+    result = command("gptlab.evaluate", *arguments)
+    assert result.code == 2 and "uses mypkg.parts:" in result.err  # the suite only is typed
+    result = command("gptlab.evaluate", *arguments, TRUST)
+    assert result.code == 0 and "per_text" in result.out, result.err
+
+
+def test_a_report_shows_an_untrusted_run_without_its_model(command, copied: Path) -> None:
+    place = Path("report/index.html")
+    assert command("gptlab.report.__main__", str(copied)).code == 0
+    assert "if you trust that package" in place.read_text(encoding="utf-8")
+    assert "mypkg" not in sys.modules
+    assert command("gptlab.report.__main__", str(copied), TRUST).code == 0
+    assert "if you trust that package" not in place.read_text(encoding="utf-8")
+
+
+def test_the_guides_commands_for_a_stored_run_work(command, copied: Path) -> None:
+    (copied / "summary.json").unlink()  # stopped just before its end
+    for arguments in USE:
+        module = "train" if "resume=latest" in arguments else "generate"
+        assert command(module, *arguments).code == 0
+
+
+def test_a_sweep_over_own_parts_trains_and_asks_again_when_resumed(
+    command, copied: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "runs")
+    swept = "model.feed_forward=gelu,mypkg.parts:ReGLU"
+    result = command("train", "-m", *SMALL, *DATA, swept)
+    assert result.code == 0, result.err
+    (sweep,) = (tmp_path / "runs").iterdir()
+    jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    assert jobs == ["0,model.feed_forward=gelu", "1,model.feed_forward=mypkg.parts-ReGLU"]
+    (sweep / "sweep.csv").unlink()
+    (sweep / jobs[1] / "summary.json").unlink()
+    forget_package()
+    result = command("train", f"resume={sweep}")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert f"{swept}: stored in" in result.err and "type it again" in result.err
+    assert "mypkg" not in sys.modules
+    result = command("train", f"resume={sweep}", swept)
+    assert result.code == 0 and (sweep / jobs[1] / "summary.json").exists(), result.err
+
+
+# --- Parts of the wrong kind ---
+
+WRONG = '''
+from torch import nn
+from gptlab.model.layers import Positions
+def none(*_): return None
+def pair(config, more): return None
+def make(config): return nn.Identity()
+class Ignoring(Positions):
+    """Ignores where a text starts."""
+    def __init__(self, config):
+        super().__init__(config)
+        self.table = nn.Embedding(config.context_length, config.d_model)
+        nn.init.normal_(self.table.weight)
+    def add(self, x, start=0): return x + self.table.weight[: x.shape[1]]
+class Plain: pass
+def rate(step, total, config): return "fast"
+def optimizer(groups, config, fused): return groups
+'''
+REFUSED = {
+    "model.feed_forward=mypkg.wrong:none": "must make an nn.Module, not NoneType",
+    "model.norm_type=mypkg.wrong:pair": "must take the arguments (config), but takes (config, more",
+    "model.position=mypkg.wrong:make": "must make Positions, not Identity",
+    "model.position=mypkg.wrong:Ignoring": "count positions from `start`",
+    "model.attention=mypkg.wrong:make": "must take the arguments (q, k, v, causal, dropout)",
+    "optim.name=mypkg.wrong:optimizer": "must make a torch Optimizer, not list",
+    "optim.name=torch.optim:LBFGS": "needs a closure",
+    "optim.name=torch.optim:Muon": "only supports 2D",
+    "optim.schedule=mypkg.wrong:rate": "must return a number, not str",
+    "tokenizer.name=mypkg.wrong:Plain": "must be a class with the methods train, from_state",
+    "data.source=mypkg.wrong:Plain": "must be a subclass of TextSource",
+    "data.batching=mypkg.wrong:Plain": "must be a subclass of DocumentSequences or SlidingSeq",
+    "eval_before=[mypkg.wrong:none]": "must be a Suite, not function",
+    "eval_after=[perplexity,mypkg.absent:none]": "there is no mypkg.absent",
+    "model.feed_forward=mypkg.wrong.none": "choose from relu, gelu, gelu_tanh",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_a_part_of_the_wrong_kind_is_refused_in_one_line(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mypkg").mkdir()
+    (tmp_path / "mypkg" / "wrong.py").write_text(WRONG, encoding="utf-8")
+    try:
+        result = command("train", *SMALL, *DATA, override)
+    finally:
+        forget_package()
+    assert (result.code, result.err.splitlines()[-1][:7]) == (2, "error: ")
+    assert REFUSED[override] in result.err and "Traceback" not in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+# --- Strangers' files name modules that must not be imported ---
+
+EVIL = "evil:Part"
+KEYS = {name: info for name, info in keys_of(TrainConfig).items() if info.takes_plugins}
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that the module `evil`, importable from here, would write."""
+    (tmp_path / "evil.py").write_text(f"{MARK}Part = None", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path / "imported"
+    forget_package()
+
+
+def test_every_table_takes_the_name_of_a_part() -> None:
+    assert {key.removeprefix("model.") for key in KEYS} >= {
+        *("feed_forward", "position", "norm_type", "norm", "attention", "optim.name"),
+        *("optim.schedule", "tokenizer.name", "data.source", "data.batching", "data.template"),
+        *("eval_before", "eval_after", "log_interpretability"),
+    }
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_name_in_a_run_folder_is_imported(command, trained: Path, evil: Path, key: str) -> None:
+    (trained / "summary.json").unlink()
+    path = trained / "checkpoints" / "last.ckpt"
+    content = dict(checkpoint.read_checkpoint(path))
+    group, _, last = key.rpartition(".")
+    settings = content["config"][group] if group else content["config"]
+    settings[last] = [*settings[last], EVIL] if isinstance(settings[last], list) else EVIL
+    content["config"]["plugins"] = ["evil"]
+    if group == "tokenizer":
+        content["tokenizer"]["name"] = EVIL
+    for stored in (trained / "checkpoints").iterdir():
+        torch.save(content, stored)
+    (trained / "config.yaml").write_text(yaml.safe_dump(content["config"]), encoding="utf-8")
+    result = command("train", f"resume={trained}")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert f"{trained}: uses {EVIL}; if you trust that package, add plugins=[evil]" in result.err
+    if group == "data":
+        command("gptlab.evaluate", f"run={trained}", "suite=[perplexity]", "max_tokens=200")
+    with pytest.raises(UserError) if group in ("model", "tokenizer") else contextlib.nullcontext():
+        gptlab.load(trained)
+    assert not evil.exists() and "evil" not in sys.modules
+    with pytest.raises(UserError, match=r"evil\.py has no|must "):  # the test would see an import
+        plugins.trust("evil")
+        plugins.resolve_choice(key, EVIL, {"part": key.partition}, Path)
+    assert evil.exists()
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "template"])
+def test_no_name_in_an_exported_folder_is_imported(evil: Path, key: str) -> None:
+    net = GPT(ModelConfig(n_layer=1, n_head=1, d_model=8, context_length=8, vocab_size=4))
+    exported = {
+        "tokenizer": {"name": "char", "pieces": ["a", "b", "c"]},
+        "data": {"task": "instructions", "template": "plain"},
+    }
+    assert assemble_model(net, Path("model"), exported).tokenizer.name == "char"
+    exported["tokenizer" if key == "tokenizer" else "data"][
+        "name" if key == "tokenizer" else "template"
+    ] = EVIL
+    with pytest.raises(UserError, match=f"uses {EVIL}; if you trust"):
+        assemble_model(net, Path("model"), exported)
+    assert not evil.exists()
