@@ -162,6 +162,17 @@ def test_own_text_of_one_kilobyte_trains(command, tmp_path: Path) -> None:
     assert result.code == 0 and len(result.out) > 5
 
 
+def test_the_advice_for_a_text_of_one_document_helps(command, tmp_path: Path) -> None:
+    lines = (story_grammar().generate(3, i).text.replace("\n", " ") for i in range(40))
+    (tmp_path / "own.txt").write_text("\n".join(lines))
+    typed = [*TINY, "data=text", "data.path=own.txt", "trainer.max_steps=1", "num_samples=2"]
+    result = command("train", *typed, "eval_after=[perplexity,bleu_rouge]", "max_new_tokens=5")
+    assert result.code == 2 and result.err.count("\n") == 1
+    (advice,) = re.findall(r"data\.document_boundary=line", result.err)
+    result = command("train", *typed, "eval_after=[perplexity,bleu_rouge]", advice)
+    assert result.code == 0, result.err
+
+
 def test_invalid_text_gives_a_one_line_error_and_leaves_no_files(command, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("", encoding="utf-8")
     (tmp_path / "three.txt").write_text("abc", encoding="utf-8")

@@ -102,6 +102,7 @@ def run_preflight(
     net.train()
     if compiled_step:
         compiled_step.compile(source_BxT, target_BxT)
+        plan.compile = "step" if compiled_step.shape else "false"
     try:
         seconds, loss = time_step(net, source_BxT, target_BxT, plan, compiled_step)
     except Exception as error:  # a compiler may raise anything

@@ -32,7 +32,9 @@ def format_duration(seconds: float) -> str:
 def report_compile_failure(error: Exception) -> None:
     """Print in one line why the model, or its training step, is not compiled."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    print_status(f"not compiled (slower, with the same result): {reason:.300}")
+    advice = "; install a C++ compiler, or leave compilation out: trainer.compile=false"
+    hint = advice if "compiler" in reason.lower() else ""
+    print_status(f"not compiled (slower, with the same result): {reason:.300}{hint}")
 
 
 def plural(count: int, noun: str) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gptlab.config import cli
 from gptlab.config.cli import help_text, quote_free_text
 from gptlab.config.keys import CONF_DIR, KeyInfo, keys_of
+from gptlab.config.renamed_keys import RENAMED_KEYS
 from gptlab.config.schema import SCHEMAS, TrainConfig
 from gptlab.config.validation import validate_config
 from gptlab.utils.errors import UserError
@@ -38,6 +39,13 @@ REFUSED = {
     "+sede=3": "sede: unknown key; did you mean 'seed'?",
     "model.n_hed=2": "model.n_hed: unknown key; did you mean 'model.n_head'?",
     "lr=3": "lr: unknown key; did you mean 'optim.lr'?",
+    "trainer.threads=2": "trainer.threads: is now trainer.num_threads",
+    "n=3": "n: is now num_samples",
+    "from_scratch=true": "from_scratch=true takes the architecture of another model",
+    "data.task=classification": "type data=toy_spam or data=sms_spam, or name your own file",
+    "data.task=instructions": "type data=toy_instructions or data=instructions, or name your own",
+    "init_from=latest": "init_from=latest: no checkpoint in runs",
+    "init_from=nowhere": "init_from=nowhere: no such run folder",
     "model.n_layer=abc": "model.n_layer=abc must be a whole number",
     "model.n_layer=0": "model.n_layer=0 must be at least 1",
     "optim.lr=abc": "optim.lr=abc must be a number",
@@ -92,6 +100,11 @@ def test_an_invalid_argument_ends_in_one_line_and_writes_nothing(
     if not argument.startswith(NEEDS_DATA):
         assert not files_below(tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+def test_every_renamed_key_leads_from_a_name_that_is_gone_to_one_that_exists() -> None:
+    known = {name for schema in SCHEMAS.values() for name in keys_of(schema)}
+    assert set(RENAMED_KEYS.values()) <= known and not known & set(RENAMED_KEYS)
 
 
 def test_an_invalid_source_is_refused_even_with_a_path(command, tmp_path) -> None:

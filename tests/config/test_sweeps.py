@@ -50,6 +50,14 @@ def test_a_sweep_of_invalid_jobs_writes_nothing(command, tmp_path: Path) -> None
     assert not (tmp_path / "none").exists()
 
 
+def test_a_rejected_sweep_leaves_nothing_to_resume(command, tmp_path: Path) -> None:
+    result = command("train", *SMOKE, "-m", "model=nosuch,toy")
+    assert result.code == 2 and "model=nosuch: invalid choice" in result.err
+    result = command("train", "resume=latest")
+    assert result.code == 2 and "no run in runs" in result.err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_job_with_a_bug_is_listed_and_the_others_run(
     command, tmp_path: Path, monkeypatch
 ) -> None:

@@ -194,7 +194,11 @@ def test_saved_json_has_settings_checkpoint_and_token_probabilities(
 def test_best_of_shows_the_most_likely_samples(command, trained: Path) -> None:
     arguments = ["generate", "prompt=Once", "max_new_tokens=5"]
     result = command(*arguments, "num_samples=2", "best_of=6", "save_as=best")
-    assert result.code == 0 and "most likely of 6" in result.err
+    lines = result.err.splitlines()  # its figures come after the texts
+    assert result.code == 0 and "most likely of 6" in lines[-2], result.err
+    assert "— sample 2 —" in lines[:-2] and lines[-1].startswith("30 tokens, ")
+    result = command("generate", "prompt=Once", "max_new_tokens=1")
+    assert result.err.splitlines()[-1].startswith("1 token, ")
     assert command(*arguments, "num_samples=6", "save_as=all").code == 0
     best, every = (
         [

@@ -87,7 +87,7 @@ def test_report_includes_unfinished_runs_and_classifiers(command, run_folder: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "no such run"),
+        (["nothing"], "error: nothing: no such run"),
         (["empty"], "contains no run"),
         (["damaged"], "config.yaml: is damaged"),
         (["runs", "--output-dir", "mine"], "is not a gptlab report"),

@@ -239,14 +239,18 @@ def test_a_compiled_run_resumes_bit_for_bit(train_once, command, tmp_path: Path)
     assert all(torch.equal(weight, actual[name]) for name, weight in expected.items())
 
 
+@pytest.mark.parametrize("mode", ["model", "step"])
 def test_without_a_compiler_training_continues_after_one_line(
-    train_once, tmp_path: Path, monkeypatch
+    train_once, tmp_path: Path, monkeypatch, mode: str
 ) -> None:
+    torch._inductor.cpp_builder.cpp_compiler_search.cache_clear()
+    torch.compiler.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     with torch._inductor.config.patch({"cpp.cxx": (str(tmp_path / "no_such_compiler"),)}):
-        run = train_once(*RUN, "trainer.compile=step", "name=no_compiler")
-    lines = [line for line in run.result.err.splitlines() if "step not compiled" in line]
-    assert len(lines) == 1 and len(losses(run.folder)) == 6
+        run = train_once(*RUN, f"trainer.compile={mode}", "name=no_compiler")
+    lines = [line for line in run.result.err.splitlines() if "not compiled" in line]
+    assert len(lines) == 1 and "install a C++ compiler" in lines[0]
+    assert len(losses(run.folder)) == 6 and "compiled" not in run.result.out
     assert "Traceback" not in run.result.err
 
 
@@ -271,6 +275,9 @@ def test_auto_compiles_if_the_planned_steps_pay_for_it() -> None:
     assert mode(steps=1000, shape=BatchShape(16, 10)) == "step"
     assert mode(steps=1000, row_tokens=32_000) == "step"
     assert mode(accelerator="cuda") == "false"
+    plan = make_plan(accelerator="mps")
+    assert resolve_compile_mode(TrainerConfig(compile="model"), plan, net) == "false"
+    assert "not compiled" in plan.notes[0]
     assert mode(TrainerConfig(devices=2), shape=BatchShape(16, 1, 2)) == "false"
     for name in ("false", "model", "step"):
         assert mode(TrainerConfig(compile=name), steps=10) == name

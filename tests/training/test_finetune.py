@@ -110,6 +110,12 @@ def test_classifier_metrics_count_each_message_once(command, tmp_path: Path) -> 
     results = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["results"]
     assert results["test/spam_as_spam"] == hit
     assert results["test/accuracy"] == after["test/accuracy"]
+    accuracy, count = results["test/accuracy"], results["test/messages"]
+    assert results["test/accuracy_standard_error"] ** 2 * count == accuracy * (1 - accuracy)
+    assert 0 < results["test/standard_error"] < results["test/loss"]
+    assert "test/tokens" not in results
+    result = command("gptlab.report.sampling_study", "latest")
+    assert result.code == 2 and "is a classifier and cannot generate text" in result.err
     result = command(
         "gptlab.evaluate", f"text={text}" + f" {text.split()[-1]}" * 200, "unknown=skip"
     )
