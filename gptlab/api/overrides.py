@@ -1,46 +1,65 @@
 """Write Python values as overrides in Hydra's grammar."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, NamedTuple
 
-from gptlab.config.cli import quote_free_text, refuse_removals
+from gptlab.config.cli import free_text_keys, quote_free_text, refuse_removals
 from gptlab.config.hydra_errors import OPEN_GROUPS
 from gptlab.config.keys import config_groups
 from gptlab.config.sweeps import quote_override
 from gptlab.utils.errors import UserError
 
 
-def make_overrides(command: str, typed: tuple[str, ...], keys: Mapping[str, Any]) -> list[str]:
-    """Return the overrides that a command would be called with.
+class Overrides(NamedTuple):
+    """The arguments of a call: in Hydra's grammar, and as the command to type."""
+
+    arguments: list[str]
+    command: str
+
+
+def make_overrides(command: str, typed: tuple[str, ...], keys: Mapping[str, Any]) -> Overrides:
+    """Convert the arguments of a call to those of a command.
 
     `typed` are written as on the command line. `keys` have Python values: a text for a group is the
     name of a choice, a dictionary holds keys of a group, and every other value is passed unchanged.
     Raises UserError for options such as `-m`.
     """
+    refuse_removals(map(str, typed))
     for argument in typed:
         if not isinstance(argument, str) or "=" not in argument or argument.startswith("-"):
             raise UserError(
                 f"{argument!s:.200}: is not KEY=VALUE; options such as -m work on the command line"
             )
-    refuse_removals(typed)
     groups = config_groups(command)
-    written = (each for name, value in keys.items() for each in write_key(name, value, groups))
-    return [*map(quote_free_text, typed), *written]
+    pairs = list(flatten_keys(keys))
+    written = [write_override(name, value, groups) for name, value in pairs]
+    readable = [
+        f"{name}={value}" if isinstance(value, str) and name in free_text_keys() else override
+        for (name, value), override in zip(pairs, written, strict=True)
+    ]
+    words = ["python", f"{command}.py", *typed, *readable]
+    return Overrides([*map(quote_free_text, typed), *written], shlex.join(words))
 
 
-def write_key(name: str, value: Any, groups: list[str]) -> Iterator[str]:
-    if isinstance(value, Mapping) and value:
-        for key, each in value.items():
-            yield from write_key(f"{name}.{key}", each, groups)
-    elif name in groups and isinstance(value, str):
-        yield f"{name}={value}"
-    else:
-        yield f"{'++' if name.startswith(OPEN_GROUPS) else ''}{name}={write_value(name, value)}"
+def flatten_keys(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in keys.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten_keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def write_override(name: str, value: Any, groups: list[str]) -> str:
+    if name in groups and isinstance(value, str):
+        return f"{name}={value}"
+    plus = "++" if name.startswith(OPEN_GROUPS) else ""  # the key may be new
+    return f"{plus}{name}={write_value(name, value)}"
 
 
 def write_value(name: str, value: Any) -> str:
-    """Write one value so that Hydra reads exactly it; raises UserError for an unusable type."""
+    """Write one value so that Hydra reads exactly it; raise UserError for an unusable type."""
     if hasattr(value, "item") and not getattr(value, "shape", ()):  # a NumPy or torch number
         value = value.item()
     match value:
@@ -51,7 +70,7 @@ def write_value(name: str, value: Any) -> str:
         case int() | float():
             return repr(value)
         case str() | PathLike():
-            return quote_override(str(fspath(value)))
+            return quote_override(fspath(value))
         case list() | tuple():
             return f"[{','.join(write_value(name, each) for each in value)}]"
         case dict() if not value:

@@ -34,7 +34,7 @@ class Run:
             path = run_dir.latest_checkpoint(path).parent.parent
         if not (path / "config.yaml").is_file():
             raise UserError(f"run={run}: is not a run folder (it has no config.yaml)")
-        self.folder = path
+        self.folder = path.absolute()
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -125,8 +125,8 @@ class Run:
         from gptlab.config.cli import composed_config, trust_typed
 
         named = {"suite": list(suites or ("perplexity",)), "run": self.folder}
-        overrides = make_overrides("evaluate", (), keys | named)
-        with one_line_errors("evaluate"), composed_config("evaluate", overrides) as config:
+        arguments, _ = make_overrides("evaluate", (), keys | named)
+        with one_line_errors("evaluate"), composed_config("evaluate", arguments) as config:
             from gptlab.evaluation.cli import evaluate_suites, open_evaluation
 
             every_suite = evaluate_suites(config, *open_evaluation(trust_typed(config)))

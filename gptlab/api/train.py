@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import random
-import shlex
 import signal
 import warnings
 from collections.abc import Iterator
@@ -30,14 +29,14 @@ def train(*overrides: str, **keys: Any) -> Run:
     `finished` False, and `run.resume()` continues it. Raises UserError for whatever the command
     would refuse.
     """
-    arguments = make_overrides("train", overrides, keys)
+    arguments, command = make_overrides("train", overrides, keys)
     set_torch_defaults()
     with (
         one_line_errors("train"),
         composed_config("train", arguments) as config,
         preserved_process_state(),
     ):
-        os.environ[sweeps.COMMAND_ENV] = shlex.join(["python", "train.py", *arguments])
+        os.environ[sweeps.COMMAND_ENV] = command
         return train_config(trust_typed(config))
 
 

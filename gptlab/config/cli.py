@@ -78,6 +78,7 @@ def run_command(name: str, action: Callable[[Any], Any]) -> None:
     """Compose conf/NAME.yaml with sys.argv and call the action; raise UserError for invalid
     arguments."""
     set_torch_defaults()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's `!` passes on its own, which may not exist here
     typed = [Path(sys.argv[0]).name, *sys.argv[1:]]
     os.environ[sweeps.COMMAND_ENV] = shlex.join(["python", *typed])
     arguments = sweeps.resume_sweep_arguments([quote_free_text(a) for a in sys.argv[1:]])

@@ -37,6 +37,7 @@ from gptlab.training.run_summary import FinishedRun
 from gptlab.training.trainer import (
     configure_torch,
     find_callback,
+    forget_inherited_ranks,
     make_callbacks,
     make_trainer,
     silence_lightning,
@@ -72,6 +73,7 @@ def train_run(config: TrainConfig) -> FinishedRun | None:
     step; NothingToResume for a finished run; RunInterrupted after a signal.
     """
     silence_lightning()
+    forget_inherited_ranks(config.trainer)
     run_dir_setup.forget_run_dir()  # the previous sweep job's
     overrides = list(HydraConfig.get().overrides.task)
     resumed = resume.find_resumed_run(config, overrides, run_dir_setup.current_run_dir())

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gptlab.config.schema import TrainerConfig
 from gptlab.training.callbacks.checkpointing import CheckpointWriter
@@ -24,6 +25,7 @@ from gptlab.training.callbacks.sample_writer import PredictionWriter, SampleWrit
 from gptlab.training.callbacks.start_loggers import StartLoggers
 from gptlab.training.checkpoint_io import AtomicCheckpointIO
 from gptlab.training.instantiate import instantiate_callbacks
+from gptlab.training.run_dir_setup import is_child_process
 from gptlab.training.run_plan import TrainingSetup
 from gptlab.utils.errors import UserError, did_you_mean
 from gptlab.utils.system import keep_freed_memory
@@ -50,6 +52,29 @@ def check_trainer_arguments(extra: dict[str, Any]) -> None:
                 f"trainer.extra.{name}: gptlab sets this argument; use its own keys instead (see "
                 "trainer, optim, callbacks and logger in `python train.py --help`)"
             )
+
+
+# What torchrun, Lightning, SLURM and LSF tell the processes that they start.
+RANK_VARIABLES = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "JSM_NAMESPACE_RANK"),
+    *("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "PL_GLOBAL_SEED"),
+)
+
+
+def forget_inherited_ranks(settings: TrainerConfig) -> None:
+    """Remove ranks that an image, a notebook or an interactive job left in the environment.
+
+    Lightning would take this process for one of several. Nothing is removed where this is true.
+    """
+    sizes = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "JSM_NAMESPACE_SIZE")]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sizes.append(os.environ.get("WORLD_SIZE", "1"))
+    if is_child_process() or settings.num_nodes > 1 or set(sizes) != {"1"}:
+        return
+    for name in RANK_VARIABLES:
+        os.environ.pop(name, None)
+    rank_zero_only.rank = 0  # Lightning read it when it was imported
 
 
 def configure_torch(settings: TrainerConfig, accelerator: str) -> None:
