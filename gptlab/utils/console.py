@@ -19,6 +19,12 @@ def print_status(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, which shows HTML."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 def format_duration(seconds: float) -> str:
     """Format seconds as `42 s`, `3 min 20 s` or `5 h 10 min`."""
     seconds = max(0, math.ceil(seconds))

@@ -9,17 +9,44 @@ from tqdm import tqdm
 
 from gptlab.training.callbacks.metrics_logger import MetricsLogger
 from gptlab.training.callbacks.step_callback import StepCallback
-from gptlab.utils.console import format_duration
+from gptlab.utils.console import format_duration, in_notebook
+
+
+class NotebookBar:
+    """A progress bar of a notebook, used like tqdm; it needs no widgets."""
+
+    def __init__(self, total: int, initial: int):
+        from IPython.display import display
+
+        self.total, self.n, self.text = total, initial, ""
+        self.display = display(self, display_id=True)
+
+    def set_description_str(self, text: str, refresh: bool) -> None:
+        self.text = text
+
+    def update(self, steps: int) -> None:
+        self.n += steps
+        self.display.update(self)
+
+    def close(self) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return f"step {self.n:,}/{self.total:,}  {self.text}"
+
+    def _repr_html_(self) -> str:
+        return f'<progress value="{self.n}" max="{self.total}"></progress> {self!r}'
 
 
 class ProgressBar(StepCallback):
-    """Update a bar on a terminal; print a line now and then elsewhere."""
+    """Update a bar on a terminal or in a notebook; print a line now and then elsewhere."""
 
     def __init__(self, metrics_logger: MetricsLogger, total_steps: int, expected_seconds: float):
         self.metrics_logger = metrics_logger
         self.total_steps = total_steps
-        self.bar: tqdm | None = None
-        self.live = sys.stderr.isatty()
+        self.bar: tqdm | NotebookBar | None = None
+        self.in_notebook = in_notebook()
+        self.live = self.in_notebook or sys.stderr.isatty()
         # Formatting a line takes time, so not at every step.
         self.interval = 0.1 if self.live else max(10.0, expected_seconds / 60)  # seconds
 
@@ -32,7 +59,10 @@ class ProgressBar(StepCallback):
             at_once: dict[str, Any] = {"mininterval": 0, "miniters": 0, "leave": False}
             layout = "{bar:24} {n_fmt}/{total_fmt}  {desc}"
             total, initial = self.total_steps, self.step
-            self.bar = tqdm(total=total, initial=initial, bar_format=layout, **at_once)
+            if self.in_notebook:
+                self.bar = NotebookBar(total, initial)
+            else:
+                self.bar = tqdm(total=total, initial=initial, bar_format=layout, **at_once)
 
     def on_step(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         now = time.perf_counter()
