@@ -74,7 +74,7 @@ def forget_inherited_ranks(settings: TrainerConfig) -> None:
         return
     for name in RANK_VARIABLES:
         os.environ.pop(name, None)
-    rank_zero_only.rank = 0  # Lightning read it when it was imported
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]  # read from them at the import
 
 
 def configure_torch(settings: TrainerConfig, accelerator: str) -> None:

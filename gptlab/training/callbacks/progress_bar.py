@@ -18,13 +18,13 @@ class NotebookBar:
     def __init__(self, total: int, initial: int):
         from IPython.display import display
 
-        self.total, self.n, self.text = total, initial, ""
+        self.total, self.n, self.text = total, float(initial), ""
         self.display = display(self, display_id=True)
 
     def set_description_str(self, text: str, refresh: bool) -> None:
         self.text = text
 
-    def update(self, steps: int) -> None:
+    def update(self, steps: float) -> None:
         self.n += steps
         self.display.update(self)
 
@@ -32,10 +32,10 @@ class NotebookBar:
         pass
 
     def __repr__(self) -> str:
-        return f"step {self.n:,}/{self.total:,}  {self.text}"
+        return f"step {self.n:,.0f}/{self.total:,}  {self.text}"
 
     def _repr_html_(self) -> str:
-        return f'<progress value="{self.n}" max="{self.total}"></progress> {self!r}'
+        return f'<progress value="{self.n:.0f}" max="{self.total}"></progress> {self!r}'
 
 
 class ProgressBar(StepCallback):
