@@ -1,4 +1,4 @@
-"""Evaluate a trained model: `python -m gptlab.evaluate run=latest 'suite=[perplexity]'`."""
+"""Evaluate a trained model: `python -m gptlab.evaluate run=latest suite=perplexity`."""
 
 from gptlab.config.cli import command
 from gptlab.config.schema import EvaluateConfig

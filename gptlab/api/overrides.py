@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from os import PathLike, fspath
 from typing import Any, NamedTuple
 
-from gptlab.config.cli import free_text_keys, quote_free_text, refuse_removals
+from gptlab.config.arguments import hydra_arguments, typed_keys
+from gptlab.config.cli import refuse_removals
 from gptlab.config.hydra_errors import OPEN_GROUPS
 from gptlab.config.keys import config_groups
 from gptlab.config.sweeps import quote_override
@@ -36,11 +37,11 @@ def make_overrides(command: str, typed: tuple[str, ...], keys: Mapping[str, Any]
     pairs = list(flatten_keys(keys))
     written = [write_override(name, value, groups) for name, value in pairs]
     readable = [
-        f"{name}={value}" if isinstance(value, str) and name in free_text_keys() else override
+        f"{name}={value}" if isinstance(value, str) and name in typed_keys() else override
         for (name, value), override in zip(pairs, written, strict=True)
     ]
     words = ["python", f"{command}.py", *typed, *readable]
-    return Overrides([*map(quote_free_text, typed), *written], shlex.join(words))
+    return Overrides([*hydra_arguments([*typed]), *written], shlex.join(words))
 
 
 def flatten_keys(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

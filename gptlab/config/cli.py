@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.config import sweeps
+from gptlab.config.arguments import hydra_arguments
 from gptlab.config.hydra_errors import explain_hydra_error
 from gptlab.config.keys import (
     CONF_DIR,
@@ -30,27 +31,6 @@ from gptlab.config.schema import SCHEMAS
 from gptlab.config.validation import validate_config
 from gptlab.utils.errors import UserError, exit_on_error, failure_line
 from gptlab.utils.plugins import trust
-
-
-@functools.cache
-def free_text_keys() -> dict[str, KeyInfo]:
-    """Return the keys of all commands that take text or paths exactly as typed."""
-    infos = (info for schema in SCHEMAS.values() for info in keys_of(schema).values())
-    return {info.name: info for info in infos if info.free_text}
-
-
-def quote_free_text(argument: str) -> str:
-    """Quote the value of `prompt=…` and other free text for Hydra's grammar.
-
-    A list (`data.path=[a,b]`) and a bare `null` keep their meaning.
-    """
-    name, equals, value = argument.partition("=")
-    info = free_text_keys().get(name.lstrip("+"))
-    if not equals or info is None or value == "null":
-        return argument
-    if info.type == "Any" and value.startswith("[") and value.endswith("]"):
-        return argument
-    return f"{name}={sweeps.quote_override(value)}"
 
 
 def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
@@ -81,7 +61,7 @@ def run_command(name: str, action: Callable[[Any], Any]) -> None:
     os.environ["MPLBACKEND"] = "agg"  # a notebook's `!` passes on its own, which may not exist here
     typed = [Path(sys.argv[0]).name, *sys.argv[1:]]
     os.environ[sweeps.COMMAND_ENV] = shlex.join(["python", *typed])
-    arguments = sweeps.resume_sweep_arguments([quote_free_text(a) for a in sys.argv[1:]])
+    arguments = sweeps.resume_sweep_arguments(hydra_arguments(sys.argv[1:]))
     if name != "train" and sweeps.MULTIRUN_FLAGS & set(arguments):
         raise UserError("-m: only train.py runs sweeps")
     refuse_removals(arguments)
@@ -137,7 +117,7 @@ def composed_config(name: str, overrides: list[str]) -> Iterator[Any]:
 
 def compose_config(name: str, arguments: list[str]) -> Any:
     """Return the validated configuration of a command with these arguments; do not run it."""
-    with composed_config(name, [quote_free_text(a) for a in arguments]) as config:
+    with composed_config(name, hydra_arguments(arguments)) as config:
         return config
 
 

@@ -44,7 +44,7 @@ def explain_message(text: str, command_name: str) -> str | None:
         kind = match[2] or match[3]
         return f"{key or 'a key'}={match[1]} must be {TYPE_NAMES.get(kind, 'text')}"
     if "is not a ListConfig" in text and key:
-        return f"{key} must be a list, as in '{key}=[a,b]'"
+        return f"{key} must be a list, as in {key}=a,b"
     if "is not Optional" in text and key:
         return f"{key}=null must be a value other than null"
     if text.startswith("Ambiguous value for argument"):

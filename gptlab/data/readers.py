@@ -49,6 +49,9 @@ def existing_files(key: str, name: str, suffixes: tuple[str, ...]) -> list[Path]
     if not path.is_dir():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         suggestion = did_you_mean(path.name, siblings)
+        missing = [part for part in name.split(",") if not Path(part).expanduser().exists()]
+        if 0 < len(missing) < len(name.split(",")):
+            suggestion = f"; in this list, {' and '.join(missing)} does not exist"
         raise UserError(f"{key}={name}: no such file or folder{suggestion}")
     files = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
     if not files:

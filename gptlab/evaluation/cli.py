@@ -28,7 +28,7 @@ def run_evaluate(config: EvaluateConfig) -> None:
         print_evaluation(config)
     else:
         raise UserError(
-            f"suite: choose from {', '.join(SUITES)}, as in 'suite=[perplexity]'; or give a "
+            f"suite: choose from {', '.join(SUITES)}, as in suite=perplexity; or give a "
             'message to classify, text="You won a prize"'
         )
 

@@ -148,7 +148,7 @@ def read_questions(
 def download_questions(raw_dir: Path) -> Path:
     otherwise = (
         "name a copy with hellaswag.path=FILE, or leave hellaswag out (in train.py: "
-        "'eval_before=[]' 'eval_after=[perplexity]')"
+        "eval_before= eval_after=perplexity)"
     )
     try:
         return download_file(URL, SHA256, raw_dir / "hellaswag_val.jsonl", otherwise)

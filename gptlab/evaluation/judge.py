@@ -46,7 +46,7 @@ def judge_responses(config: EvaluateConfig, url: str) -> None:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{path}: has no responses to judge; a run writes them with "
-            "'eval_after=[perplexity,responses]'"
+            "eval_after=perplexity,responses"
         ) from None
     remaining = [record for record in records if "points" not in record]
     for record in tqdm(remaining, desc="judge", disable=None, leave=False):

@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gptlab.config import cli
-from gptlab.config.cli import help_text, quote_free_text
+from gptlab.config.arguments import hydra_argument
+from gptlab.config.cli import help_text
 from gptlab.config.keys import CONF_DIR, KeyInfo, keys_of
 from gptlab.config.renamed_keys import RENAMED_KEYS
 from gptlab.config.schema import SCHEMAS, TrainConfig
@@ -148,7 +149,7 @@ def test_any_free_text_arrives_unchanged(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    quoted = quote_free_text(f"prompt={text}")
+    quoted = hydra_argument(f"prompt={text}")
     override = OverridesParser.create().parse_override(quoted)
     arrived = OmegaConf.to_container(OmegaConf.create({"prompt": override.value()}), resolve=True)
     if text == "null":

@@ -1,6 +1,6 @@
 """Answers to HellaSwag compared to those of the lm-evaluation-harness, which runs its own task.
 
-`pip install -e '.[harness]' && pytest -m slow tests/evaluation/test_hellaswag_harness.py`
+`pip install -e ".[harness]" && pytest -m slow tests/evaluation/test_hellaswag_harness.py`
 """
 
 import json

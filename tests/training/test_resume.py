@@ -154,7 +154,9 @@ def test_every_new_step_of_an_extended_run_has_the_new_schedules_rate(
     extension = ["trainer.max_steps=30", "trainer.log_every=1"]
     result = command("train", "resume=latest", *extension)
     assert result.code == 0, result.err
-    optim = OptimConfig(**yaml.safe_load((run / "config.yaml").read_text())["optim"])
+    optim = OptimConfig(
+        **yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["optim"]
+    )
     rows = [row for row in read_metrics(run) if int(row["step"]) > 12]
     rates = {int(row["step"]): float(row["train/lr"]) for row in rows if row["train/lr"]}
     assert list(rates) == list(range(13, 31))
@@ -169,7 +171,7 @@ def test_a_stopped_extension_is_resumed_without_typing_its_steps_again(
     arguments = ["resume=latest", "trainer.max_steps=16", *stop(13, signal=2)]
     assert command("train", *arguments).code == 130
     assert command("train", *RESUME).code == 0
-    assert json.loads((finished / "summary.json").read_text())["steps"] == 16
+    assert json.loads((finished / "summary.json").read_text(encoding="utf-8"))["steps"] == 16
 
 
 def test_fewer_steps_than_a_run_has_are_refused_at_once(command, crashed: Path) -> None:

@@ -77,7 +77,9 @@ def test_weights_in_several_files_compute_the_same(
     index = folder / "model.safetensors.index.json"
     if suffix == ".bin":
         index = index.rename(folder / "pytorch_model.bin.index.json")
-        index.write_text(index.read_text().replace(".safetensors", ".bin"))
+        index.write_text(
+            index.read_text(encoding="utf-8").replace(".safetensors", ".bin"), encoding="utf-8"
+        )
         for shard in folder.glob("*.safetensors"):
             torch.save(load_file(shard), shard.with_suffix(".bin"))
             shard.unlink()
@@ -95,7 +97,7 @@ def test_weights_in_several_files_compute_the_same(
 @pytest.mark.parametrize("names", [{}, [], {"a": 1}, {"a": "../secret.bin"}, {"a": []}, None])
 def test_a_damaged_index_is_refused(tmp_path: Path, names: object) -> None:
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": names}))
+    index.write_text(json.dumps({"weight_map": names}), encoding="utf-8")
     with pytest.raises(UserError, match="damaged: lists no files of weights"):
         load_model(index)
 
