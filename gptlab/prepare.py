@@ -19,6 +19,8 @@ def main(config: PrepareConfig) -> None:
             f"{plural(split.tokens, 'token'):>21} {split.bytes:>14,} bytes of text"
         )
     meta = corpus.meta
+    for line in meta.get("read", []):
+        print(f"  read: {line}")
     print(f"  split: {meta['split_rule']}")
     print(f"  held-out documents also in the training text: {meta['duplicates_across_splits']:,}")
     if meta["mojibake"]:

@@ -16,6 +16,7 @@ UNKNOWN = ("error", "skip")
 LAYERS = "gptlab.model.layers"
 FIFTH = "null: a fifth of the run, at most 1000; 0: never"
 TEMPLATES = "gptlab.data.prompt_templates.PROMPT_TEMPLATES"
+FORMATS = "gptlab.files.formats.SUFFIXES"
 SOURCES = ("gptlab.data.sources.SOURCES", "gptlab.data.records.RECORD_SOURCES")
 WEIGHT_DTYPES = ("float32", "bfloat16", "int8")
 INSPECTIONS = "gptlab.evaluation.interpretability_plots.INSPECTIONS"
@@ -77,11 +78,14 @@ class DataConfig:
 
     task: str = key("text", "what to learn", choices=("text", "classification", "instructions"))
     source: str = key("text", "text: files of data.path; otherwise built in", choices=SOURCES)
-    path: Any = text_key(None, "your own files instead: a file, a list of files, or a folder")
+    path: Any = text_key(None, "your own files instead: a file, folder or glob, or a list of these")
     valid_path: Any = text_key(None, "held-out documents; null: split off as data.split says")
     hub: str | None = text_key(None, "source=hub: Hugging Face dataset, or a folder with its copy")
     hub_config: str | None = key(None, "source=hub: configuration of the dataset")
-    text_column: str | None = key(None, "text column of .jsonl, .json, .parquet; null: text")
+    format: str | None = key(None, "how to read files; null: by name and content", choices=FORMATS)
+    encoding: str | None = key(None, "encoding of text files, such as cp1252; null: detect it")
+    text_column: str | None = key(None, "column of a table with the text; null: text")
+    label_column: str | None = key(None, "classification: column with the class; null: by its name")
     document_boundary: str = key(
         "auto", "where a document ends; auto: at <|endoftext|>", choices=("auto", "line", "file")
     )

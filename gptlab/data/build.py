@@ -29,6 +29,8 @@ IDENTITY_KEYS = (
 ).split()
 RECORD_IDENTITY_KEYS = [*IDENTITY_KEYS, "task", "test_split", "balance_classes", "template"]
 
+READER_KEYS = ["format", "encoding", "label_column"]  # part of a corpus's identity if they are set
+
 
 def open_corpus(
     data: DataConfig,
@@ -48,6 +50,7 @@ def open_corpus(
     source = make_text_source(data, seed, root) if is_text else make_record_source(data, root)
     names = IDENTITY_KEYS if is_text else RECORD_IDENTITY_KEYS
     settings = {name: getattr(data, name) for name in names}
+    settings |= {name: value for name in READER_KEYS if (value := getattr(data, name)) is not None}
     encoding = fingerprint(tokenizer_override) if tokenizer_override else asdict(tokenizer)
     key = [CORPUS_FORMAT, source.identity(), encoding, settings, seed]
     digest = sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import numpy as np
 
 from gptlab.config.schema import DataConfig
 from gptlab.data.corpus import SplitWriter, write_corpus_files
+from gptlab.data.mojibake import repair_mojibake
 from gptlab.data.prompt_templates import PROMPT_TEMPLATES
-from gptlab.data.readers import repair_mojibake
 from gptlab.data.records import Message, Record, RecordSource
-from gptlab.data.splits import normalize_record, split_records
+from gptlab.data.splits import (
+    DEFAULT_SPLIT,
+    NOTHING_HELD_OUT,
+    normalize_record,
+    split_records,
+)
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.utils.console import plural
 from gptlab.utils.errors import UserError
@@ -42,7 +48,9 @@ def build_record_corpus(
         raise UserError(
             f"of {plural(len(records), 'record')} {problem}; at least two classes are needed"
         )
-    splits, description = split_records(records, data, seed)
+    share = data.split or DEFAULT_SPLIT
+    splits, description = split_records(records, replace(data, split=share), seed)
+    description += "" if data.split else NOTHING_HELD_OUT
     check_split_classes(records, splits, classes)
     template = resolve_choice("data.template", data.template, PROMPT_TEMPLATES)
     tokenizer = train_tokenizer(text for r in records for text in prompt_and_response(r, template))
@@ -70,6 +78,7 @@ def build_record_corpus(
         "repaired": data.repair_encoding,
         "duplicates_across_splits": count_duplicate_records(splits),
         "best_possible": None,
+        "read": source.report.lines(),
     }
     write_corpus_files(folder, writers, tokenizer, meta)
 

@@ -5,20 +5,25 @@ To add a set of records, write a class with `identity` and `read` and enter it i
 """
 
 import json
+import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 from gptlab.config.schema import DataConfig
-from gptlab.data import readers
 from gptlab.data.download import download_file
-from gptlab.data.sources import file_stats
-from gptlab.data.tokenizer import END_OF_TEXT
 from gptlab.data.toy import instructions, spam
+from gptlab.files.documents import END_OF_TEXT, SURROGATE
+from gptlab.files.find import file_stats, find_files
+from gptlab.files.report import ReadReport
+from gptlab.files.streams import FoundFile, OpenFile, explain_read_errors, open_files
+from gptlab.files.tables import has_equal_tabs, read_delimited, read_rows
 from gptlab.utils.errors import UserError
 from gptlab.utils.plugins import is_reference, resolve_choice
 
@@ -56,6 +61,11 @@ class RecordSource(ABC):
         self.record_type = RECORD_TYPES[config.task]
         self.download_folder = corpus_root / "raw"
 
+    @cached_property
+    def report(self) -> ReadReport:
+        """What was read from files, filled while they are read."""
+        return ReadReport()
+
     @abstractmethod
     def identity(self) -> Any:
         """Return plain values that change when the records change."""
@@ -70,17 +80,19 @@ class RecordFiles(RecordSource):
 
     tasks = ("classification", "instructions")
 
-    def __init__(self, config: DataConfig, corpus_root: Path):
-        super().__init__(config, corpus_root)
-        if config.path is None:
-            raise UserError("data.path is not set; name the file of your records: data.path=FILE")
-        self.paths = readers.find_files("data.path", config.path, RECORD_SUFFIXES)
+    @cached_property
+    def files(self) -> list[FoundFile]:
+        return find_files("data.path", self.config.path, self.config, self.report)
 
     def identity(self) -> Any:
-        return file_stats(self.paths)
+        return file_stats(self.files, "records")
 
     def read(self) -> list[Record]:
-        return [record for path in self.paths for record in read_records(path, self.record_type)]
+        return [
+            record
+            for file in self.files
+            for record in read_records(file, self.record_type, self.config, self.report)
+        ]
 
 
 class GeneratedRecords(RecordSource):
@@ -144,7 +156,7 @@ class BookInstructions(RecordSource):
     def read(self) -> list[Record]:
         path = self.download_folder / "instructions.json"
         path = download_file(self.URL, is_json_list, path, OFFLINE_HINT + "toy_instructions")
-        return read_records(path, Instruction)
+        return read_records(FoundFile(path, "json"), Instruction, self.config, self.report)
 
 
 def is_json_list(content: bytes) -> bool:
@@ -164,7 +176,7 @@ RECORD_SOURCES: dict[str, type[RecordSource]] = {
     "text": RecordFiles,
 }
 # Keys that only text sources read.
-TEXT_ONLY_KEYS = "valid_path hub text_column document_boundary max_tokens subset split_by".split()
+TEXT_ONLY_KEYS = "valid_path hub document_boundary max_tokens subset split_by".split()
 
 
 def make_record_source(config: DataConfig, corpus_root: Path) -> RecordSource:
@@ -191,23 +203,49 @@ def make_record_source(config: DataConfig, corpus_root: Path) -> RecordSource:
     return source(config, corpus_root)
 
 
-RECORD_SUFFIXES = (".tsv", ".json", ".jsonl", ".jsonl.gz")
-
-
-def read_records(path: Path, record_type: type[Record]) -> list[Record]:
-    """Read the records of a file: JSON objects, or for messages also lines `class<TAB>text`.
+def read_records(
+    found: FoundFile, record_type: type[Record], data: DataConfig, report: ReadReport
+) -> list[Record]:
+    """Read the records of a table, or for messages also of lines `class<TAB>text`.
 
     Raises UserError, with file and line, for anything else.
     """
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        rows = readers.read_jsonl(path)
-    elif path.name.endswith(".json"):
-        rows = readers.read_json(path)
-    elif record_type is Message:
-        return parse_labeled_lines(readers.read_lines(path), str(path))
-    else:
-        raise UserError(f"{path}: instructions must be in a .json or .jsonl file")
-    return [record_from_row(record_type, row, f"{path}: {place}") for place, row in rows]
+    records: list[Record] = []
+    with explain_read_errors(found.path):
+        for file in open_files(found, data, report):
+            if file.format == "tsv" and record_type is Message:
+                records += read_tab_separated(file)
+            else:
+                records += read_table(file, read_rows(file), record_type)
+    return records
+
+
+def read_tab_separated(file: OpenFile) -> list[Record]:
+    """Read messages from a table with a heading, or from lines `class<TAB>text` without one."""
+    lines = file.lines()
+    first = next((line for line in lines if line.strip()), "")
+    if set(find_columns(Message, tuple(first.strip().split("\t")), file.data)) >= {"text", "label"}:
+        rows = read_delimited(file.name, first, lines, "\t", quotes=not has_equal_tabs(file))
+        return read_table(file, rows, Message)
+    return parse_labeled_lines(chain([first], lines), file.name)
+
+
+def read_table(
+    file: OpenFile, rows: Iterable[tuple[str, Any]], record_type: type[Record]
+) -> list[Record]:
+    """Make a record of each row; leave out messages without a text, and report how many."""
+    records: list[Record] = []
+    columns: dict[str, str] = {}
+    for place, row in rows:
+        records.append(record_from_row(record_type, row, f"{file.name}: {place}", file.data))
+        columns = columns or find_columns(record_type, tuple(row), file.data)
+    file.report.columns |= dict.fromkeys(columns.values())
+    if record_type is Message and file.format in ("csv", "tsv"):
+        count = len(records)
+        records = [record for record in records if vars(record)["text"]]
+        if count > len(records):
+            file.report.note(file.name, f"{count - len(records):,} rows without a text left out")
+    return records
 
 
 def parse_labeled_lines(lines: Iterable[str], path: str) -> list[Record]:
@@ -217,18 +255,66 @@ def parse_labeled_lines(lines: Iterable[str], path: str) -> list[Record]:
         if line.strip() and not (tab and label.strip()):
             raise UserError(f"{path}: line {number} must be a class, a tab and a text")
         if text.strip():
-            messages.append(Message(text.strip(), label.strip()))
+            messages.append(Message(text.strip(), label_name(label.strip())))
     return messages
 
 
-def record_from_row(record_type: type[Record], row: Any, place: str) -> Record:
-    """Make a record from a JSON object; an instruction's `input` may be missing."""
-    names = ("text", "label") if record_type is Message else ("instruction", "input", "output")
-    values = {"input": "", **row} if isinstance(row, dict) else {}
+# The names of the columns of each field, by preference, in any case.
+COLUMNS: dict[type[Record], dict[str, tuple[str, ...]]] = {
+    Message: {
+        "text": tuple("text message sms sentence content review body tweet comment v2".split()),
+        "label": tuple("label class category target sentiment v1".split()),
+    },
+    Instruction: {
+        "instruction": ("instruction", "prompt", "question", "query"),
+        "input": ("input", "context"),
+        "output": ("output", "response", "answer", "completion"),
+    },
+}
+
+
+def find_columns(
+    record_type: type[Record], names: tuple[str, ...], data: DataConfig
+) -> dict[str, str]:
+    """Find the column of each of a record's fields; a field without one is left out."""
+    folded = {name.strip().casefold(): name for name in reversed(names)}
+    columns = {}
+    for field, aliases in COLUMNS[record_type].items():
+        chosen = {"text": data.text_column, "label": data.label_column}.get(field)
+        wanted = (chosen.casefold(),) if chosen else aliases
+        if match := next((folded[alias] for alias in wanted if alias in folded), None):
+            columns[field] = match
+    return columns
+
+
+def record_from_row(record_type: type[Record], row: Any, place: str, data: DataConfig) -> Record:
+    """Make a record from a row; an instruction's `input` may be missing."""
+    fields = COLUMNS[record_type]
+    row = row if isinstance(row, dict) else {}
+    columns = find_columns(record_type, tuple(row), data)
+    values = {field: row[column] for field, column in columns.items()}
+    if missing := [field for field in fields if field not in columns and field != "input"]:
+        hint = "; name them with data.text_column and data.label_column"
+        raise UserError(
+            f"{place} must have the texts {', '.join(fields)}, but has no "
+            f"{' and no '.join(missing)} among: {', '.join(map(str, row)):.500}"
+            f"{hint if record_type is Message else ''}"
+        )
+    if values.get("input") is None:
+        values["input"] = ""
     if isinstance(values.get("label"), int | float):
         values["label"] = str(values["label"])
-    if not all(isinstance(values.get(name), str) for name in names):
-        keys = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise UserError(f"{place} must have the texts {', '.join(names)}, but has: {keys}")
-    texts = (readers.SURROGATE.sub("\ufffd", values[name]).strip() for name in names)
-    return record_type(*(text.replace(END_OF_TEXT, " ") for text in texts))
+    for field in fields:
+        if values[field] is None:
+            raise UserError(f"{place}: '{columns[field]}' is null, a missing {field}")
+        if not isinstance(values[field], str):
+            kind = type(values[field]).__name__
+            raise UserError(f"{place}: '{columns[field]}' is {kind}, not text")
+    texts = (SURROGATE.sub("\ufffd", values[field]).strip() for field in fields)
+    record = record_type(*(text.replace(END_OF_TEXT, " ") for text in texts))
+    return Message(record.text, label_name(record.label)) if isinstance(record, Message) else record
+
+
+def label_name(label: str) -> str:
+    """Return the name of a class; whole numbers have no decimals: 1.0 is 1."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", label)

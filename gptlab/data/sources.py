@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.config.schema import DataConfig
-from gptlab.data import readers
-from gptlab.data.readers import TextChunk
 from gptlab.data.tokenizer import GPT2Tokenizer
 from gptlab.data.toy.stories import story_grammar
+from gptlab.files.documents import TextChunk, extract_text, read_documents
+from gptlab.files.find import file_stats, find_files
+from gptlab.files.report import ReadReport
+from gptlab.files.streams import FoundFile
 from gptlab.utils.atomic_io import atomic_folder
 from gptlab.utils.errors import UserError
 from gptlab.utils.plugins import resolve_choice
@@ -32,6 +34,11 @@ class TextSource(ABC):
         self.config = config
         self.seed = seed
         self.corpus_root = corpus_root
+
+    @cached_property
+    def report(self) -> ReadReport:
+        """What was read from files, filled while they are read."""
+        return ReadReport()
 
     @property
     def splits(self) -> list[str]:
@@ -80,29 +87,23 @@ class FileSource(TextSource):
     """Documents in the files of data.path and data.valid_path."""
 
     @cached_property
-    def paths(self) -> dict[str, list[Path]]:
-        if self.config.path is None:
-            raise UserError("data.path is not set; name your text: data=text data.path=novel.txt")
-        paths = {"train": readers.find_files("data.path", self.config.path)}
-        if self.config.valid_path is not None:
-            paths["valid"] = readers.find_files("data.valid_path", self.config.valid_path)
-        return paths
+    def files(self) -> dict[str, list[FoundFile]]:
+        config, report = self.config, self.report
+        files = {"train": find_files("data.path", config.path, config, report)}
+        if config.valid_path is not None:
+            files["valid"] = find_files("data.valid_path", config.valid_path, config, report)
+        return files
 
     @property
     def splits(self) -> list[str]:
-        return list(self.paths)
+        return list(self.files)
 
     def identity(self) -> Any:
-        return {split: file_stats(files) for split, files in self.paths.items()}
+        return {split: file_stats(files) for split, files in self.files.items()}
 
     def read_chunks(self, split: str) -> Iterator[TextChunk]:
-        for path in self.paths[split]:
-            yield from readers.read_documents(path, self.config)
-
-
-def file_stats(paths: list[Path]) -> list[list[Any]]:
-    """Name, size and modification time of each file: they change when its content does."""
-    return [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+        for file in self.files[split]:
+            yield from read_documents(file, self.config, self.report)
 
 
 class HubSource(FileSource):
@@ -131,15 +132,15 @@ class HubSource(FileSource):
         return ["folder", stats, config.hub_config, *limits]
 
     @cached_property
-    def paths(self) -> dict[str, list[Path]]:
+    def files(self) -> dict[str, list[FoundFile]]:
         """The .jsonl file of each split, downloaded if it does not exist yet."""
         if not self.folder.is_dir():
             self.download()
         paths = {split: self.folder / f"{split}.jsonl" for split in ("train", "valid")}
-        return {split: [path] for split, path in paths.items() if path.exists()}
+        return {name: [FoundFile(path, "jsonl")] for name, path in paths.items() if path.exists()}
 
     def read_chunks(self, split: str) -> Iterator[TextChunk]:
-        return readers.read_documents(self.paths[split][0], DataConfig())
+        return read_documents(self.files[split][0], DataConfig(), ReadReport())
 
     def download(self) -> None:
         """Stream the splits into a temporary folder that is renamed when complete."""
@@ -176,7 +177,7 @@ class HubSource(FileSource):
             for count, row in enumerate(rows):
                 if count >= max_rows or tokens >= max_tokens:
                     break
-                text = readers.extract_text(row, f"row {count + 1}", Path(self.hub), column)
+                text = extract_text(row, f"{self.hub}: row {count + 1}", column)
                 file.write(json.dumps({"text": text}) + "\n")
                 if max_tokens < math.inf:
                     tokens += len(tokenizer.encode(text)) + 1

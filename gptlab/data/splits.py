@@ -10,11 +10,14 @@ from hashlib import blake2b
 import numpy as np
 
 from gptlab.config.schema import DataConfig
-from gptlab.data.readers import TextChunk
 from gptlab.data.records import Message, Record
+from gptlab.files.documents import TextChunk
 from gptlab.utils.console import plural
 from gptlab.utils.errors import UserError
 from gptlab.utils.hashing import splitmix64
+
+DEFAULT_SPLIT = 0.1  # with data.split=0, if nothing else is held out
+NOTHING_HELD_OUT = ", because data.split=0 would leave nothing to validate on"
 
 
 @dataclass
@@ -46,10 +49,6 @@ class SplitRule:
             raise UserError(
                 f"data.max_tokens={data.max_tokens} stops before the tail to hold out; "
                 "use data.split_by=random, or data.max_samples"
-            )
-        if data.split == 0 and self.held_out_split == "valid":
-            raise UserError(
-                "data.split=0 holds nothing out; set data.split=0.1, or data.valid_path=FILE"
             )
         lengths = np.array(scans["train"].lengths, dtype=np.int64)
         self.kept = self.uniform_hash(b"subset") < data.subset

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -19,10 +20,11 @@ import numpy as np
 
 from gptlab.config.schema import DataConfig
 from gptlab.data.corpus import SplitWriter, write_corpus_files
-from gptlab.data.readers import TextChunk, repair_mojibake
+from gptlab.data.mojibake import repair_mojibake
 from gptlab.data.sources import TextSource
-from gptlab.data.splits import DocumentScan, SplitRule
-from gptlab.data.tokenizer import END_OF_TEXT, Tokenizer
+from gptlab.data.splits import DEFAULT_SPLIT, NOTHING_HELD_OUT, DocumentScan, SplitRule
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.files.documents import END_OF_TEXT, TextChunk
 from gptlab.utils.console import print_status
 from gptlab.utils.errors import UserError
 
@@ -48,15 +50,18 @@ def build_text_corpus(
     for split, scan in scans.items():
         if not scan.lengths:
             raise UserError(f"data.{'path' if split == 'train' else 'valid_path'} has no text")
+    held_out = "valid" in scans or data.split > 0
+    data = data if held_out else replace(data, split=DEFAULT_SPLIT)
     rule = SplitRule(scans, data, seed)
     writers = write_token_files(folder, source, rule, data, tokenizer)
     damage = sum(scan.mojibake for scan in scans.values())
     meta = meta | {
-        "split_rule": rule.description,
+        "split_rule": rule.description + ("" if held_out else NOTHING_HELD_OUT),
         "mojibake": damage,
         "repaired": data.repair_encoding,
         "duplicates_across_splits": rule.count_duplicate_documents(),
         "best_possible": source_entropy(source, writers),
+        "read": source.report.lines(),
     }
     write_corpus_files(folder, writers, tokenizer, meta)
     if damage and not data.repair_encoding:

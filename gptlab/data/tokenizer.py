@@ -18,10 +18,9 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from gptlab.config.schema import TokenizerConfig
+from gptlab.files.documents import END_OF_TEXT
 from gptlab.utils.errors import UserError
 from gptlab.utils.plugins import PluginError, is_reference, resolve_choice
-
-END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer(Protocol):

@@ -45,6 +45,7 @@ def opening_lines(setup: TrainingSetup, report: PreflightReport, folder: Path | 
     lines = {
         "model": describe_model(plan, setup.net),
         "data": describe_corpus(setup.corpus),
+        **({"files": f"\n{'':13}".join(read)} if (read := setup.corpus.meta.get("read")) else {}),
         **({"weights": f"from {plan.initial_checkpoint}"} if plan.initial_checkpoint else {}),
         "steps": describe_steps(setup),
         "optimizer": describe_optimizer(setup.config),

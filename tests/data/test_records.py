@@ -171,12 +171,17 @@ def test_the_alpaca_template_is_the_published_one() -> None:
     assert "### Input" not in alpaca_template("Name a fruit.")
 
 
+def read_file(path: Path, kind: type[records.Record]) -> list[records.Record]:
+    task = "classification" if kind is Message else "instructions"
+    return records.RecordFiles(DataConfig(task=task, path=str(path)), path.parent).read()
+
+
 def test_labeled_lines_are_read_verbatim(tmp_path: Path) -> None:
     path = tmp_path / "sms.tsv"
     path.write_text(
         'ham\tShe said "no\nspam\t&lt;#&gt; for you\n\nham\t he\tsaid \n', encoding="utf-8"
     )
-    read = records.read_records(path, Message)
+    read = read_file(path, Message)
     texts = ['She said "no', "&lt;#&gt; for you", "he\tsaid"]
     assert [(r.label, r.text) for r in read] == list(
         zip(["ham", "spam", "ham"], texts, strict=True)
@@ -187,10 +192,10 @@ def test_instructions_are_read_from_json(tmp_path: Path) -> None:
     rows = [{"instruction": "Say hi.", "output": "hi"}, {"instruction": "a", "input": "b"}]
     path = tmp_path / "some.json"
     path.write_text(json.dumps(rows[:1]), encoding="utf-8")
-    assert records.read_records(path, Instruction) == [Instruction("Say hi.", "", "hi")]
+    assert read_file(path, Instruction) == [Instruction("Say hi.", "", "hi")]
     path.write_text(json.dumps(rows), encoding="utf-8")
     with pytest.raises(UserError, match="row 2 must have the texts instruction, input, output"):
-        records.read_records(path, Instruction)
+        read_file(path, Instruction)
 
 
 def test_sms_spam_is_downloaded_once_and_its_hash_checked(tmp_path, monkeypatch) -> None:
