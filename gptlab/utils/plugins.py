@@ -8,6 +8,7 @@ name that only a run folder or a checkpoint brings is refused.
 import contextlib
 import functools
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -111,14 +112,15 @@ def resolve_choice(
 
 
 def import_part(key: str, name: str) -> Any:
-    """Import a trusted part, also from the current folder."""
+    """Import a trusted part, from the current folder if its package is not installed."""
     with plugin_errors_in(key):
         require_trust([name])
     module_name, _, attribute = name.partition(":")
-    with contextlib.suppress(OSError):  # the folder was deleted
-        # The last place to look: a file here must not replace a module that others import.
-        if (folder := os.getcwd()) not in sys.path:
-            sys.path.append(folder)
+    package = module_name.partition(".")[0]
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        with contextlib.suppress(OSError):  # the folder was deleted
+            # The last place to look: a file here must not replace a module that others import.
+            sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # it may raise anything
@@ -135,7 +137,9 @@ def import_part(key: str, name: str) -> Any:
 def describe_import_error(error: BaseException, module: str) -> str:
     """Describe the exception in one line, with its file and line in the user's package."""
     if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-        return f"there is no {error.name} in {os.getcwd()} or among the installed packages"
+        parent = sys.modules.get(str(error.name).rpartition(".")[0])
+        places = list(parent.__path__) if parent else [os.getcwd(), "the installed packages"]
+        return f"there is no {error.name} in {' and '.join(places)}"
     frames = [
         (frame.filename, frame.lineno)
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,6 +1,7 @@
 """Names become parts: a table's own, or those of packages that the user trusts."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,6 +75,17 @@ def test_no_other_name_lets_a_package_be_imported(folder: Path, trusted: str) ->
     assert not (folder / "imported").exists()
 
 
+def test_an_installed_package_opens_no_way_to_the_current_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "elsewhere").mkdir()
+    (folder / "mine").rename(folder / "elsewhere" / "mine")
+    monkeypatch.syspath_prepend(str(folder / "elsewhere"))
+    plugins.trust(["mine"])
+    assert callable(resolve("mine.rates:rate"))
+    assert str(folder) not in sys.path  # its files could pass for packages that are missing
+
+
 def test_a_file_in_the_current_folder_replaces_no_module(folder: Path) -> None:
     (folder / "json.py").write_text("number = 1", encoding="utf-8")
     (folder / "this.py").write_text("number = 1", encoding="utf-8")
@@ -88,8 +100,8 @@ def test_a_file_in_the_current_folder_replaces_no_module(folder: Path) -> None:
 
 
 BROKEN = {
-    "mine.absent:rate": "there is no mine.absent in ",
-    "absent:rate": "there is no absent in ",
+    "mine.absent:rate": "there is no mine.absent in {folder}{sep}mine)",
+    "absent:rate": "there is no absent in {folder} and the installed packages)",
     "mine.rates:rat": "has no rat; did you mean 'rate'?",
     "mine.rates:number": "must be a function or class, not int",
     "mine.rates:one": "must take the arguments (step, total), but takes (step)",
@@ -115,7 +127,8 @@ def test_a_broken_part_is_refused_in_one_line_with_its_place(folder: Path, name:
     with pytest.raises(PluginError) as error:
         resolve(name)
     line = str(error.value)
-    assert line.startswith(f"optim.schedule={name}: ") and BROKEN[name] in line
+    assert line.startswith(f"optim.schedule={name}: ")
+    assert BROKEN[name].format(folder=folder, sep=os.sep) in line
     assert "\n" not in line
 
 
