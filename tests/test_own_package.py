@@ -167,6 +167,7 @@ def test_a_sweep_over_own_parts_trains_and_asks_again_when_resumed(
     (sweep,) = (tmp_path / "runs").iterdir()
     jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
     assert jobs == ["0,model.feed_forward=gelu", "1,model.feed_forward=mypkg.parts-ReGLU"]
+    assert ",mypkg.parts:ReGLU," in (sweep / "sweep.csv").read_text(encoding="utf-8")
     (sweep / "sweep.csv").unlink()
     (sweep / jobs[1] / "summary.json").unlink()
     forget_package()

@@ -120,7 +120,8 @@ def read_jobs(sweep: Path) -> list[SweepJob]:
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, str]:
-    return dict(override.split("=", 1) for override in overrides)
+    plain = (override.replace("\\:", ":") for override in overrides)  # Hydra escapes it in sweeps
+    return dict(override.split("=", 1) for override in plain)
 
 
 def ranking_rows(jobs: list[SweepJob]) -> list[dict[str, Any]]:
