@@ -1,15 +1,6 @@
 """Generate text with a trained model: `python generate.py prompt="Once upon a time"`."""
 
-from gptlab.config.cli import command
-from gptlab.config.schema import GenerateConfig
-
-
-@command("generate")
-def main(config: GenerateConfig) -> None:
-    from gptlab.generation.cli import run_generate  # heavy imports: after validation
-
-    run_generate(config)
-
+from gptlab.generation.__main__ import main
 
 if __name__ == "__main__":
     main()

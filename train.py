@@ -1,15 +1,6 @@
 """Train a GPT: `python train.py`, `python train.py experiment=NAME`, `python train.py --help`."""
 
-from gptlab.config.cli import command
-from gptlab.config.schema import TrainConfig
-
-
-@command("train")
-def main(config: TrainConfig) -> float | None:
-    from gptlab.training.train import train  # heavy imports: after validation
-
-    return train(config)
-
+from gptlab.training.__main__ import main
 
 if __name__ == "__main__":
     main()

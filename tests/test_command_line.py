@@ -78,7 +78,7 @@ def test_every_model_choice_trains_and_generates(command, toy_corpus: Corpus, mo
         (["prompt=Once", "sampling.temperature=-1"], "sampling.temperature=-1.0 must be from 0"),
         (["prompt=Once", "sampling.top_p=1.5"], "sampling.top_p=1.5 must be above 0 and at most 1"),
         (["prompt=Once", "max_new_tokens=0"], "max_new_tokens=0 must be at least 1"),
-        (["-m", "prompt=Once", "seed=1,2"], "-m: only train.py runs sweeps"),
+        (["-m", "prompt=Once", "seed=1,2"], "-m: only training runs sweeps"),
         (["prompt=Once", "model.n_layer=2"], "model: unknown key"),
         (["prompt=Once", "run=~nobody"], "run=~nobody: "),
         (["prompt=Once", "sampling=topk"], "did you mean 'top_k'?"),

@@ -30,7 +30,8 @@ def serve(config: AppConfig) -> None:
     """Serve the page; raises UserError for a missing package, a bad model or a port in use."""
     for name in REQUIRED_PACKAGES:
         if importlib.util.find_spec(name) is None:
-            raise UserError(f'the app needs the package {name}: run `pip install -e ".[app]"`')
+            packages = " ".join(REQUIRED_PACKAGES)
+            raise UserError(f"the app needs the package {name}: run `pip install {packages}`")
     registry = open_registry(config)
     model = registry.load(*registry.default)  # a damaged checkpoint fails here, before serving
     with open_socket(config) as listener:

@@ -13,12 +13,12 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from gptlab.config import sweeps
 from gptlab.config.arguments import hydra_arguments
 from gptlab.config.hydra_errors import explain_hydra_error
+from gptlab.config.input_files import check_inputs
 from gptlab.config.keys import (
     CONF_DIR,
     KeyInfo,
@@ -31,6 +31,7 @@ from gptlab.config.schema import SCHEMAS
 from gptlab.config.validation import validate_config
 from gptlab.utils.errors import UserError, exit_on_error, failure_line
 from gptlab.utils.plugins import trust
+from gptlab.utils.program import program
 
 
 def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
@@ -59,17 +60,18 @@ def run_command(name: str, action: Callable[[Any], Any]) -> None:
     arguments."""
     set_torch_defaults()
     os.environ["MPLBACKEND"] = "agg"  # a notebook's `!` passes on its own, which may not exist here
-    typed = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    os.environ[sweeps.COMMAND_ENV] = shlex.join(["python", *typed])
+    os.environ[sweeps.COMMAND_ENV] = " ".join([program(name), *map(shlex.quote, sys.argv[1:])])
     arguments = sweeps.resume_sweep_arguments(hydra_arguments(sys.argv[1:]))
     if name != "train" and sweeps.MULTIRUN_FLAGS & set(arguments):
-        raise UserError("-m: only train.py runs sweeps")
+        raise UserError("-m: only training runs sweeps")
     refuse_removals(arguments)
     if any(map(is_for_hydra, arguments)):
         run_hydra_main(name, arguments, action)
     else:
         with composed_config(name, arguments) as config:
-            action(trust_typed(config))
+            trust_typed(config)
+            check_inputs(config)
+            action(config)
 
 
 def set_torch_defaults() -> None:
@@ -172,11 +174,17 @@ def run_hydra_main(name: str, arguments: list[str], action: Callable[[Any], Any]
 
 def run_job(name: str, composed: Any, action: Callable[[Any], Any]) -> float | None:
     """Validate and run one job; in a sweep, record a failure and let the other jobs run."""
+
+    def run_action() -> float | None:
+        config = trust_typed(to_config(name, composed))
+        check_inputs(config)
+        return action(config)
+
     if not sweeps.is_sweep_job():
-        return action(trust_typed(to_config(name, composed)))
+        return run_action()
     sweeps.reset_job_state()
     try:
-        return action(trust_typed(to_config(name, composed)))
+        return run_action()
     except Exception as error:
         sweeps.record_failed_job(failure_line(error) or traceback.format_exc().strip())
         return math.inf
@@ -231,14 +239,15 @@ def describe_choice(group: str) -> str:
 def help_text(name: str) -> str:
     """Return the command's usage, its groups with their choices, and all its keys."""
     usage = (CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    usage = usage.removeprefix("# ")
-    program = " ".join(usage.split()[: 3 if " -m " in usage else 2])
+    arguments, start = usage.partition(name)[2].removeprefix(".py"), program(name)
+    completion = f'eval "$({start} -sc install=bash)"'
     lines = [
-        usage,
+        f"{start}{arguments}",
         "",
-        f"{program} GROUP=CHOICE … KEY=VALUE …            a value overrides a choice",
-        f"{program} --cfg job …                           print the whole configuration and exit",
-        f'eval "$({program} -sc install=bash)"            complete groups and keys with Tab',
+        f"{start} GROUP=CHOICE … KEY=VALUE …            a value overrides a choice",
+        f"{start} --cfg job …                           print the whole configuration and exit",
+        f"{start} --config-dir FOLDER …                 add choices: FOLDER/GROUP/CHOICE.yaml",
+        *([f"{completion}            complete groups and keys with Tab"] * (" -m " not in start)),
         "",
         "Groups and their choices (conf/GROUP/CHOICE.yaml):",
         *(f"  {group:<11}{', '.join(group_choices(group))}" for group in config_groups(name)),

@@ -1,13 +1,12 @@
 """Explain errors of Hydra and OmegaConf in one line."""
 
 import re
-import sys
-from pathlib import Path
 
 from gptlab.config.keys import config_groups, group_choices, keys_of
 from gptlab.config.renamed_keys import RENAMED_KEYS
 from gptlab.config.schema import SCHEMAS
 from gptlab.utils.errors import did_you_mean, invalid_choice
+from gptlab.utils.program import command_line
 
 OPEN_GROUPS = ("trainer.extra.", "callbacks.", "logger.")  # accept new keys with a plus
 TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
@@ -23,7 +22,7 @@ def explain_hydra_error(error: Exception, command_name: str) -> str:
         if line := explain_message(str(cause).strip() if cause else "", command_name):
             return line
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
-    return f"{first} (see `python {Path(sys.argv[0]).name} --help`)"
+    return f"{first} (see `{command_line(command_name, '--help')}`)"
 
 
 def explain_message(text: str, command_name: str) -> str | None:

@@ -18,7 +18,9 @@ from gptlab.utils.plugins import PLUGIN_FORM, is_reference
 MAX_SEED = 2**63 - 1
 OPEN_KEYS = ("extra", "callbacks", "logger")  # dictionaries that take any keys
 PROJECT_DIR = Path(__file__).resolve().parents[2]
-CONF_DIR = PROJECT_DIR / "conf"
+CONF_DIR = PROJECT_DIR / "conf"  # in a clone; in an installed package it is gptlab/conf
+if not (CONF_DIR / "train.yaml").is_file():
+    CONF_DIR = PROJECT_DIR / "gptlab" / "conf"
 
 
 @dataclass(frozen=True)

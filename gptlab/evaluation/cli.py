@@ -17,6 +17,7 @@ from gptlab.utils import run_dir
 from gptlab.utils.console import plural, print_status
 from gptlab.utils.device import resolve_accelerator
 from gptlab.utils.errors import UserError
+from gptlab.utils.program import command_line
 
 
 def run_evaluate(config: EvaluateConfig) -> None:
@@ -74,7 +75,7 @@ def classify_text(config: EvaluateConfig, text: str) -> None:
     path = run_dir.find_checkpoint(config.run, config.run_root)
     model = load_on_device(path, accelerator)
     if not class_names(model):
-        train = "python train.py data=toy_spam"
+        train = command_line("train", "data=toy_spam")
         raise UserError(f"run={config.run}: {path} is not a classifier; train one with `{train}`")
     ranked = rank_classes(model, text, config.unknown)
     length, window = len(model.tokenizer.encode(text.strip())), model.net.config.window

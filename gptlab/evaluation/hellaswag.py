@@ -147,7 +147,7 @@ def read_questions(
 
 def download_questions(raw_dir: Path) -> Path:
     otherwise = (
-        "name a copy with hellaswag.path=FILE, or leave hellaswag out (in train.py: "
+        "name a copy with hellaswag.path=FILE, or leave hellaswag out (in training: "
         "eval_before= eval_after=perplexity)"
     )
     try:

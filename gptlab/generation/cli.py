@@ -29,6 +29,7 @@ from gptlab.utils import run_dir
 from gptlab.utils.console import plural, print_status
 from gptlab.utils.device import resolve_accelerator
 from gptlab.utils.errors import UserError
+from gptlab.utils.program import program
 from gptlab.utils.system import END_OF_INPUT, enable_line_editing
 
 
@@ -45,7 +46,7 @@ def run_generate(config: GenerateConfig) -> None:
     if model.net.config.n_classes:
         raise UserError(
             f"run={config.run}: {model.path} is a classifier and cannot generate text; try "
-            f'`python -m gptlab.evaluate run={config.run} text="You won a prize"`'
+            f'`{program("evaluate")} run={config.run} text="You won a prize"`'
         )
     if isinstance(model.tokenizer, VocabularyTokenizer):
         model.tokenizer.unknown = config.unknown

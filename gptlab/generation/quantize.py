@@ -123,6 +123,8 @@ def quantize_linears(net: nn.Module, weight_dtype: str) -> None:
         raise UserError(
             f"weight_dtype=int8: runs only on a CPU, not on {device}; add accelerator=cpu"
         )
+    if weight_dtype == "int8" and not hasattr(torch, "_weight_int8pack_mm"):  # private
+        raise UserError("weight_dtype=int8: this torch has no such kernel; try bfloat16")
     if weight_dtype in QUANTIZED_LINEARS:
         linears = [(name, m) for name, m in net.named_modules() if type(m) is nn.Linear]
         for name, layer in linears:

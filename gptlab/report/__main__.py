@@ -11,6 +11,7 @@ from pathlib import Path
 from gptlab.utils.atomic_io import write_files_atomically
 from gptlab.utils.errors import UserError, exit_on_error
 from gptlab.utils.plugins import trust_arguments
+from gptlab.utils.program import program
 
 PAGE = "index.html"
 PICTURE_PREFIXES = ("curves_", "classifiers_", "heat_map_", "scaling_")
@@ -19,7 +20,7 @@ GENERATOR_TAG = '<meta name="generator" content="gptlab">'
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m gptlab.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("report"), description=__doc__)
     add = parser.add_argument
     add("runs", nargs="*", default=["latest"], help=RUNS_HELP)
     add("--output-dir", default="report", help="folder to write (default: report)")

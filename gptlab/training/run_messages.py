@@ -19,6 +19,7 @@ from gptlab.utils import run_dir
 from gptlab.utils.console import format_duration, plural
 from gptlab.utils.device import available_memory
 from gptlab.utils.errors import UserError
+from gptlab.utils.program import command_line, program
 from gptlab.utils.system import shell_quote
 
 
@@ -230,9 +231,9 @@ def describe_class_results(metrics: Results) -> str:
 def next_command(config: TrainConfig, folder: Path, example: str, plugins: list[str]) -> str:
     """Return a command that uses the trained model."""
     if config.data.task == "classification":
-        words = ["python -m gptlab.evaluate", shell_quote(f"text={example}")]
+        words = [command_line("evaluate", f"text={example}")]
     else:
-        words = ["python generate.py"]
+        words = [program("generate")]
         if config.prompt:
             words.append(f"prompt={shell_quote(config.prompt)}")
     return "  " + " ".join([*words, *arguments_to_find(config, folder), *plugins])

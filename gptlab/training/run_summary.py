@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -13,11 +12,13 @@ from typing import Any
 
 import torch
 
+from gptlab.config.keys import PROJECT_DIR
 from gptlab.config.sweeps import COMMAND_ENV
 from gptlab.data.corpus import Corpus
 from gptlab.training.run_plan import RunPlan
 from gptlab.utils.atomic_io import write_files_atomically
 from gptlab.utils.errors import UserError
+from gptlab.utils.program import command_line
 from gptlab.utils.system import cpu_name
 
 
@@ -89,7 +90,7 @@ class FinishedRun:
 
 def typed_command() -> str:
     """Return the command as the user typed it, before quoting for Hydra."""
-    return os.environ.get(COMMAND_ENV, shlex.join(["python", *sys.argv]))
+    return os.environ.get(COMMAND_ENV) or command_line("train", *sys.argv[1:])
 
 
 def machine_metadata(plan: RunPlan) -> dict[str, Any]:
@@ -108,6 +109,8 @@ def machine_metadata(plan: RunPlan) -> dict[str, Any]:
 def git_commit() -> str | None:
     """Return the revision of gptlab's git clone, with a `+` for uncommitted changes."""
     try:
+        if not (PROJECT_DIR / ".git").exists():  # an installed copy, perhaps in another repository
+            return None
         changes = run_git("status", "--porcelain", "-uno", "gptlab", "conf", "train.py")
         return run_git("rev-parse", "--short", "HEAD") + ("+" if changes else "")
     except (OSError, subprocess.SubprocessError):
@@ -116,8 +119,7 @@ def git_commit() -> str | None:
 
 def run_git(*arguments: str) -> str:
     command = ["git", "--no-optional-locks", *arguments]  # do not block the user's own git
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, timeout=5, check=True)
+    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, timeout=5, check=True)
     return done.stdout.decode(errors="replace").strip()
 
 

@@ -44,7 +44,7 @@ from gptlab.training.trainer import (
 )
 from gptlab.utils.console import print_status
 from gptlab.utils.plugins import plugins_argument
-from gptlab.utils.system import shell_quote
+from gptlab.utils.program import command_line
 
 # Optional: without this folder, runs are slower and otherwise the same.
 if (Path(__file__).parent / "fast" / "__init__.py").exists():
@@ -183,6 +183,6 @@ def raise_if_interrupted(trainer: Trainer, folder: Path, setup: TrainingSetup) -
         return
     if trainer.is_global_zero:
         plugins = plugins_argument([*plugin_references(setup.config), *setup.checkpoint_parts])
-        command = " ".join(["python train.py", shell_quote(f"resume={folder}"), *plugins])
+        command = " ".join([command_line("train", f"resume={folder}"), *plugins])
         print_status(f"stopped after step {trainer.global_step:,}; resume with  {command}")
     raise RunInterrupted(number, folder)

@@ -13,6 +13,7 @@ import psutil
 
 from gptlab.utils.console import print_status
 from gptlab.utils.errors import UserError, did_you_mean
+from gptlab.utils.program import program
 from gptlab.utils.system import rename
 
 CHECKPOINT_NAMES = ("best.ckpt", "last.ckpt")  # in order of preference
@@ -117,7 +118,7 @@ def find_checkpoint(run: str, run_root: str, key: str = "run") -> Path:
         named = f"{key}={run}" if key else run
         raise UserError(
             f"{named}: this folder has no checkpoint (looked for checkpoints/best.ckpt and "
-            "last.ckpt); choose another run, or train one with `python train.py`"
+            f"last.ckpt); choose another run, or train one with `{program('train')}`"
         )
     return checkpoint
 
@@ -165,7 +166,7 @@ def latest_checkpoint(root: Path, key: str = "run") -> Path:
         if checkpoint := preferred_checkpoint(folder):
             return checkpoint
     latest = f"{key}=latest" if key else "latest"
-    raise UserError(f"{latest}: no checkpoint in {root}; train one with `python train.py`")
+    raise UserError(f"{latest}: no checkpoint in {root}; train one with `{program('train')}`")
 
 
 def start_time(folder: Path) -> float:
@@ -185,7 +186,7 @@ def find_unfinished(run: str, run_root: str) -> Path | None:
     if run != "latest":
         return path.parent.parent if path.is_file() else path
     if not (folders := newest_first(path)):
-        raise UserError(f"resume=latest: no run in {path}; start one with `python train.py`")
+        raise UserError(f"resume=latest: no run in {path}; start one with `{program('train')}`")
     unfinished = [folder for folder in folders if not is_finished(folder)]
     idle = (f for f in unfinished if not (is_locked(f) or is_locked(f.parent)))
     return next(idle, unfinished[0] if unfinished else None)

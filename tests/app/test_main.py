@@ -66,7 +66,7 @@ def test_port_in_use_and_missing_package_give_a_one_line_error(
     without = lambda name, *more: None if name == "uvicorn" else find_spec(name, *more)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", without)
     result = command("gptlab.app.__main__", *settings)
-    assert result.code == 2 and 'pip install -e ".[app]"' in result.err
+    assert result.code == 2 and "pip install fastapi uvicorn" in result.err
 
 
 def test_address_shown_can_be_opened_elsewhere(monkeypatch) -> None:

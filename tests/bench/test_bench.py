@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlab.bench import __main__ as bench
 from gptlab.bench import generation, isolated, reference_loops, roofline
+from gptlab.bench import parts as bench
+from gptlab.bench.__main__ import main
 from gptlab.bench.timing import time_in_turns
 from gptlab.config.schema import ModelConfig, SamplingConfig
 from gptlab.data.tokenizer import GPT2Tokenizer
@@ -74,7 +75,7 @@ def test_a_part_prints_its_ratio_and_leaves_no_files(tmp_path: Path, monkeypatch
     monkeypatch.setattr(bench, "STEPS", 2)
     monkeypatch.setattr(bench, "ALMOST_NO_MODEL", [*bench.ALMOST_NO_MODEL, *SMALL_CORPUS])
     monkeypatch.setattr("sys.argv", ["bench", "overhead", "--rounds", "1"])
-    bench.main()
+    main()
     out = capsys.readouterr().out
     assert "a step costs" in out and out.count("×") == 2
     assert Path.cwd() == tmp_path and not files_below(tmp_path)
@@ -83,7 +84,7 @@ def test_a_part_prints_its_ratio_and_leaves_no_files(tmp_path: Path, monkeypatch
 def test_an_unknown_part_is_refused(monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.argv", ["bench", "speed"])
     with pytest.raises(SystemExit) as end:
-        bench.main()
+        main()
     assert end.value.code == 2 and "invalid choice: speed" in capsys.readouterr().err
 
 

@@ -112,7 +112,7 @@ def strip_command(command: str) -> str:
             continue
         if equals and key in (*PATH_KEYS, "hellaswag.path"):  # a path or a list of paths
             value = re.sub(r"[^\[\],]*/", "", value)
-        words.append(f"{key}={value}" if equals else word)
+        words.append(f"{key}={value}" if equals else Path(word).name)
     return shlex.join(words)
 
 

@@ -11,16 +11,15 @@ from typing import Any
 
 import yaml
 
-from gptlab.config.keys import CONF_DIR
+from gptlab.config.keys import CONF_DIR, PROJECT_DIR
 from gptlab.report.cards import measured_runs
 from gptlab.report.cards.measured_runs import MeasuredRun, SeedGroup
 from gptlab.report.load_runs import format_setting
 from gptlab.report.plots import save_card_curves
 from gptlab.utils.console import format_duration
-from gptlab.utils.errors import exit_on_error
+from gptlab.utils.errors import UserError, exit_on_error
 
-ROOT = Path(__file__).resolve().parents[3]
-DOCS = ROOT / "docs" / "experiments"
+DOCS = PROJECT_DIR / "docs" / "experiments"
 NOT_MEASURED = "not measured"
 TABLE_MARKS = ("<!-- experiments: made by python -m gptlab.report.cards -->", "<!-- end -->")
 
@@ -69,11 +68,14 @@ FORMATS = {result: number_format for _, result, number_format in RESULT_ROWS}
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gptlab.report.cards", description=__doc__)
     parser.add_argument("runs", nargs="*", help="folders of finished runs to store first")
+    runs = parser.parse_args().runs
     with exit_on_error("report"):
-        for folder in parser.parse_args().runs:
+        if not DOCS.is_dir():
+            raise UserError("docs/experiments is missing: make the cards in a clone of gptlab")
+        for folder in runs:
             run = measured_runs.read_run(Path(folder))
             print(f"stored {measured_runs.save_run(run, DOCS / 'runs')}")
-        write_cards(DOCS, ROOT / "README.md")
+        write_cards(DOCS, PROJECT_DIR / "README.md")
 
 
 def write_cards(docs: Path, readme: Path) -> None:

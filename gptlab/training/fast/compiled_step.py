@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._inductor.config
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
 from torch.fx import GraphModule
@@ -105,7 +104,7 @@ class CompiledStep:
         self.shape: torch.Size | None = None  # (B, T) of the graph; None: not compiled
 
     def compile(self, source_BxT: Tensor, target_BxT: Tensor) -> None:
-        """Compile for batches of this shape; print why if the compiler fails.
+        """Compile for batches of this shape; print why if that fails.
 
         With dropout, this draws from the random generator.
         """
@@ -204,10 +203,8 @@ CompiledFunction = Callable[[list[Tensor]], list[Tensor]]
 
 
 def load_or_compile(traced: GraphModule, inputs: list[Tensor]) -> CompiledFunction:
-    """Return the graph as a CPU function, from the cache or compiled now.
-
-    Raises the compiler's errors: TorchDynamoException, OSError.
-    """
+    """Return the graph as a CPU function, from the cache or compiled now."""
+    import torch._inductor.config
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     cached = Path(cache_dir()) / "gptlab" / f"{graph_key(traced, inputs)}.so"

@@ -8,6 +8,7 @@ counters and the end of the run stay Lightning's, and so does everything in all 
 """
 
 import math
+from operator import attrgetter
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -16,6 +17,18 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from gptlab.data.dataloader import Batch
 
+# What FastLoop uses of the Trainer beyond its documented interface.
+PRIVATE_NAMES = [
+    *("_val_check_time_interval", "_logger_connector._first_loop_iter"),
+    *("_logger_connector.on_batch_end", "_logger_connector.update_train_step_metrics"),
+]
+PRIVATE_LOOP_NAMES = [
+    *("_results.batch", "_results.batch_size", "_results.dataloader_idx", "_should_accumulate"),
+    *("_skip_next_val", "_batches_that_stepped", "batch_progress.increment_processed"),
+    *("automatic_optimization.optim_progress.optimizer.zero_grad.increment_by", "restarting"),
+    *("automatic_optimization.optim_progress.optimizer.step.total.completed", "on_advance_end"),
+    *("scheduler_progress.increment_ready", "scheduler_progress.increment_completed"),
+]
 CALLED_HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
 SKIPPED_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward")
 
@@ -40,7 +53,15 @@ def can_run_fast(trainer: Any) -> bool:
 
 
 class FastLoop(_TrainingEpochLoop):
-    """Replace `trainer.fit_loop.epoch_loop`."""
+    """Replace `trainer.fit_loop.epoch_loop`.
+
+    Raises AttributeError if this version of Lightning lacks a private name that is used here.
+    """
+
+    def __init__(self, trainer: Any, min_steps: int | None, max_steps: int):
+        super().__init__(trainer, min_steps, max_steps)
+        attrgetter(*PRIVATE_NAMES)(trainer)
+        attrgetter(*PRIVATE_LOOP_NAMES)(self)
 
     def on_run_start(self, data_fetcher: Any) -> None:
         super().on_run_start(data_fetcher)
