@@ -13,8 +13,10 @@ from gptlab.api.overrides import make_overrides
 from gptlab.api.run import Run
 from gptlab.config import sweeps
 from gptlab.config.cli import composed_config, set_torch_defaults, trust_typed
+from gptlab.config.input_files import check_inputs
 from gptlab.config.schema import TrainConfig
 from gptlab.utils.errors import UserError, one_line_errors
+from gptlab.utils.program import command_line
 
 
 def train(*overrides: str, **keys: Any) -> Run:
@@ -31,13 +33,12 @@ def train(*overrides: str, **keys: Any) -> Run:
     """
     arguments, command = make_overrides("train", overrides, keys)
     set_torch_defaults()
-    with (
-        one_line_errors("train"),
-        composed_config("train", arguments) as config,
-        preserved_process_state(),
-    ):
-        os.environ[sweeps.COMMAND_ENV] = command
-        return train_config(trust_typed(config))
+    with one_line_errors("train"), composed_config("train", arguments) as config:
+        trust_typed(config)
+        check_inputs(config)
+        with preserved_process_state():
+            os.environ[sweeps.COMMAND_ENV] = command
+            return train_config(config)
 
 
 def train_config(config: TrainConfig) -> Run:
@@ -48,7 +49,8 @@ def train_config(config: TrainConfig) -> Run:
     if config.trainer.devices * config.trainer.num_nodes > 1:
         raise UserError("trainer.devices: Python trains on one device; use train.py for several")
     if config.preflight == "only":
-        raise UserError("preflight=only: makes no run; type `python train.py preflight=only`")
+        command = command_line("train", "preflight=only")
+        raise UserError(f"preflight=only: makes no run; type `{command}`")
     try:
         finished = train_run(config)
     except NothingToResume as reason:
