@@ -125,7 +125,7 @@ def train_once(
             patch.syspath_prepend(str(ROOT))
             patch.setattr(sys, "argv", ["train.py", *arguments])
             importlib.import_module("train").main()
-        (folder,) = (path for path in (root / "runs").iterdir() if path.name[0] != ".")
+        (folder,) = (path.parent for path in (root / "runs").glob("[!.]*/config.yaml"))
         shared[arguments] = SharedRun(root, folder, Result(0, out.getvalue(), err.getvalue()))
         return shared[arguments]
 

@@ -10,20 +10,21 @@ import importlib.util
 import io
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from gptlab.config import sweeps
 from gptlab.config.keys import flatten
 from gptlab.config.schema import TrainConfig
 from gptlab.training.instantiate import import_target, instantiate_target
 from gptlab.training.run_plan import TrainingSetup, stored_config
-from gptlab.utils.console import print_status
+from gptlab.utils.console import print_status, shell_quote
 from gptlab.utils.errors import UserError
 
 ID_FILE = "tracker_id"  # in the run folder: a resumed run has the same id
@@ -53,6 +54,7 @@ class Wandb(WandbLogger):
     package = "wandb"
 
     def __init__(self, save_dir: str, offline: bool | None = None, **settings: Any):
+        os.environ.setdefault("WANDB_CACHE_DIR", str(Path(save_dir, "wandb")))  # for its logs
         import wandb
 
         run = RunIdentity(save_dir)
@@ -61,14 +63,13 @@ class Wandb(WandbLogger):
         defaults = {"name": run.name, "id": run.id, "group": run.sweep, "mode": None}
         if offline:
             defaults["mode"] = "offline"
-            os.environ.setdefault("WANDB_CACHE_DIR", str(Path(save_dir, "wandb")))  # for its logs
         quiet = wandb.Settings(silent=True, console="off")
         self.is_shared = wandb.run is not None  # the user's own run, or a sweep's of wandb
         super().__init__(save_dir=save_dir, **defaults | {"settings": quiet} | settings)
         self._wandb_init.pop("anonymous", None)  # wandb warns that it is ignored
         if self.experiment.offline:
-            folder = Path(self.experiment.dir).parent
-            print_status(f"wandb: offline; to upload the run: wandb sync {folder}")
+            place = shell_quote(str(Path(self.experiment.dir).parent))
+            print_status(f"wandb: offline; to upload the run: wandb sync {place}")
         elif not self.experiment.disabled:
             print_status(f"wandb: {self.experiment.url}")
 
@@ -93,14 +94,26 @@ def has_wandb_account() -> bool:
     return bool(known or get_netrc_auth(settings.base_url))
 
 
-class Mlflow(MLFlowLogger):
-    """Log to MLflow, by default into a database next to the runs, to compare them."""
+class Tracker(Logger):
+    """A logger whose store is next to the runs, so that it can compare them."""
+
+    project = run_name = ""
+
+    @property
+    def name(self) -> str:
+        return self.project
+
+    @property
+    def version(self) -> str:
+        return self.run_name
+
+
+class Mlflow(Tracker):
+    """Log to MLflow; Lightning's MLFlowLogger would change the store of the whole process."""
 
     package = "mlflow"
 
-    def __init__(
-        self, save_dir: str, experiment_name: str, tracking_uri: str | None = None, **settings: Any
-    ):
+    def __init__(self, save_dir: str, experiment_name: str, tracking_uri: str | None = None):
         for variable, value in MLFLOW_DEFAULTS.items():  # before its import
             os.environ.setdefault(variable, value)
         from mlflow import MlflowClient
@@ -112,56 +125,60 @@ class Mlflow(MLFlowLogger):
         if tracking_uri is None:
             tracking_uri = f"sqlite:///{(run.root / 'mlflow.db').as_posix()}"
             artifacts = (run.root / "mlflow").as_uri()
-        client = MlflowClient(tracking_uri)
+            place = shell_quote(tracking_uri)
+            print_status(f"mlflow: to see the runs: mlflow ui --backend-store-uri {place}")
+        self.client = self.experiment = MlflowClient(tracking_uri)
         with contextlib.suppress(MlflowException):  # it exists
-            client.create_experiment(experiment_name, artifacts)
-        experiment = client.get_experiment_by_name(experiment_name)
-        query = f"tags.`gptlab.run_id` = '{run.id}'"
-        same = client.search_runs([experiment.experiment_id], query)
-        super().__init__(
-            experiment_name,
-            run.name,
-            tracking_uri,
-            {"gptlab.run_id": run.id},
-            run_id=same[0].info.run_id if same else None,
-            **settings,
-        )
-        client.update_run(self.run_id, status="RUNNING")
+            self.client.create_experiment(experiment_name, artifacts)
+        experiment = self.client.get_experiment_by_name(experiment_name).experiment_id
+        tag, self.project, self.run_name = "gptlab.run_id", experiment_name, run.name
+        if same := self.client.search_runs([experiment], f"tags.`{tag}` = '{run.id}'"):
+            self.run_id = same[0].info.run_id
+            self.client.update_run(self.run_id, status="RUNNING")
+        else:
+            made = self.client.create_run(experiment, tags={tag: run.id}, run_name=run.name)
+            self.run_id = made.info.run_id
 
     def log_hyperparams(self, params: Any) -> None:
         """Log the parameters that the run does not have yet: MLflow refuses to change one."""
-        known = self.experiment.get_run(self.run_id).data.params
-        super().log_hyperparams({name: params[name] for name in params if name not in known})
+        from mlflow.entities import Param
+
+        known = self.client.get_run(self.run_id).data.params
+        new = [Param(name, str(value)) for name, value in params.items() if name not in known]
+        for start in range(0, len(new), 100):  # its limit
+            self.client.log_batch(self.run_id, params=new[start : start + 100])
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        points = [Metric(name, value, now, step or 0) for name, value in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=points)
 
     def add_text(self, tag: str, text: str, step: int) -> None:
-        self.experiment.log_text(self.run_id, text, f"{tag}/step_{step}.txt")
+        self.client.log_text(self.run_id, text, f"{tag}/step_{step}.txt")
 
     def close(self, failed: bool) -> None:
-        self.finalize("failed" if failed else "success")
+        self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
 
 
-class Trackio(Logger):
-    """Log to Trackio, by default into a folder next to the runs."""
+class Trackio(Tracker):
+    """Log to Trackio."""
 
     package = "trackio"
 
     def __init__(self, save_dir: str, project: str, **settings: Any):
         run = RunIdentity(save_dir)
-        os.environ.setdefault("TRACKIO_DIR", str(run.root / "trackio"))  # read by its first import
-        import trackio
+        os.environ.setdefault("TRACKIO_DIR", str(run.root / "trackio"))
+        import trackio  # reads TRACKIO_DIR when first imported
 
+        place = trackio.utils.TRACKIO_DIR
+        print_status(f"trackio: to see the runs: set TRACKIO_DIR={place} and type trackio show")
         resume = "never" if run.is_new else "allow"
         settings = {"group": run.sweep, "resume": resume, "embed": False} | settings
         with contextlib.redirect_stdout(io.StringIO()):
             self.experiment = trackio.init(project, run.name, **settings)
-
-    @property
-    def name(self) -> str:
-        return self.experiment.project
-
-    @property
-    def version(self) -> str:
-        return self.experiment.name
+        self.project, self.run_name = project, self.experiment.name
 
     def log_hyperparams(self, params: Any) -> None:
         self.experiment.config.update(params)  # sent with the first metrics

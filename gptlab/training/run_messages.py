@@ -155,8 +155,9 @@ def closing_lines(
         f"  samples       {folder / 'samples'}",
         "next",
         next_command(config, folder, example, plugins),
-        f"  tensorboard --logdir {shell_quote(str(folder.parent))}",
     ]
+    if "tensorboard" in config.logger:
+        lines.append(f"  tensorboard --logdir {shell_quote(str(folder.parent))}")
     return "\n".join(lines)
 
 

@@ -33,7 +33,7 @@ from gptlab.training.random_init_baseline import baseline_config, wants_baseline
 from gptlab.training.resume import ResumedRun
 from gptlab.training.run_messages import opening_lines
 from gptlab.training.run_plan import RunPlan, TrainingSetup, make_run_plan
-from gptlab.training.run_summary import FinishedRun
+from gptlab.training.run_summary import FinishedRun, RunSummary
 from gptlab.training.trainer import (
     configure_torch,
     find_callback,
@@ -56,14 +56,14 @@ else:
 def train(config: TrainConfig) -> float | None:
     """Train a model; return the validation loss of its best checkpoint in nats per token.
 
-    Returns None if there was nothing to train. Raises as `train_run` does.
+    Returns None if there is no trained run. Raises as `train_run` does.
     """
     try:
         run = train_run(config)
     except resume.NothingToResume as reason:
         print(reason)
-        return None
-    return run.summary.after["valid/loss"] if run else None
+        return RunSummary.read(reason.folder).valid_loss if reason.folder else None
+    return run.summary.valid_loss if run else None
 
 
 def train_run(config: TrainConfig) -> FinishedRun | None:
