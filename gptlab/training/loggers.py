@@ -24,8 +24,9 @@ from gptlab.config.keys import flatten
 from gptlab.config.schema import TrainConfig
 from gptlab.training.instantiate import import_target, instantiate_target
 from gptlab.training.run_plan import TrainingSetup, stored_config
-from gptlab.utils.console import print_status, shell_quote
+from gptlab.utils.console import print_status
 from gptlab.utils.errors import UserError
+from gptlab.utils.system import shell_quote
 
 ID_FILE = "tracker_id"  # in the run folder: a resumed run has the same id
 MLFLOW_DEFAULTS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
