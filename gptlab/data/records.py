@@ -23,7 +23,7 @@ from gptlab.files.documents import END_OF_TEXT, SURROGATE
 from gptlab.files.find import file_stats, find_files
 from gptlab.files.report import ReadReport
 from gptlab.files.streams import FoundFile, OpenFile, explain_read_errors, open_files
-from gptlab.files.tables import has_equal_tabs, read_delimited, read_rows
+from gptlab.files.tables import has_quoted_fields, read_delimited, read_rows
 from gptlab.utils.errors import UserError
 from gptlab.utils.plugins import is_reference, resolve_choice
 
@@ -222,10 +222,12 @@ def read_records(
 
 def read_tab_separated(file: OpenFile) -> list[Record]:
     """Read messages from a table with a heading, or from lines `class<TAB>text` without one."""
-    lines = file.lines()
+    quotes, lines = has_quoted_fields(file), file.lines()
     first = next((line for line in lines if line.strip()), "")
-    if set(find_columns(Message, tuple(first.strip().split("\t")), file.data)) >= {"text", "label"}:
-        rows = read_delimited(file.name, first, lines, "\t", quotes=not has_equal_tabs(file))
+    if set(
+        find_columns(Message, tuple(cell.strip('" ') for cell in first.split("\t")), file.data)
+    ) >= {"text", "label"}:
+        rows = read_delimited(file.name, first, lines, "\t", quotes)
         return read_table(file, rows, Message)
     return parse_labeled_lines(chain([first], lines), file.name)
 

@@ -105,12 +105,13 @@ def walk(folder: Path, report: ReadReport) -> Iterator[Path]:
                     report.skipped[entry.path] = "hidden file"
                 elif entry.is_dir():
                     if (number := file_id(os.stat(entry.path))) in seen:
-                        report.skipped[entry.path] = "link to a folder that is read already"
+                        report.skipped[entry.path] = "repeated link"
                     else:
                         seen.add(number)
                         yield from visit(entry.path)
                 elif not entry.is_file():
-                    report.skipped[entry.path] = "broken link, pipe or device"
+                    broken = entry.is_symlink()
+                    report.skipped[entry.path] = "broken link" if broken else "special file"
                 elif entry.is_symlink():
                     links.append(Path(entry.path))
                 else:
@@ -120,7 +121,7 @@ def walk(folder: Path, report: ReadReport) -> Iterator[Path]:
     yield from visit(str(folder))
     for link in sorted(links):
         if (number := file_id(link.stat())) in seen:
-            report.skipped[str(link)] = "link to a file that is read already"
+            report.skipped[str(link)] = "repeated link"
         else:
             seen.add(number)
             yield link

@@ -195,7 +195,7 @@ def describe_suspicion(text: str) -> str:
     lines = [line for line in text[: HEAD // 2].splitlines() if line.strip()][:50]
     for name, delimiter, fields in (("tsv", "\t", 1), ("csv", ",", 2), ("csv", ";", 2)):
         counts = {line.count(delimiter) for line in lines[:-1]}
-        if len(lines) >= 10 and len(counts) == 1 and counts.pop() >= fields:
+        if len(set(lines)) >= 10 and len(counts) == 1 and counts.pop() >= fields:
             return f"looks like a table; data.format={name} reads its text column"
     return ""
 

@@ -11,14 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from gptlab.files.decode import LONGEST_LINE
+from gptlab.files.decode import HEAD, LONGEST_LINE, guess_encoding
 from gptlab.files.streams import OpenFile
 from gptlab.utils.errors import UserError
 
 Rows = Iterator[tuple[str, Any]]
 BATCH_ROWS = 1024
 SPACE = re.compile(r"\s*")
-QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 
 
 def read_rows(file: OpenFile, columns: Collection[str] = ()) -> Rows:
@@ -34,15 +33,19 @@ def read_csv(file: OpenFile, columns: Collection[str] = ()) -> Rows:
 
 
 def read_tsv(file: OpenFile, columns: Collection[str] = ()) -> Rows:
-    lines = file.lines()
+    quotes, lines = has_quoted_fields(file), file.lines()
     heading = next((line for line in lines if line.strip()), "")
-    return read_delimited(file.name, heading, lines, "\t", quotes=not has_equal_tabs(file))
+    return read_delimited(file.name, heading, lines, "\t", quotes)
 
 
-def has_equal_tabs(file: OpenFile) -> bool:
-    """Whether the first lines have equally many tabs: then a quotation mark is just a character."""
-    lines = file.stream.peek(1).splitlines()[:-1]
-    return len({line.count(b"\t") for line in lines if line.strip()}) <= 1
+def has_quoted_fields(file: OpenFile) -> bool:
+    """Whether quotation marks enclose fields of a tab-separated file; often they are just text."""
+    head = file.stream.peek(HEAD)[:HEAD]
+    lines = head.decode(guess_encoding(head), errors="replace").splitlines(keepends=True)
+    try:
+        return len({len(row) for row in csv.reader(lines, delimiter="\t", strict=True) if row}) == 1
+    except csv.Error as error:
+        return len(head) == HEAD and "unexpected end" in str(error)
 
 
 def read_delimited(
@@ -56,8 +59,6 @@ def read_delimited(
     try:
         names = [cell.strip() for cell in next(reader)]
         for row in reader:
-            if not quotes:
-                row = [unquote(field) for field in row]
             if any(row[len(names) :]):
                 raise UserError(
                     f"{name}: line {reader.line_num} has {len(row)} fields, but the heading "
@@ -67,11 +68,6 @@ def read_delimited(
                 yield f"line {reader.line_num}", dict(zip(names, row, strict=False))
     except csv.Error as error:
         raise UserError(f"{name}: line {reader.line_num}: not a table ({error})") from None
-
-
-def unquote(field: str) -> str:
-    match = QUOTED.fullmatch(field)
-    return match[1].replace('""', '"') if match else field
 
 
 def read_jsonl(file: OpenFile, columns: Collection[str] = ()) -> Rows:

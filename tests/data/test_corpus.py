@@ -152,6 +152,33 @@ def test_few_documents_of_uneven_length_are_cut_to_match_the_share(tmp_path: Pat
         assert valid / (train + valid) == pytest.approx(0.1, abs=0.02)
 
 
+def test_a_share_is_held_out_where_nothing_else_would_be(tmp_path: Path) -> None:
+    path = write_stories(tmp_path, ".jsonl")
+    corpus = build(tmp_path, path, split=0.0)
+    assert set(documents(corpus, "valid")) == set(documents(build(tmp_path, path), "valid"))
+    assert "data.split=0 would leave nothing to validate on" in corpus.meta["split_rule"]
+
+
+def test_a_corpus_says_what_was_read(tmp_path: Path) -> None:
+    write_file(tmp_path / "in" / "a.csv", "id,Text\n1,One fox and nothing more than that.\n" * 9)
+    write_file(tmp_path / "in" / "b.txt", ("Un café. " * 20).encode("latin-1"))
+    write_file(tmp_path / "in" / "._b.txt", "leftover")
+    files, encoding = build(tmp_path, tmp_path / "in").meta["read"]
+    assert files == "1 .csv file, 1 .txt file (column Text); skipped 1 hidden file"
+    assert encoding.endswith("b.txt: read as cp1252, a guess; data.encoding=NAME decides")
+
+
+def test_keys_of_the_reader_are_part_of_the_identity_once_they_are_set(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "a.txt", ("Un café. " * 20).encode("latin-1"))
+    folders = [
+        build(tmp_path, path, **keys).folder
+        for keys in ({}, {"encoding": "latin-1"}, {"format": "text"}, {"encoding": "cp1250"})
+    ]
+    assert len(set(folders)) == 4
+    key = json.loads((folders[0] / "meta.json").read_text(encoding="utf-8"))["key"]
+    assert "format" not in key[3] and "encoding" not in key[3]  # as before there were such keys
+
+
 def test_max_samples_and_subset_limit_the_training_documents(tmp_path: Path) -> None:
     path = write_stories(tmp_path, ".jsonl")
     assert len(all_documents(build(tmp_path, path, max_samples=7))) == 7

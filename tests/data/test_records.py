@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from gptlab.config.schema import DataConfig, TokenizerConfig
@@ -198,6 +200,85 @@ def test_instructions_are_read_from_json(tmp_path: Path) -> None:
         read_file(path, Instruction)
 
 
+TABLES = {
+    "a.csv": 'Category,Message\nham,"Hello, ""you"""\nspam,win\n',
+    "v.csv": 'v1,v2,,,\nham,"Hello, ""you""",,,\nspam,win,,,\n',
+    "a.tsv": 'text\tlabel\n"Hello, ""you"""\tham\nwin\tspam\n',
+    "plain.tsv": 'ham\tHello, "you"\nspam\twin\n',
+    "plain.txt": 'ham\tHello, "you"\nspam\twin\n',
+    "SMSSpamCollection": 'ham\tHello, "you"\nspam\twin\n',
+    "a.NDJSON": '{"sms": "Hello, \\"you\\"", "class": "ham"}\n{"sms": "win", "class": "spam"}\n',
+    "lines.json": '{"text": "Hello, \\"you\\"", "label": "ham"}\n'
+    '{"text": "win", "label": "spam"}\n',
+}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", TABLES)
+def test_messages_are_read_from_any_table(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(TABLES[name], encoding="utf-8")
+    expected = [Message('Hello, "you"', "ham"), Message("win", "spam")]
+    assert read_file(tmp_path / name, Message) == expected
+    (tmp_path / "readme.txt").write_text("Not a table.", encoding="utf-8")
+    assert read_file(tmp_path, Message) == expected  # in a folder, the text is left out
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path in (tmp_path / name, tmp_path / "readme.txt"):
+            archive.write(path, path.name)
+    assert read_file(tmp_path / "all.zip", Message) == expected
+    rows = [{"message": r.text, "target": r.label} for r in expected]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet", Message) == expected
+
+
+def test_columns_can_be_named_and_missing_fields_say_where(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,kind,note\n1,good,fine\n2,bad,poor\n3,bad,\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 2 must have .* no text and no label among: id"):
+        read_file(path, Message)
+    named = {"text_column": "Note", "label_column": "kind"}
+    data = DataConfig(task="classification", path=str(path), **named)
+    source = records.RecordFiles(data, tmp_path)
+    assert source.read() == [Message("fine", "good"), Message("poor", "bad")]
+    assert source.report.lines() == [
+        "1 .csv file (column note, kind)",
+        f"{path}: 1 rows without a text left out",
+    ]
+    for row, message in {
+        '{"text": null, "label": "a"}': "line 2: 'text' is null, a missing text",
+        '{"text": "b", "label": null}': "line 2: 'label' is null, a missing label",
+        '{"text": "b", "label": ["x"]}': "line 2: 'label' is list, not text",
+        '{"text": "b"}': "line 2 must have the texts text, label, but has no label among: text",
+        "[]": "line 2 must have the texts",
+    }.items():
+        path = tmp_path / "b.jsonl"
+        path.write_text(f'{{"text": "a", "label": "a"}}\n{row}\n', encoding="utf-8")
+        with pytest.raises(UserError, match=message) as caught:
+            read_file(path, Message)
+        assert str(path) in str(caught.value)
+
+
+def test_one_and_one_point_zero_are_one_class(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    labels = ["1", "1.0", 1, 1.0, '"1.5"', '"a 1.0"', "-2.00"]
+    lines = [f'{{"text": "t", "label": {label}}}\n' for label in labels]
+    path.write_text("".join(lines).replace(": a", ': "a'), encoding="utf-8")
+    assert [r.label for r in read_file(path, Message)] == ["1"] * 4 + ["1.5", "a 1.0", "-2"]
+
+
+def test_instructions_are_read_from_tables(tmp_path: Path) -> None:
+    expected = [Instruction("Say hi.", "", "hi"), Instruction("Add.", "1, 2", "3")]
+    path = tmp_path / "a.csv"
+    path.write_text('Prompt,Context,Response\nSay hi.,,hi\nAdd.,"1, 2",3\n', encoding="utf-8")
+    assert read_file(path, Instruction) == expected
+    rows = [{"instruction": "Say hi.", "input": None, "output": "hi"}, vars(expected[1])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet", Instruction) == expected
+    rows[1] = {"instruction": "Add.", "output": None}
+    (tmp_path / "b.json").write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(UserError, match=r"b.json: row 2: 'output' is null, a missing output"):
+        read_file(tmp_path / "b.json", Instruction)
+
+
 def test_sms_spam_is_downloaded_once_and_its_hash_checked(tmp_path, monkeypatch) -> None:
     archive = tmp_path / "sms.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -235,7 +316,7 @@ def test_a_wrong_record_file_gives_a_one_line_error(
 
 def test_a_source_for_another_task_is_refused(command) -> None:
     result = command("train", "data=toy_spam", "data.task=instructions")
-    assert result.code == 2 and "has no records for data.task=instructions" in result.err
+    assert result.code == 2 and "data.source=toy_spam has no records" in result.err
 
 
 def test_a_large_group_of_equal_texts_is_in_training() -> None:
