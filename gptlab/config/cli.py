@@ -18,10 +18,13 @@ from typing import Any
 from gptlab.config import sweeps
 from gptlab.config.arguments import hydra_arguments
 from gptlab.config.hydra_errors import explain_hydra_error
+from gptlab.config.hydra_help import help_of_any_type
 from gptlab.config.input_files import check_inputs
 from gptlab.config.keys import (
     CONF_DIR,
     KeyInfo,
+    check_config_dir,
+    choice_file,
     config_groups,
     group_choices,
     keys_of,
@@ -148,6 +151,7 @@ def run_hydra_main(name: str, arguments: list[str], action: Callable[[Any], Any]
     # Hydra expects -m before the overrides.
     arguments = sorted(arguments, key=lambda a: a not in sweeps.MULTIRUN_FLAGS)
     sweeps.remember_varied_keys(arguments)
+    check_config_dir()
     typed, job_errors = sys.argv, list[Exception]()
 
     def task(composed: Any) -> float | None:
@@ -159,7 +163,11 @@ def run_hydra_main(name: str, arguments: list[str], action: Callable[[Any], Any]
             return None
 
     try:
-        with preserved_hydra(), sweeps.sweep_folder(arguments) as arguments:
+        with (
+            preserved_hydra(),
+            help_of_any_type(),
+            sweeps.sweep_folder(arguments) as arguments,
+        ):
             sys.argv = [typed[0], *arguments]
             hydra.main(config_path=str(CONF_DIR), config_name=name, version_base="1.3")(task)()
     except UserError:
@@ -229,10 +237,10 @@ def describe_choice(group: str) -> str:
     choice = str(hydra.runtime.choices[group])
     if not any(argument.startswith(f"{group}=") for argument in hydra.overrides.task):
         for other in ("experiment", "data", "model"):  # a later line of conf/train.yaml wins
-            file = CONF_DIR / other / f"{hydra.runtime.choices.get(other)}.yaml"
-            text = file.read_text(encoding="utf-8") if file.exists() else ""
+            file = choice_file(other, str(hydra.runtime.choices.get(other)))
+            text = file.read_text(encoding="utf-8") if file else ""
             if re.search(rf"override /{group}\S*: {choice}$", text, re.MULTILINE):
-                return f"{choice}, set by {other}={file.stem}"
+                return f"{choice}, set by {other}={hydra.runtime.choices[other]}"
     return choice
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gptlab.utils.errors import UserError
 from gptlab.utils.plugins import PLUGIN_FORM, is_reference
 
 MAX_SEED = 2**63 - 1
@@ -138,4 +139,33 @@ def config_groups(name: str) -> list[str]:
 
 
 def group_choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    """Return a group's choices: gptlab's, and those in the folder of --config-dir."""
+    files = (path for folder in config_dirs() for path in (folder / group).glob("*.yaml"))
+    return sorted({path.stem for path in files})
+
+
+def choice_file(group: str, choice: str) -> Path | None:
+    paths = (folder / group / f"{choice}.yaml" for folder in config_dirs())
+    return next((path for path in paths if path.is_file()), None)
+
+
+def config_dirs() -> list[Path]:
+    """Return the folders of group files: gptlab's, and the one that Hydra's --config-dir names."""
+    folders = [CONF_DIR]
+    for flag, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+        name, equals, value = flag.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folders[1:] = [Path(value if equals else following)]
+    return folders
+
+
+def check_config_dir() -> None:
+    """Raise UserError if --config-dir has a file that Hydra would not read, or is no folder."""
+    for folder in config_dirs()[1:]:
+        if not folder.is_dir():
+            raise UserError(f"--config-dir={folder}: no such folder")
+        for path in sorted(folder.glob("*/*.yaml")):
+            if (CONF_DIR / path.relative_to(folder)).exists():
+                raise UserError(
+                    f"{path}: gptlab has {path.parent.name}={path.stem} itself; rename your file"
+                )

@@ -160,9 +160,10 @@ def layers_above(name: str, n_layer: int) -> int:
 def total_norm(gradients: list[Tensor]) -> Tensor:
     """Return the norm of all gradients as one vector.
 
-    Where torch has its private function, this takes half the time of the public one, which
-    searches for devices and dtypes.
+    Same as torch.nn.utils.get_total_norm, in half the time where torch has its private function:
+    no search for devices and dtypes.
     """
-    if hasattr(torch, "_foreach_norm"):
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    return torch.nn.utils.get_total_norm(gradients)
+    norms = getattr(
+        torch, "_foreach_norm", lambda each: [torch.linalg.vector_norm(g) for g in each]
+    )
+    return torch.linalg.vector_norm(torch.stack(norms(gradients)))
