@@ -69,7 +69,7 @@ def write_value(name: str, value: Any) -> str:
         case bool():
             return str(value).lower()
         case int() | float():
-            return repr(value)
+            return (int if isinstance(value, int) else float).__repr__(value)
         case str() | PathLike():
             return quote_override(fspath(value))
         case list() | tuple():
