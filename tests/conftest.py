@@ -35,6 +35,8 @@ TINY = [
     *("model.n_layer=1", "model.n_head=2", "model.d_model=16", "model.d_ff=32"),
     "log_interpretability=[]",
 ]
+# For tests that fork, send signals to processes, open pseudo-terminals, or make links.
+posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has no such call")
 # Folders whose tests share trained runs, sweeps or a browser: each is tested by one worker.
 SHARING = ("app", "evaluation", "report")
 

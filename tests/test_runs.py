@@ -3,7 +3,6 @@
 import csv
 import errno
 import math
-import os
 import pickle
 import re
 import shutil
@@ -204,7 +203,7 @@ def test_a_signal_while_sampling_keeps_the_run(
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(
         "gptlab.training.callbacks.sample_writer.SampleWriter.write_samples",
-        lambda *_: os.kill(os.getpid(), number),
+        lambda *_: signal.raise_signal(number),
     )
     result = command("train", *SMOKE, "trainer.sample_every=2", "trainer.max_steps=500")
     assert result.code == code

@@ -4,6 +4,7 @@
 """
 
 import json
+import mmap
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -30,6 +31,18 @@ class Split:
     tokens: int = 0  # including the end-of-text after each document
     bytes: int = 0  # of text, in UTF-8
     checksums: list[int] = field(default_factory=list)  # CRC-32 of each block of the token file
+
+
+class TokenFile(np.memmap):
+    """A memory map that worker processes open again, where they do not inherit memory.
+
+    NumPy would send them a copy of the whole file.
+    """
+
+    def __reduce__(self) -> Any:
+        if isinstance(self.base, mmap.mmap):  # not a slice of it
+            return TokenFile, (self.filename, self.dtype, "r")
+        return super().__reduce__()
 
 
 class Corpus:
@@ -68,7 +81,7 @@ class Corpus:
 
     def tokens(self, split: str) -> np.ndarray:
         """Return all tokens of a split as a read-only memory map."""
-        return np.memmap(self.path(split), dtype=self.dtype, mode="r")
+        return TokenFile(self.path(split), dtype=self.dtype, mode="r")
 
     def document_ends(self, split: str) -> np.ndarray:
         """Return the index after each document's end-of-text, int64."""

@@ -2,13 +2,12 @@
 
 import asyncio
 import itertools
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from gptlab.app.job_queue import JobQueue, QueueFull
+from gptlab.utils.device import resident_memory
 from tests.app.serving import PROMPT, Server
 
 
@@ -33,11 +32,6 @@ def test_waiting_job_runs_when_the_running_one_is_left_and_more_are_refused() ->
         yield from range(3)
 
     assert asyncio.run(run()) == [0]
-
-
-def resident_memory() -> int:
-    pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
-    return int(pages) * os.sysconf("SC_PAGESIZE")
 
 
 def test_fifty_clients_at_once_are_answered_in_constant_memory(server: Server) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 from gptlab.app import main
 from gptlab.config.schema import AppConfig
 from tests.app.serving import ENDLESS, MANY, Client
-from tests.conftest import ROOT
+from tests.conftest import ROOT, posix_only
 from tests.test_readme_commands import COMMANDS
 
 
+@posix_only
 def test_readme_command_serves_the_page_until_ctrl_c(folder: Path) -> None:
     (line,) = (command for command in COMMANDS if "gptlab.app" in command)
     settings = [*shlex.split(line)[3:], "port=0", "open_browser=false", f"max_new_tokens={MANY}"]

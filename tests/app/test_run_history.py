@@ -11,6 +11,7 @@ import pytest
 from gptlab.app import run_history
 from gptlab.app.model_registry import ModelRegistry
 from tests.app.serving import Server, find_run
+from tests.conftest import posix_only
 
 STRANGE_FILES = {
     "config.yaml": b"model: gpt2\ndata: [1]\n",
@@ -78,6 +79,7 @@ def test_number_of_results_is_bounded(tmp_path: Path) -> None:
     assert len(names) == run_history.MAX_RESULTS and max(map(len, names)) == 100
 
 
+@posix_only
 @pytest.mark.fast
 def test_latest_samples_come_first_without_pipes_and_links(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()

@@ -4,8 +4,8 @@ import errno
 import gzip
 import json
 import multiprocessing
+import pickle
 import random
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -27,6 +27,8 @@ from gptlab.data.toy.stories import story_grammar
 from gptlab.files import decode as decoding
 from gptlab.files import documents as reading
 from gptlab.utils.errors import UserError
+from gptlab.utils.system import peak_memory
+from tests.conftest import posix_only
 
 STORIES = [f"Story {i}: once there was a fox number {i * i}.\n\nIt was glad." for i in range(40)]
 CHAR = TokenizerConfig(name="char")
@@ -348,6 +350,15 @@ def test_a_full_disk_leaves_no_files(tmp_path: Path, monkeypatch) -> None:
     assert not list((tmp_path / "corpora").iterdir())
 
 
+@pytest.mark.fast
+def test_worker_processes_open_the_tokens_again(toy_corpus: Corpus) -> None:
+    tokens = toy_corpus.tokens("train")
+    sent = pickle.dumps(tokens)
+    assert len(sent) < 1000 < tokens.nbytes
+    assert np.array_equal(pickle.loads(sent), tokens)
+    assert np.array_equal(pickle.loads(pickle.dumps(tokens[5:9])), tokens[5:9])
+
+
 def start_build(root: Path, data: DataConfig, tokenizer: str) -> multiprocessing.Process:
     """Build a corpus in a forked process, which needs no imports."""
 
@@ -368,6 +379,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@posix_only
 @pytest.mark.parametrize("times", [8, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_kill_at_any_moment_leaves_no_incomplete_corpus(tmp_path: Path, times: int) -> None:
     began = time.perf_counter()
@@ -391,6 +403,7 @@ def test_a_kill_at_any_moment_leaves_no_incomplete_corpus(tmp_path: Path, times:
     assert [path.name for path in tmp_path.iterdir()] == [finished.name]
 
 
+@posix_only
 def test_two_processes_can_build_the_same_corpus(tmp_path: Path) -> None:
     children = [start_toy_build(tmp_path) for _ in range(2)]
     for child in children:
@@ -400,6 +413,7 @@ def test_two_processes_can_build_the_same_corpus(tmp_path: Path) -> None:
     assert Corpus(folder, verify_all=True).splits["valid"].documents > 0
 
 
+@posix_only
 def test_memory_stays_bounded_for_a_large_text(tmp_path: Path) -> None:
     """A document of 64 MB needs little more memory than one of 1 MB."""
     line = "Once there was a fox, and it was glad of the rain. " * 20 + "\n"
@@ -410,14 +424,14 @@ def test_memory_stays_bounded_for_a_large_text(tmp_path: Path) -> None:
             for _ in range(megabytes * 1000):
                 file.write(line)
         build(tmp_path, path, TokenizerConfig(name="gpt2"), split_by="tail")
-        send_peak(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        send_peak(peak_memory())
 
     context, peaks = multiprocessing.get_context("fork"), {}
     for megabytes in (1, 64):
         receiver, sender = context.Pipe(duplex=False)
         child = context.Process(target=measure, args=(megabytes, sender.send))
         child.start()
-        peaks[megabytes] = receiver.recv() / 1024
+        peaks[megabytes] = receiver.recv() / 1024**2
         child.join()
     assert peaks[64] - peaks[1] < 64, peaks
 

@@ -1,6 +1,6 @@
 """Callbacks that stop a run at a chosen moment, as a crash would, or watch its memory."""
 
-import os
+import signal
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -26,7 +26,7 @@ class StopAtStep(Callback):
         self.when = "done"
         if self.signal is None:
             raise SimulatedCrash
-        os.kill(os.getpid(), self.signal)
+        signal.raise_signal(self.signal)
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         at_step = trainer.global_step == self.step

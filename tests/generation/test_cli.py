@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import pty
 import re
 import shlex
 import signal
@@ -19,7 +18,7 @@ import pytest
 
 from gptlab.generation import cli
 from gptlab.generation.sample import GenerationRequest, Sample
-from tests.conftest import ROOT
+from tests.conftest import ROOT, posix_only
 
 GUIDE = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
 
@@ -48,6 +47,8 @@ class Terminal:
     """generate.py as a process on a pseudo-terminal."""
 
     def __init__(self, folder: Path, *arguments: str):
+        import pty
+
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "generate.py"), *arguments],
@@ -74,6 +75,7 @@ class Terminal:
         os.write(self.master, text.encode())
 
 
+@posix_only
 def test_on_a_terminal_ctrl_c_stops_the_text_and_ctrl_d_quits(trained: Path, tmp_path) -> None:
     terminal = Terminal(tmp_path, "max_new_tokens=1000000", "sampling=greedy")  # never finishes
     terminal.read_until("> ")
@@ -269,7 +271,7 @@ def test_the_guide_lists_every_sampling_choice_and_the_default(command, trained:
         (["sampling.no_repeat_ngram=0"], "must be at least 1"),
         (["sampling.beams=0"], "sampling.beams=0 must be at least 1"),
         (["save_as=runs"], "save_as=runs: runs.txt is a folder"),
-        (["save_as=/dev/null/x"], "no access to /dev/null"),
+        pytest.param(["save_as=/dev/null/x"], "no access to /dev/null", marks=posix_only),
         (["save_as=.."], "is not a file name"),
         (["save_as=out/"], "is not a file name"),
         (["save_as=~nobody_here/x"], "save_as=~nobody_here/x: "),

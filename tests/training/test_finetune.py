@@ -304,6 +304,6 @@ def test_settings_that_contradict_data_or_finetuning_are_refused(command) -> Non
     result = command("train", *TINY, "finetune=head", "profile=smoke")
     assert result.code == 2 and "try finetune=last_block" in result.err
     result = command("train", *TINY, "finetune.trainable=head", "profile=smoke")
-    assert result.code == 2 and "finetune.trainable matches no weight" in result.err
+    assert result.code == 2 and "finetune.trainable=head matches nothing" in result.err
     result = command("train", *TINY, "data=toy_spam", "data.subset=0.5")
     assert result.code == 2 and "data.subset=0.5 has no effect" in result.err

@@ -115,7 +115,7 @@ def test_the_memory_estimate_is_near_the_measured_peak(
 ) -> None:
     """Within a fifth of the process's largest resident size, on a CPU."""
     script = (
-        "import resource, sys\n"
+        "import sys\n"
         "from gptlab.training import preflight\n"
         "real = preflight.estimate_memory\n"
         "def estimate(*a):\n"
@@ -125,7 +125,8 @@ def test_the_memory_estimate_is_near_the_measured_peak(
         "preflight.estimate_memory = estimate\n"
         f"sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = {str(ROOT / 'train.py')!r}\n"
         "import train; train.main()\n"
-        "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        "from gptlab.utils.system import peak_memory\n"
+        "print('PEAK', peak_memory())\n"
     )
     size = ["data.max_samples=300", "trainer.max_steps=4", "trainer.eval_every=0"]
     small = [*size, "trainer.sample_every=0", "logger=none", "data.final_tokens=200"]

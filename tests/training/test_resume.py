@@ -22,7 +22,7 @@ from gptlab.training.resume import restore_group
 from gptlab.training.run_plan import resolve_warmup
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
-from tests.conftest import ROOT, TINY, SharedRun
+from tests.conftest import ROOT, TINY, SharedRun, posix_only
 from tests.faults.callbacks import SimulatedCrash, StopAtStep
 from tests.faults.compare import assert_identical_runs, only_run, read_metrics
 
@@ -368,6 +368,7 @@ def test_two_killed_processes_resume_together_to_the_same_bits(tmp_path: Path) -
     assert_identical_runs(only_run(tmp_path / "runs"), only_run(tmp_path / "whole"))
 
 
+@posix_only
 def test_a_killed_sweep_resumes_with_its_unfinished_job(command, tmp_path: Path) -> None:
     swept = ["-m", "model.n_head=2,3,4", "logger=none", "trainer.max_steps=6"]
     result = command("train", *SMALL, *swept, "run_root=whole")

@@ -34,7 +34,7 @@ def shutdown(trainer):
 def test_a_signal_stops_the_run_after_the_step(shutdown, trainer, number, capsys) -> None:
     shutdown.on_step(trainer, None, None)
     assert not trainer.should_stop
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)
     assert shutdown.received_signal == number
     assert "stopping after this step" in capsys.readouterr().err
     shutdown.on_step(trainer, None, None)
@@ -55,7 +55,7 @@ def test_a_second_signal_stops_within_the_step(shutdown, monkeypatch) -> None:
 def test_interruptible_work_is_aborted_and_not_started_again(shutdown) -> None:
     done = []
     with pytest.raises(ShutdownRequested), shutdown.interruptible():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         done.append("continued")
     with pytest.raises(ShutdownRequested), shutdown.interruptible():
         done.append("started")
