@@ -1,25 +1,27 @@
 """Parts of a package outside the repository: typed, stored, and trusted again."""
 
-import contextlib
 import json
 import re
 import shlex
 import shutil
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
-import gptlab
 from gptlab.app.model_registry import ModelRegistry
-from gptlab.config.keys import keys_of
-from gptlab.config.schema import ModelConfig, TrainConfig
-from gptlab.model import checkpoint
+from gptlab.config.schema import ModelConfig
+from gptlab.evaluation.interpretability import attention_maps
+from gptlab.generation.context_window import check_cached_outputs
 from gptlab.model.gpt import GPT
-from gptlab.model.hf.pretrained import assemble_model
+from gptlab.model.hf.gpt2 import to_gpt2_config
+from gptlab.training import init_weights
+from gptlab.training.fast import compiled_step
 from gptlab.utils import plugins
 from gptlab.utils.errors import UserError
 from tests.conftest import TINY, SharedRun
@@ -233,69 +235,39 @@ def test_a_part_of_the_wrong_kind_is_refused_in_one_line(
     assert not (tmp_path / "runs").exists()
 
 
-# --- Strangers' files name modules that must not be imported ---
+# --- Attention that computes something else than gptlab's own ---
 
-EVIL = "evil:Part"
-KEYS = {name: info for name, info in keys_of(TrainConfig).items() if info.takes_plugins}
+
+def last_two(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
+    """Attend to a token and the one before it only, with equal weights."""
+    T, S = q.shape[2], k.shape[2]
+    near = torch.ones(T, S).tril(S - T).triu(S - T - 1)
+    return near / near.sum(dim=1, keepdim=True) @ v
 
 
 @pytest.fixture
-def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A file that the module `evil`, importable from here, would write."""
-    (tmp_path / "evil.py").write_text(f"{MARK}Part = None", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path / "imported"
-    forget_package()
+def own_attention(monkeypatch: pytest.MonkeyPatch) -> ModelConfig:
+    module = types.ModuleType("own_attention")
+    monkeypatch.setattr(module, "last_two", last_two, raising=False)
+    monkeypatch.setitem(sys.modules, "own_attention", module)
+    monkeypatch.setattr(plugins, "trusted", {"own_attention"})
+    sizes = {"n_layer": 1, "n_head": 2, "d_model": 8, "context_length": 8, "vocab_size": 5}
+    return ModelConfig(**sizes, feed_forward="gelu_tanh", attention="own_attention:last_two")
 
 
-def test_every_table_takes_the_name_of_a_part() -> None:
-    assert {key.removeprefix("model.") for key in KEYS} >= {
-        *("feed_forward", "position", "norm_type", "norm", "attention", "optim.name"),
-        *("optim.schedule", "tokenizer.name", "data.source", "data.batching", "data.template"),
-        *("eval_before", "eval_after", "log_interpretability"),
-    }
+def test_attention_maps_show_what_another_function_computes(own_attention: ModelConfig) -> None:
+    (weights_HxTxT,) = attention_maps(GPT(own_attention), [0, 1, 2])
+    torch.testing.assert_close(
+        weights_HxTxT, torch.tensor([[1, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.5]]).expand(2, 3, 3)
+    )
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_no_name_in_a_run_folder_is_imported(command, trained: Path, evil: Path, key: str) -> None:
-    (trained / "summary.json").unlink()
-    path = trained / "checkpoints" / "last.ckpt"
-    content = dict(checkpoint.read_checkpoint(path))
-    group, _, last = key.rpartition(".")
-    settings = content["config"][group] if group else content["config"]
-    settings[last] = [*settings[last], EVIL] if isinstance(settings[last], list) else EVIL
-    content["config"]["plugins"] = ["evil"]
-    if group == "tokenizer":
-        content["tokenizer"]["name"] = EVIL
-    for stored in (trained / "checkpoints").iterdir():
-        torch.save(content, stored)
-    (trained / "config.yaml").write_text(yaml.safe_dump(content["config"]), encoding="utf-8")
-    result = command("train", f"resume={trained}")
-    assert (result.code, result.err.count("\n")) == (2, 1)
-    assert f"{trained}: uses {EVIL}; if you trust that package, add plugins=[evil]" in result.err
-    if group == "data":
-        command("gptlab.evaluate", f"run={trained}", "suite=[perplexity]", "max_tokens=200")
-    with pytest.raises(UserError) if group in ("model", "tokenizer") else contextlib.nullcontext():
-        gptlab.load(trained)
-    assert not evil.exists() and "evil" not in sys.modules
-    with pytest.raises(UserError, match=r"evil\.py has no|must "):  # the test would see an import
-        plugins.trust("evil")
-        plugins.resolve_choice(key, EVIL, {"part": key.partition}, Path)
-    assert evil.exists()
-
-
-@pytest.mark.parametrize("key", ["tokenizer", "template"])
-def test_no_name_in_an_exported_folder_is_imported(evil: Path, key: str) -> None:
-    net = GPT(ModelConfig(n_layer=1, n_head=1, d_model=8, context_length=8, vocab_size=4))
-    exported = {
-        "tokenizer": {"name": "char", "pieces": ["a", "b", "c"]},
-        "data": {"task": "instructions", "template": "plain"},
-    }
-    assert assemble_model(net, Path("model"), exported).tokenizer.name == "char"
-    exported["tokenizer" if key == "tokenizer" else "data"][
-        "name" if key == "tokenizer" else "template"
-    ] = EVIL
-    with pytest.raises(UserError, match=f"uses {EVIL}; if you trust"):
-        assemble_model(net, Path("model"), exported)
-    assert not evil.exists()
+def test_another_attention_function_is_never_replaced(own_attention: ModelConfig) -> None:
+    net = GPT(own_attention)
+    check_cached_outputs(net, torch.tensor([[0, 1, 2, 3]]))
+    with compiled_step.compiler_friendly(net, 4):
+        assert net.blocks[0].attention.attend is last_two
+    finetuned = init_weights.adopt_structure(ModelConfig(), own_attention)
+    assert finetuned.attention == own_attention.attention
+    with pytest.raises(UserError, match=r"no model\.attention=own_attention:last_two"):
+        to_gpt2_config(own_attention)

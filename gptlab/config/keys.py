@@ -35,6 +35,7 @@ class KeyInfo:
     low: float | None = None  # smallest and largest allowed value, both included; None: no limit
     high: float | None = None
     allowed: tuple[str, ...] = ()  # choices, or tables of them: "gptlab.model.layers.NORMS"
+    closed: bool = False  # the tables take no part of another package
     free_text: bool = False  # text or a path: passed on exactly as typed
     slider: tuple[float, float, float] | None = None  # lowest, highest, step of the page's slider
 
@@ -47,7 +48,7 @@ class KeyInfo:
     @property
     def takes_plugins(self) -> bool:
         """Whether a part of another package can be named, too."""
-        return any(choice.startswith("gptlab.") for choice in self.allowed)
+        return not self.closed and any(each.startswith("gptlab.") for each in self.allowed)
 
     @property
     def offered(self) -> tuple[str, ...]:

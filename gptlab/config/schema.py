@@ -82,7 +82,9 @@ class DataConfig:
     valid_path: Any = text_key(None, "held-out documents; null: split off as data.split says")
     hub: str | None = text_key(None, "source=hub: Hugging Face dataset, or a folder with its copy")
     hub_config: str | None = key(None, "source=hub: configuration of the dataset")
-    format: str | None = key(None, "how to read files; null: by name and content", choices=FORMATS)
+    format: str | None = key(
+        None, "how to read files; null: by name and content", choices=FORMATS, closed=True
+    )
     encoding: str | None = key(None, "encoding of text files, such as cp1252; null: detect it")
     text_column: str | None = key(None, "column of a table with the text; null: text")
     label_column: str | None = key(None, "classification: column with the class; null: by its name")
