@@ -20,10 +20,10 @@ from gptlab.utils.device import autocast, resolve_precision
 from gptlab.utils.errors import UserError, is_out_of_memory
 
 CHECK_OPERATIONS = 2e11  # about a second on a laptop's CPU
-LOSS_TOLERANCE = 0.01
-# Norm of the difference / norm of the gradient. Half precision rounds to three digits.
-GRADIENT_TOLERANCE = {"32-true": 0.01}
-HALF_GRADIENT_TOLERANCE = 0.1
+LOSS_TOLERANCE = 0.01  # of the loss, or nats per token below one nat
+# Norm of the difference / norm of the gradient. Half precision rounds to three digits: on four
+# models on a CPU, bf16-mixed differed by 0.003 to 0.05.
+GRADIENT_TOLERANCE, HALF_GRADIENT_TOLERANCE = 0.01, 0.3
 
 
 @dataclass
@@ -86,9 +86,11 @@ def compare_to_cpu(net: GPT, batch: tuple[Tensor, Tensor], plan: RunPlan) -> tup
     finally:
         net.to("cpu").train(was_training)
         net.zero_grad(set_to_none=True)
-    loss_error = abs(loss / true_loss - 1)
+    tokens = int((batch[1] != IGNORE_INDEX).sum())
+    loss_error = abs(loss - true_loss) / max(true_loss, tokens)
     gradient_error = float((gradient - true_gradient).norm() / true_gradient.norm())
-    tolerance = GRADIENT_TOLERANCE.get(plan.precision, HALF_GRADIENT_TOLERANCE)
+    exact = plan.precision == "32-true"
+    tolerance = GRADIENT_TOLERANCE if exact else HALF_GRADIENT_TOLERANCE
     agrees = loss_error <= LOSS_TOLERANCE and gradient_error <= tolerance
     return f"the loss within {loss_error:.2%}, the gradient within {gradient_error:.2%}", agrees
 
