@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from gptlab.config.schema import DataConfig
 from gptlab.data.download import download_file
 from gptlab.data.toy import instructions, spam
+from gptlab.files.columns import FIELDS, find_columns, read_fields
 from gptlab.files.documents import END_OF_TEXT, SURROGATE
 from gptlab.files.find import file_stats, find_files
 from gptlab.files.report import ReadReport
@@ -224,9 +225,8 @@ def read_tab_separated(file: OpenFile) -> list[Record]:
     """Read messages from a table with a heading, or from lines `class<TAB>text` without one."""
     quotes, lines = has_quoted_fields(file), file.lines()
     first = next((line for line in lines if line.strip()), "")
-    if set(
-        find_columns(Message, tuple(cell.strip('" ') for cell in first.split("\t")), file.data)
-    ) >= {"text", "label"}:
+    names = [cell.strip('" ') for cell in first.split("\t")]
+    if len(find_columns(names, file.data)) == len(FIELDS["classification"]):
         rows = read_delimited(file.name, first, lines, "\t", quotes)
         return read_table(file, rows, Message)
     return parse_labeled_lines(chain([first], lines), file.name)
@@ -240,7 +240,7 @@ def read_table(
     columns: dict[str, str] = {}
     for place, row in rows:
         records.append(record_from_row(record_type, row, f"{file.name}: {place}", file.data))
-        columns = columns or find_columns(record_type, tuple(row), file.data)
+        columns = columns or find_columns(row, file.data)
     file.report.columns |= dict.fromkeys(columns.values())
     if record_type is Message and file.format in ("csv", "tsv"):
         count = len(records)
@@ -261,58 +261,9 @@ def parse_labeled_lines(lines: Iterable[str], path: str) -> list[Record]:
     return messages
 
 
-# The names of the columns of each field, by preference, in any case.
-COLUMNS: dict[type[Record], dict[str, tuple[str, ...]]] = {
-    Message: {
-        "text": tuple("text message sms sentence content review body tweet comment v2".split()),
-        "label": tuple("label class category target sentiment v1".split()),
-    },
-    Instruction: {
-        "instruction": ("instruction", "prompt", "question", "query"),
-        "input": ("input", "context"),
-        "output": ("output", "response", "answer", "completion"),
-    },
-}
-
-
-def find_columns(
-    record_type: type[Record], names: tuple[str, ...], data: DataConfig
-) -> dict[str, str]:
-    """Find the column of each of a record's fields; a field without one is left out."""
-    folded = {name.strip().casefold(): name for name in reversed(names)}
-    columns = {}
-    for field, aliases in COLUMNS[record_type].items():
-        chosen = {"text": data.text_column, "label": data.label_column}.get(field)
-        wanted = (chosen.casefold(),) if chosen else aliases
-        if match := next((folded[alias] for alias in wanted if alias in folded), None):
-            columns[field] = match
-    return columns
-
-
 def record_from_row(record_type: type[Record], row: Any, place: str, data: DataConfig) -> Record:
     """Make a record from a row; an instruction's `input` may be missing."""
-    fields = COLUMNS[record_type]
-    row = row if isinstance(row, dict) else {}
-    columns = find_columns(record_type, tuple(row), data)
-    values = {field: row[column] for field, column in columns.items()}
-    if missing := [field for field in fields if field not in columns and field != "input"]:
-        hint = "; name them with data.text_column and data.label_column"
-        raise UserError(
-            f"{place} must have the texts {', '.join(fields)}, but has no "
-            f"{' and no '.join(missing)} among: {', '.join(map(str, row)):.500}"
-            f"{hint if record_type is Message else ''}"
-        )
-    if values.get("input") is None:
-        values["input"] = ""
-    if isinstance(values.get("label"), int | float):
-        values["label"] = str(values["label"])
-    for field in fields:
-        if values[field] is None:
-            raise UserError(f"{place}: '{columns[field]}' is null, a missing {field}")
-        if not isinstance(values[field], str):
-            kind = type(values[field]).__name__
-            raise UserError(f"{place}: '{columns[field]}' is {kind}, not text")
-    texts = (SURROGATE.sub("\ufffd", values[field]).strip() for field in fields)
+    texts = (SURROGATE.sub("\ufffd", text).strip() for text in read_fields(row, place, data))
     record = record_type(*(text.replace(END_OF_TEXT, " ") for text in texts))
     return Message(record.text, label_name(record.label)) if isinstance(record, Message) else record
 

@@ -3,13 +3,15 @@
 import glob
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gptlab.config.schema import DataConfig
+from gptlab.files.columns import read_fields
 from gptlab.files.decode import HEAD
 from gptlab.files.documents import read_documents
-from gptlab.files.formats import TABLES, UnreadableFile, check_encoding, detect_format
+from gptlab.files.formats import UnreadableFile, check_encoding, detect_format
 from gptlab.files.report import ReadReport, count_kinds
 from gptlab.files.streams import (
     FoundFile,
@@ -157,6 +159,7 @@ def check_files(key: str, paths: Any, data: DataConfig) -> None:
         return
     with explain_read_errors(first.path):
         for file in open_files(first, data, report):
-            if file.format in TABLES:
-                next(read_rows(file), None)
-                return
+            if file.format != "tsv":  # which may have no heading
+                for place, row in islice(read_rows(file), 1):
+                    read_fields(row, f"{file.name}: {place}", data)
+            return

@@ -1,5 +1,6 @@
 """Strip the tags of web pages."""
 
+import html
 import re
 from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
@@ -9,13 +10,14 @@ BLOCKS = set(
     "address article aside blockquote br dd div dl dt fieldset figcaption figure footer form h1 h2 "
     "h3 h4 h5 h6 header hr li main nav ol p pre section table td th tr ul".split()
 )
+SPACES = re.compile(r" *[^\S ]\s*|  +")  # white space that is not a single space
 
 
 class TextOfPage(HTMLParser):
     """Collect the visible text; a block starts on a new line."""
 
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
+        super().__init__(convert_charrefs=False)  # with it, text without a tag stays in memory
         self.parts: list[str] = []
         self.hidden: list[str] = []  # the open tags around, whose text is not shown
         self.verbatim = 0  # open <pre> tags
@@ -36,7 +38,13 @@ class TextOfPage(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self.hidden:
-            self.parts.append(data if self.verbatim else re.sub(r"\s+", " ", data))
+            self.parts.append(data if self.verbatim else SPACES.sub(" ", data))
+
+    def handle_entityref(self, name: str) -> None:
+        self.handle_data(html.unescape(f"&{name};"))
+
+    def handle_charref(self, name: str) -> None:
+        self.handle_data(html.unescape(f"&#{name};"))
 
     def take(self) -> str:
         text, self.parts = "".join(self.parts), []
@@ -45,15 +53,15 @@ class TextOfPage(HTMLParser):
 
 def strip_tags(chunks: Iterable[str]) -> Iterator[str]:
     """Yield the visible text of a page, in chunks, with at most one blank line in a row."""
-    parser = TextOfPage()
-    rest = ""
+    parser, spaces = TextOfPage(), ""
     for chunk in chunks:
         parser.feed(chunk)
-        # Keep the end back: spaces around a line end may still follow.
-        complete, newline, rest = (rest + parser.take()).rpartition("\n")
-        yield tidy(complete + newline)
+        text = spaces + parser.take()
+        complete = text.rstrip()
+        spaces = text[len(complete) :]  # more of them may follow
+        yield tidy(complete)
     parser.close()
-    yield tidy(rest + parser.take())
+    yield tidy(spaces + parser.take())
 
 
 def tidy(text: str) -> str:

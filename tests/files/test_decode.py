@@ -1,11 +1,22 @@
 """Encodings are detected and announced; line ends and byte-order marks do not matter."""
 
+import contextlib
+import gzip
 import io
+import json
+import tracemalloc
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from gptlab.config.schema import DataConfig
 from gptlab.files import decode
+from gptlab.files.documents import read_documents
+from gptlab.files.find import find_files
+from gptlab.files.report import ReadReport
 from gptlab.utils.errors import UserError
 from tests.files.reading import read, write
 
@@ -75,3 +86,44 @@ def test_a_line_may_be_long_where_lines_do_not_matter(tmp_path: Path, monkeypatc
     assert read(long)[0] == [("word " * 500_000).strip()]
     with pytest.raises(UserError, match="line 1 is longer than 50,000 characters"):
         read(long, document_boundary="line")
+
+
+@pytest.mark.parametrize(
+    "kind", ["line.txt", "a.csv", "a.jsonl", "list.json", "a.html", "a.txt.gz", "a.zip"]
+)
+def test_reading_takes_little_memory_whatever_the_length(tmp_path: Path, kind: str) -> None:
+    """16 MB of text, in one line where the format allows, in less than 14 MB of memory."""
+    text = "Once there was a fox, and it was glad of the rain. " * 20
+    rows = {
+        ".csv": f'"{text}"\n',
+        ".jsonl": json.dumps({"text": text}) + "\n",
+        ".json": json.dumps(text) + ", ",
+    }
+    path = tmp_path / kind
+    piece = rows.get(path.suffix, text) * 1000
+    start = {".csv": "text\n", ".json": "[", ".html": "<html><p>"}.get(path.suffix, "")
+    opener = {".gz": gzip.open, ".zip": open_in_zip}.get(path.suffix, open)
+    with opener(path, "wb") as file:
+        file.write(start.encode())
+        for _ in range(16):
+            file.write(piece.encode())
+        file.write(b'"end"]' if path.suffix == ".json" else b"")
+    data, report = DataConfig(path=str(path)), ReadReport()
+    tracemalloc.start()
+    length = sum(
+        len(chunk.text)
+        for file in find_files("data.path", data.path, data, report)
+        for chunk in read_documents(file, data, report)
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert length >= 16_000_000 and peak < 14_000_000
+
+
+@contextlib.contextmanager
+def open_in_zip(path: Path, mode: str) -> Iterator[IO[bytes]]:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.txt", "w") as file,
+    ):
+        yield file

@@ -148,6 +148,8 @@ def test_a_check_needs_no_tensor(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no column 'text'"):
         check_files("data.path", str(tmp_path / "a.csv"), DataConfig())
     check_files("data.path", str(tmp_path / "a.csv"), DataConfig(text_column="Story"))
+    with pytest.raises(UserError, match="has no text and no label among: title, story"):
+        check_files("data.path", str(tmp_path / "a.csv"), DataConfig(task="classification"))
     write(tmp_path / "empty.txt", "")
     with pytest.raises(UserError, match="has no text, the file is empty"):
         check_files("data.path", str(tmp_path / "empty.txt"), DataConfig())
