@@ -329,12 +329,13 @@ def test_two_processes_train_as_one(command, tmp_path: Path) -> None:
     assert command("train", *SMOKE, *one).code == 0
     two = ["run_root=two", "data.batch_size=2", "trainer.accelerator=cpu", "trainer.devices=2"]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *SMOKE, "trainer=ddp", *two],
+        [sys.executable, "-m", "gptlab", "train", *SMOKE, "trainer=ddp", *two],
         cwd=tmp_path, capture_output=True, text=True,
-        encoding="utf-8",
+        encoding="utf-8", env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+    assert "python -m gptlab generate" in done.stdout
     (single,), (double,) = (list((tmp_path / name).iterdir()) for name in ("one", "two"))
     losses, double_losses = (
         [float(row["train/loss"]) for row in read_metrics(run) if row["train/loss"]]
