@@ -15,6 +15,7 @@ from tests.conftest import ROOT, TINY
 GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", GUIDE, re.S | re.M))
 OWN_PACKAGE = "From your own package"  # tests/test_own_package.py
+OWN_CHOICES = "From your own folder of choices"  # tests/config/test_config_dir.py
 TABLES = {
     "gptlab.model.layers": ("FEED_FORWARDS", "POSITIONS", "NORMS"),
     "gptlab.training.optim": ("OPTIMIZERS", "SCHEDULES"),
@@ -60,11 +61,11 @@ def paste(code: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_guide_has_a_section_for_every_kind() -> None:
     kinds = ("feed-forward", "position", "norm", "optimizer", "schedule", "text source")
-    kinds += ("tokenizer", "evaluation suite", "callback", OWN_PACKAGE)
+    kinds += ("tokenizer", "evaluation suite", "callback", OWN_PACKAGE, OWN_CHOICES)
     assert {name.removeprefix("An ").removeprefix("A ") for name in SECTIONS} == set(kinds)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SECTIONS if kind != OWN_PACKAGE])
+@pytest.mark.parametrize("kind", sorted({*SECTIONS} - {OWN_PACKAGE, OWN_CHOICES}))
 def test_a_part_of_the_guide_trains(
     command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restored_tables, kind: str
 ) -> None:
@@ -93,3 +94,12 @@ def test_a_part_of_the_guide_trains(
         assert "exclamations" in next(tmp_path.glob("runs/*/summary.json")).read_text(
             encoding="utf-8"
         )
+
+
+def test_the_guides_own_choice_is_used(command, tmp_path: Path) -> None:
+    (path,) = re.findall(r"`(mine/[\w/]+\.yaml)`", SECTIONS[OWN_CHOICES])
+    (text,), (line,) = (blocks(SECTIONS[OWN_CHOICES], each) for each in ("yaml", "bash"))
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(text, encoding="utf-8")
+    result = command("train", *shlex.split(line)[2:], "--cfg", "job")
+    assert result.code == 0 and "d_model: 256" in result.out, result.err

@@ -3,6 +3,7 @@
 import csv
 import errno
 import math
+import os
 import pickle
 import re
 import shutil
