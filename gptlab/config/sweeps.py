@@ -209,7 +209,16 @@ def is_sweep_job() -> bool:
 def varied_overrides() -> list[str]:
     """Return the overrides of this job that differ between the jobs of its sweep."""
     keys = os.environ.get(VARIED_ENV, "").split() if is_sweep_job() else []
-    return [a for a in hydra_config().overrides.task if override_key(a) in keys]
+    return [readable(a) for a in hydra_config().overrides.task if override_key(a) in keys]
+
+
+def readable(argument: str) -> str:
+    """Return an override without the quotes, brackets and escapes that Hydra needs around text."""
+    value = parsed.value() if (parsed := parse_override(argument)) else None
+    words = value if isinstance(value, list) else [value]
+    if not all(isinstance(word, str) for word in words):
+        return argument
+    return f"{override_key(argument)}={','.join(words)}"
 
 
 def job_dir() -> Path:

@@ -120,8 +120,7 @@ def read_jobs(sweep: Path) -> list[SweepJob]:
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, str]:
-    plain = (override.replace("\\:", ":") for override in overrides)  # Hydra escapes it in sweeps
-    return dict(override.split("=", 1) for override in plain)
+    return dict(override.split("=", 1) for override in overrides)
 
 
 def ranking_rows(jobs: list[SweepJob]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import pytest
 
 from gptlab.config.arguments import hydra_argument, hydra_arguments
 from gptlab.config.cli import compose_config
+from tests.conftest import TINY
 
 pytestmark = pytest.mark.fast
 
@@ -40,6 +41,7 @@ def test_lists_need_no_brackets_and_text_no_quotes(command: str, argument: str, 
         ("eval_after=[perplexity,samples],[]", [["perplexity", "samples"], []]),
         ("finetune.lora_targets=*.up", [["*.up"]]),
         ("prompt=a,b", ["a,b"]),
+        ("data.path=[a.txt,b.txt],[c.txt]", [["a.txt", "b.txt"], ["c.txt"]]),
         ("model.n_layer=2,4", [2, 4]),
     ],
 )
@@ -57,6 +59,18 @@ def test_files_that_exist_are_a_list_or_a_sweep(tmp_path: Path, monkeypatch) -> 
     assert swept(typed) == ["a.txt", "b's.txt"]
     (tmp_path / "a.txt,b's.txt").touch()
     assert compose_config("train", [typed]).data.path == "a.txt,b's.txt"
+
+
+def test_a_sweep_over_files_trains_on_each(command, tmp_path: Path) -> None:
+    for name in ("a.txt", "b's.txt"):
+        (tmp_path / name).write_text("A cat and a dog. " * 300, encoding="utf-8")
+    paths = ["data=text", "data.path=a.txt,b's.txt"]
+    result = command("train", "-m", *paths, *TINY, "profile=smoke", "trainer.max_steps=1")
+    assert result.code == 0, result.err
+    (sweep,) = (tmp_path / "runs").iterdir()
+    jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    assert jobs == ["0,data.path=a.txt", "1,data.path=b-s.txt"]
+    assert ",b's.txt," in (sweep / "sweep.csv").read_text(encoding="utf-8")
 
 
 def test_a_missing_file_of_a_list_is_named(command, tmp_path: Path) -> None:
