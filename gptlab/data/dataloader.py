@@ -141,8 +141,10 @@ class ValidationBatches(Dataset):
 
 
 def usable_workers(config: DataConfig) -> int:
-    """Return data.num_workers, or 0 in a daemon, such as a launcher's job: it may start none."""
-    return 0 if multiprocessing.current_process().daemon else config.num_workers
+    """Return data.num_workers, or 0 in a job of the joblib launcher, which cannot start any."""
+    started_by_joblib = multiprocessing.get_start_method(allow_none=True) == "loky"
+    is_job = started_by_joblib or multiprocessing.current_process().daemon
+    return 0 if is_job else config.num_workers
 
 
 class TextDataModule(LightningDataModule):
