@@ -62,7 +62,7 @@ def own_run(train_once: Callable[..., SharedRun], tmp_path_factory) -> Iterator[
     (place / "mypkg" / "__init__.py").unlink()  # leaves no file here
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(place))
-        run = train_once(*ARGUMENTS, *SMALL)
+        run = train_once(*ARGUMENTS, *SMALL, "plugins=[elsewhere]")
     forget_package()
     yield run
     forget_package()
