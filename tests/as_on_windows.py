@@ -22,7 +22,7 @@ from tests.utils.test_system import MODULES, OS_NAMES, SIGNAL_NAMES
 ROOT = str(Path.cwd())
 TINY = [
     *("model.n_layer=1", "model.n_head=2", "model.d_model=16", "model.d_ff=32"),
-    *("log_interpretability=[]", "profile=smoke"),
+    *("log_interpretability=[]", "profile=smoke", "trainer.max_steps=4"),
 ]
 original_import = builtins.__import__
 
@@ -92,11 +92,19 @@ def main() -> None:
     system.WINDOWS = True
     shutil._use_fd_functions = False  # type: ignore[attr-defined]  # how Windows removes folders
     sys.addaudithook(audit)
-    run("train", *TINY, "trainer.max_steps=4", "name=what? a:b*", "data.num_workers=0")
-    run("train", "resume=" + next(Path("runs").iterdir()).name, "trainer.max_steps=6")
-    run("train", "-m", *TINY, "trainer.max_steps=2", "model.n_head=1,2")
+    text, gpt2 = (
+        "Ein Mädchen … und 中. " * 300,
+        ["model.position=learned", "model.feed_forward=gelu_tanh"],
+    )
+    Path("my text.txt").write_text(text, encoding="utf-8")
+    run("gptlab.prepare", "data=text", "data.path=my text.txt")
+    run("train", "data=text", "data.path=my text.txt", *TINY, *gpt2, "name=what? a:b*")
+    (first,) = Path("runs").iterdir()
+    run("train", f"resume={first.name}", "trainer.max_steps=6")
+    run("gptlab.export", f"run={first.name}", "output_dir=exported")
+    run("train", "-m", *TINY, "model.n_head=1,2")
     run("generate", "prompt=Once upon a time", "max_new_tokens=3", "save_as=out")
-    run("gptlab.evaluate", "suite=[perplexity]")
+    run("gptlab.evaluate", "suite=perplexity")
     run("gptlab.report.__main__", "runs")
 
 

@@ -80,5 +80,5 @@ def open_corpus(
 def source_name(data: DataConfig) -> str:
     if data.path is not None:
         first = data.path if isinstance(data.path, str) else str(data.path[0])
-        return Path(first).resolve().name.split(".")[0] or "text"
+        return Path(first).resolve().name.split(".")[0][:60] or "text"
     return Path(data.hub).name if data.source == "hub" and data.hub else data.source

@@ -350,6 +350,12 @@ def test_a_full_disk_leaves_no_files(tmp_path: Path, monkeypatch) -> None:
     assert not list((tmp_path / "corpora").iterdir())
 
 
+def test_a_long_file_name_gives_a_corpus_with_a_short_one(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 250}.txt"
+    path.write_text("\n\n".join(STORIES), encoding="utf-8")
+    assert len(build(tmp_path, path).folder.name) < 100
+
+
 @pytest.mark.fast
 def test_worker_processes_open_the_tokens_again(toy_corpus: Corpus) -> None:
     tokens = toy_corpus.tokens("train")
