@@ -1,7 +1,7 @@
 """Forward and backward pass as one graph: the same loss, gradients, runs and checkpoints.
 
-A graph takes a C++ compiler ten seconds or more, so that there are two: one of a small net with all
-that is special (dropout, frozen weights, a chunked loss), one of the runs.
+A graph takes a C++ compiler ten seconds or more, so that there is one, of runs with all that is
+special: dropout, frozen weights, a chunked loss.
 """
 
 import math
@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import AdamW
 
-from gptlab.config.schema import ModelConfig, OptimConfig, TrainerConfig
+from gptlab.config.schema import FinetuneConfig, ModelConfig, OptimConfig, TrainerConfig
 from gptlab.data.dataloader import BatchShape
 from gptlab.data.sequences import IGNORE_INDEX
-from gptlab.model import checkpoint
+from gptlab.model import checkpoint, layers
 from gptlab.model.gpt import GPT
+from gptlab.model.lora import freeze
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.training.fast import compiled_step
 from gptlab.training.fast.compiled_step import CompiledStep, resolve_compile_mode
@@ -35,11 +37,27 @@ TINY_CHAR = ModelConfig(
     tied_head=False, head_bias=True,
 )  # fmt: skip
 SMALL = ModelConfig(n_layer=1, n_head=2, d_model=16, context_length=16, vocab_size=50)
+ROWS = 4
+TRAINABLE = ["embedding.*", "*norm.*", "*.feed_forward.*", "*.out.*"]  # not *.qkv
 RUN = [
-    *("profile=smoke", "trainer.max_steps=6", "model.n_layer=1", "model.d_model=16"),
+    *(
+        "profile=smoke",
+        f"data.batch_size={ROWS}",
+        "trainer.max_steps=6",
+        "model.n_layer=1",
+        "model.d_model=16",
+    ),
     *("model.dropout=0.1", "trainer.log_every=1", "logger=none", "trainer.sample_every=0"),
     *("trainer.eval_every=0", "trainer.checkpoint_every=3", "optim.schedule=constant"),
+    f"finetune.trainable=[{','.join(TRAINABLE)}]",
 ]
+COMPILED_RUN = [*RUN, "trainer.compile=step", "trainer.accumulate_grad_batches=2"]
+MAX_LOGITS = 70_000  # the loss of a run's batch is computed in three chunks
+
+
+@pytest.fixture(autouse=True)
+def chunked_loss(monkeypatch) -> None:
+    monkeypatch.setattr("gptlab.model.gpt.MAX_LOGITS", MAX_LOGITS)
 
 
 def make_batch(config: ModelConfig, rows: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -81,37 +99,71 @@ def assert_equals_autograd(net: GPT, step: CompiledStep, source: Tensor, target:
     assert_same_gradients(take_gradients(net), expected, 1e-5)
 
 
-@needs_compiler
-def test_compiled_loss_and_gradients_equal_autograd(tmp_path: Path, monkeypatch) -> None:
-    """With dropout, frozen weights and a chunked loss; and a graph is compiled only once."""
+class RunGraph(NamedTuple):
+    """A run's net in training mode, and its compiled step."""
+
+    net: GPT
+    step: CompiledStep
+    library: Path
+
+
+@pytest.fixture
+def run_graph(train_once, monkeypatch) -> RunGraph:
+    """A run's graph, from the cache: compiling it again would fail."""
+    run = train_once(*COMPILED_RUN).folder
     libraries: list[Path] = []
     load = compiled_step.load_library
     monkeypatch.setattr(
         compiled_step, "load_library", lambda path: libraries.append(path) or load(path)
     )
-    torch.manual_seed(0)
-    net = GPT(replace(SMALL, dropout=0.2)).train()
-    net.blocks[0].attention.qkv.weight.requires_grad_(False)
-    attend = net.blocks[0].attention.attend
-    net.max_logits = 50 * 10
+    monkeypatch.setattr(torch._inductor, "aot_compile", None)
+    net = checkpoint.load_checkpoint(run / "checkpoints" / "last.ckpt").net.train()
+    freeze(net, FinetuneConfig(trainable=TRAINABLE))
     step = CompiledStep(net)
-    source, target = make_batch(SMALL, 4, seed=0)
-    step.compile_or_raise(source, target)
-    assert net.blocks[0].attention.attend is attend  # eager while traced, not afterwards
+    step.compile_or_raise(*make_run_batch(net, seed=0))
+    return RunGraph(net, step, libraries[0])
+
+
+def make_run_batch(net: GPT, seed: int) -> tuple[Tensor, Tensor]:
+    """Make a batch with the memory layout of the data loader's."""
+    rows, _ = make_batch(replace(net.config, context_length=129), ROWS, seed)
+    _, target = make_batch(net.config, ROWS, seed + 1)
+    return rows[:, :-1], target
+
+
+@needs_compiler
+def test_compiled_loss_and_gradients_equal_autograd(run_graph: RunGraph) -> None:
+    net, step, _ = run_graph
+    attention = net.blocks[0].attention
+    source, target = make_run_batch(net, seed=0)
+    assert source.numel() * net.head.out_features > 2 * net.max_logits
+    assert net.dropout.p and not attention.qkv.weight.requires_grad
+    assert attention.attend is layers.fused_attention  # eager only while traced
     assert step.matches(source) and not step.matches(source[:2])
     for seed in range(3):
-        assert_equals_autograd(net, step, *make_batch(SMALL, 4, seed))
-
+        assert_equals_autograd(net, step, *make_run_batch(net, seed))
+    once = gradients_of(run_graph)
     torch.manual_seed(5)
     step(source, target, 0.01)
-    once = [p.grad.clone() for p in step.parameters]
     torch.manual_seed(5)
     step(source, target, 0.01, accumulate=True)
     assert_same_gradients(take_gradients(net), [2 * g for g in once], 1e-6)
 
-    # From here on, a stub takes the place of the compiler and counts its calls.
+
+def gradients_of(graph: RunGraph, step: CompiledStep | None = None) -> list[Tensor]:
+    torch.manual_seed(5)
+    (step or graph.step)(*make_run_batch(graph.net, seed=0), 0.01)
+    return take_gradients(graph.net)
+
+
+@needs_compiler
+def test_a_graph_is_compiled_once_and_again_if_damaged(
+    run_graph: RunGraph, tmp_path: Path, monkeypatch
+) -> None:
+    """A stub takes the place of the compiler and counts its calls."""
+    expected = gradients_of(run_graph)
     compiled = tmp_path / "compiled.so"
-    shutil.copyfile(libraries[-1], compiled)
+    shutil.copyfile(run_graph.library, compiled)
     compilations = []
     monkeypatch.setattr(
         torch._inductor, "aot_compile", lambda *_: compilations.append(1) or str(compiled)
@@ -119,15 +171,13 @@ def test_compiled_loss_and_gradients_equal_autograd(tmp_path: Path, monkeypatch)
 
     def assert_recompiled_step_is_the_same(cache: Path) -> None:
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
-        again = CompiledStep(net)
-        again.compile_or_raise(source, target)
-        torch.manual_seed(5)
-        again(source, target, 0.01)
-        assert all(map(torch.equal, take_gradients(net), once))
+        again = CompiledStep(run_graph.net)
+        again.compile_or_raise(*make_run_batch(run_graph.net, seed=0))
+        assert all(map(torch.equal, gradients_of(run_graph, again), expected))
 
     assert_recompiled_step_is_the_same(tmp_path / "empty")
     (cached,) = (tmp_path / "empty" / "gptlab").iterdir()
-    assert len(compilations) == 1 and cached.name == libraries[0].name
+    assert len(compilations) == 1 and cached.name == run_graph.library.name
     assert_recompiled_step_is_the_same(tmp_path / "empty")
     assert len(compilations) == 1
     # Elsewhere: a process knows a loaded library by its path, and would not read it again.
@@ -215,24 +265,9 @@ def test_a_compiled_run_has_the_losses_of_an_eager_run(train_once, micro_batches
 
 
 @needs_compiler
-def test_a_graph_of_a_run_is_loaded_from_the_cache(train_once, monkeypatch) -> None:
-    """And gives the gradients of autograd, with an unchunked loss and no frozen weights."""
-    run = train_once(*RUN, "trainer.compile=step", "trainer.accumulate_grad_batches=2").folder
-    monkeypatch.setattr(torch._inductor, "aot_compile", None)
-    net = checkpoint.load_checkpoint(run / "checkpoints" / "last.ckpt").net.train()
-    step = CompiledStep(net)
-    rows, _ = make_batch(replace(net.config, context_length=129), 1, seed=0)
-    _, target = make_batch(net.config, 1, seed=1)
-    source = rows[:, :-1]  # a view, like the data loader's
-    step.compile_or_raise(source, target)
-    assert_equals_autograd(net, step, source, target)
-
-
-@needs_compiler
 def test_a_compiled_run_resumes_bit_for_bit(train_once, command, tmp_path: Path) -> None:
-    arguments = [*RUN, "trainer.compile=step", "trainer.accumulate_grad_batches=2"]
-    expected = last_checkpoint(train_once(*arguments).folder)["state_dict"]
-    run = train_once(*arguments, "trainer.max_steps=3").copy(tmp_path)
+    expected = last_checkpoint(train_once(*COMPILED_RUN).folder)["state_dict"]
+    run = train_once(*COMPILED_RUN, "trainer.max_steps=3").copy(tmp_path)
     result = command("train", f"resume={run}", "trainer.max_steps=6")
     assert result.code == 0 and "compiled step" in result.out, result.err
     actual = last_checkpoint(run)["state_dict"]
