@@ -11,6 +11,7 @@ from gptlab.config.hydra_errors import OPEN_GROUPS
 from gptlab.config.keys import config_groups
 from gptlab.config.sweeps import quote_override
 from gptlab.utils.errors import UserError
+from gptlab.utils.program import program
 
 
 class Overrides(NamedTuple):
@@ -40,8 +41,8 @@ def make_overrides(command: str, typed: tuple[str, ...], keys: Mapping[str, Any]
         f"{name}={value}" if isinstance(value, str) and name in typed_keys() else override
         for (name, value), override in zip(pairs, written, strict=True)
     ]
-    words = ["python", f"{command}.py", *typed, *readable]
-    return Overrides([*hydra_arguments([*typed]), *written], shlex.join(words))
+    repeated = f"{program(command)} {shlex.join([*typed, *readable])}"
+    return Overrides([*hydra_arguments([*typed]), *written], repeated)
 
 
 def flatten_keys(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

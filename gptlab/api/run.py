@@ -2,7 +2,7 @@
 
 import csv
 import html
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,13 +108,11 @@ class Run:
         path = self.folder / "checkpoints" / f"{checkpoint}.ckpt"
         return load(path if checkpoint != "best" or path.exists() else self.folder, **settings)
 
-    @cached_property
-    def _best_model(self) -> "Model":
-        return self.model()
-
     def generate(self, prompt: str = "", n: int = 1, **settings: Any) -> "list[GeneratedText]":
         """Generate texts with the best checkpoint; arguments as in `Model.generate`."""
-        return self._best_model.generate(prompt, n, **settings)
+        path = run_dir.find_checkpoint(str(self.folder), "")
+        model = load_version(path, path.stat().st_mtime_ns)
+        return model.generate(prompt, n, **settings)
 
     def evaluate(self, *suites: str, **keys: Any) -> "Results":
         """Run evaluation suites as `python -m gptlab.evaluate` does; return their results.
@@ -153,6 +151,14 @@ class Run:
             for name, value in rows.items()
         )
         return f"<table>{cells}</table>{image_tag(self.plot())}"
+
+
+@lru_cache(1)
+def load_version(path: Path, modified: int) -> "Model":
+    """Load a checkpoint as it was at this time, so that generating repeatedly loads it once."""
+    from gptlab.api.model import load
+
+    return load(path)
 
 
 def final_figures(summary: "RunSummary") -> dict[str, str]:

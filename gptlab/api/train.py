@@ -47,7 +47,8 @@ def train_config(config: TrainConfig) -> Run:
     from gptlab.training.train import RunInterrupted, train_run
 
     if config.trainer.devices * config.trainer.num_nodes > 1:
-        raise UserError("trainer.devices: Python trains on one device; use train.py for several")
+        several = f"for several, type `{command_line('train', 'trainer.devices=…')}`"
+        raise UserError(f"trainer.devices: Python trains on one device; {several}")
     if config.preflight == "only":
         command = command_line("train", "preflight=only")
         raise UserError(f"preflight=only: makes no run; type `{command}`")
