@@ -12,6 +12,7 @@ from gptlab.config.keys import KeyInfo, keys_of
 from gptlab.config.schema import SCHEMAS
 
 HYDRA_SYNTAX = set("[](){}$'\"")
+GROUPS_OF_SEVERAL = ("callbacks", "logger")  # take several choices at once
 
 
 @functools.cache
@@ -33,6 +34,8 @@ def hydra_argument(argument: str, is_sweep: bool = False) -> str:
     A list in brackets, a bare `null`, and Hydra's own syntax in a list keep their meaning.
     """
     name, equals, value = argument.partition("=")
+    if name in GROUPS_OF_SEVERAL and "," in value and not (is_sweep or HYDRA_SYNTAX & set(value)):
+        return f"{name}=[{value}]"
     info = typed_keys().get(name.lstrip("+"))
     if not equals or info is None or value == "null":
         return argument

@@ -275,7 +275,7 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     hellaswag: HellaswagConfig = field(default_factory=HellaswagConfig)
     callbacks: dict[str, Any] = key({}, "your Lightning callbacks: +callbacks.NAME._target_=CLASS")
-    logger: dict[str, Any] = key({}, "Lightning loggers: +logger.NAME._target_=CLASS")
+    logger: dict[str, Any] = key({}, "your Lightning loggers: +logger.NAME._target_=CLASS")
 
 
 @dataclass

@@ -34,6 +34,12 @@ def test_lists_need_no_brackets_and_text_no_quotes(command: str, argument: str, 
     assert config == value
 
 
+@pytest.mark.parametrize("typed", ["logger=csv,tensorboard,wandb", "logger=[wandb,tensorboard]"])
+def test_several_loggers_are_chosen_at_once(typed: str) -> None:
+    assert set(compose_config("train", [typed]).logger) == {"tensorboard", "wandb"}
+    assert swept("logger=csv,wandb") == ["csv", "wandb"]
+
+
 @pytest.mark.parametrize(
     ("typed", "values"),
     [

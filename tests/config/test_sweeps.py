@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from datetime import datetime
 from pathlib import Path
 
@@ -42,6 +43,24 @@ def test_a_sweep_ends_with_a_ranking_of_its_runs(command, tmp_path: Path) -> Non
     assert "must divide" in shown and f"{losses[0]:.4f}" in shown
     assert (sweep / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert not (sweep / "multirun.yaml").exists()
+
+
+def test_a_job_returns_its_loss_to_the_sweeper(command, tmp_path: Path, monkeypatch) -> None:
+    """A failed job returns infinity, and a resumed sweep the losses that it has already."""
+    returned: list[float] = []
+    monkeypatch.setattr(
+        ranking.SweepRanking,
+        "on_job_end",
+        lambda self, config, job_return, **_: returned.append(job_return.return_value),
+    )
+    command("train", "-m", *SMOKE, "model.n_head=2,3")
+    sweep = sweep_folder(tmp_path)
+    (summary,) = sweep.glob("*/summary.json")
+    loss = json.loads(summary.read_text(encoding="utf-8"))["after"]["valid/loss"]
+    assert returned == [loss, math.inf]
+    (sweep / "sweep.csv").unlink()  # as if it had been stopped before its ranking
+    command("train", f"resume={sweep}")
+    assert returned[2:] == [loss, math.inf]
 
 
 def test_a_sweep_of_invalid_jobs_writes_nothing(command, tmp_path: Path) -> None:
