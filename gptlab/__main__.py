@@ -27,12 +27,12 @@ def main() -> None:
     """Start the command that the first argument names; without one, list all commands."""
     launcher = "python -m gptlab" if Path(sys.argv[0]).name == "__main__.py" else "gptlab"
     arguments = sys.argv[1:]
-    if arguments[:1] in ([], ["--help"], ["-h"], ["help"]):
-        print(overview(launcher))
-    elif arguments[0] == "--version":
-        print(f"gptlab {__version__}")
-    else:
-        with exit_on_error("gptlab"):
+    with exit_on_error("gptlab"):
+        if arguments[:1] in ([], ["--help"], ["-h"], ["help"]):
+            print(overview(launcher))
+        elif arguments[0] == "--version":
+            print(f"gptlab {__version__}")
+        else:
             name = completed_command() if arguments[0] in COMPLETION_FLAGS else sys.argv.pop(1)
             start_command(launcher, name)
 

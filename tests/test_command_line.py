@@ -164,7 +164,7 @@ def test_own_text_of_one_kilobyte_trains(command, tmp_path: Path) -> None:
 
 def test_the_advice_for_a_text_of_one_document_helps(command, tmp_path: Path) -> None:
     lines = (story_grammar().generate(3, i).text.replace("\n", " ") for i in range(40))
-    (tmp_path / "own.txt").write_text("\n".join(lines))
+    (tmp_path / "own.txt").write_text("\n".join(lines), encoding="utf-8")
     typed = [*TINY, "data=text", "data.path=own.txt", "trainer.max_steps=1", "num_samples=2"]
     result = command("train", *typed, "eval_after=[perplexity,bleu_rouge]", "max_new_tokens=5")
     assert result.code == 2 and result.err.count("\n") == 1

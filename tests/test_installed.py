@@ -72,7 +72,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_installed(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
 
 
@@ -188,8 +193,8 @@ WRONG_INPUTS = [
 def test_wrong_files_and_runs_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "binary.txt").write_bytes(b"a\0b")
-    (tmp_path / "text.txt").write_text("Once upon a time.\n" * 9)
-    (tmp_path / "text.txt.gz").write_text("no archive")
+    (tmp_path / "text.txt").write_text("Once upon a time.\n" * 9, encoding="utf-8")
+    (tmp_path / "text.txt.gz").write_text("no archive", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     code = f"""
 import sys

@@ -34,10 +34,14 @@ def test_the_core_runs_as_on_windows_with_ascii_as_the_system_encoding(tmp_path:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_help_is_printed_in_every_encoding(encoding: str, tmp_path: Path) -> None:
-    done = run_python(tmp_path, str(ROOT / "train.py"), "--help", PYTHONIOENCODING=encoding)
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [([str(ROOT / "train.py"), "--help"], "KEY=VALUE "), (["-m", "gptlab"], "COMMAND ")],
+)
+def test_help_is_printed_in_every_encoding(encoding, arguments, words, tmp_path: Path) -> None:
+    done = run_python(tmp_path, *arguments, PYTHONIOENCODING=encoding)
     assert done.returncode == 0 and not done.stderr
-    assert ("KEY=VALUE …" if encoding == "utf-8" else "KEY=VALUE ?") in done.stdout.decode(encoding)
+    assert words + ("…" if encoding == "utf-8" else "?") in done.stdout.decode(encoding)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -46,6 +50,9 @@ def test_commands_print_in_every_encoding(encoding: str, command, trained, monke
         ["generate", "prompt=Once é … 中", "unknown=skip", "max_new_tokens=3"],
         ["gptlab.evaluate", "suite=[perplexity]"],
         ["gptlab.report.__main__", "runs"],
+        ["gptlab.report.__main__", "--help"],
+        ["gptlab.report.sampling_study", "--help"],
+        ["gptlab.bench.__main__", "--help"],
     ):
         output = io.TextIOWrapper(io.BytesIO(), encoding)  # strict, as Python's is by default
         monkeypatch.setattr(sys, "stdout", output)

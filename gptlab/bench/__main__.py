@@ -9,10 +9,12 @@ import contextlib
 import tempfile
 
 from gptlab.config.keys import table_names
+from gptlab.utils.console import replace_unencodable
 from gptlab.utils.program import program
 
 
 def main() -> None:
+    replace_unencodable()
     names = table_names("gptlab.bench.parts.PARTS")
     parser = argparse.ArgumentParser(prog=program("bench"), description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"default: all ({', '.join(names)})")

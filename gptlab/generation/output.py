@@ -30,7 +30,7 @@ def numbered_path(name: str, number: int) -> str:
 
 def check_output_path(name: str) -> None:
     """Raise UserError if the files could not be written, before anything is generated."""
-    if Path(name).name in ("", "..") or name.endswith("/"):
+    if Path(name).name in ("", "..") or name.endswith(("/", os.sep)):
         raise UserError(f"save_as={name} is not a file name")
     try:
         folder = output_paths(name)[0].parent

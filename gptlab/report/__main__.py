@@ -27,8 +27,8 @@ def main() -> None:
     add("--x-axis", default="steps", choices=["steps", "tokens", "time"], help="x-axis shown first")
     add("--prompt", help="start of the text that the models are inspected with")
     add("--no-inspection", action="store_true", help="do not load the models")
-    arguments = parser.parse_args()
     with exit_on_error("report"):
+        arguments = parser.parse_args()
         from gptlab.report.html_report import render_report  # imports torch: too slow for --help
         from gptlab.report.load_runs import load_runs
 

@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--num-tokens", type=int, default=100, help="tokens per document")
     parser.add_argument("--weight-dtype", default="float32", choices=WEIGHT_DTYPES)
     parser.add_argument("--plugins", nargs="*", default=[], help="packages that the run may use")
-    arguments = parser.parse_args()
     with exit_on_error("report"):
+        arguments = parser.parse_args()
         if min(arguments.num_documents, arguments.num_tokens) < 1:
             raise UserError("--num-documents and --num-tokens must be at least 1")
         trust(arguments.plugins)
