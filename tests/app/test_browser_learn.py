@@ -112,5 +112,5 @@ def test_missing_default_run_and_no_runs_at_all(page: Page, server: Server) -> N
     page.route("**/api/runs", lambda route: route.fulfill(json=[]))
     page.goto(server.url)
     page.wait_for_selector("html[data-ready]")
-    expected = "There are no runs yet. Train one with python train.py."
+    expected = "There are no runs yet. Train one with gptlab train."
     expect(page.locator("#run-details")).to_have_text(expected)

@@ -23,7 +23,7 @@ function draw() {
   if (!state.runs.length) {
     $("runs-table").replaceChildren();
     $("run-details").replaceChildren(
-      createElement("p", {}, "There are no runs yet. Train one with ", createElement("code", {}, "python train.py"), "."));
+      createElement("p", {}, "There are no runs yet. Train one with ", createElement("code", {}, "gptlab train"), "."));
     return;
   }
   const header = createElement("tr", {}, ...COLUMNS.map((name, i) =>
