@@ -34,8 +34,15 @@ from gptlab.utils.plugins import plugin_errors_in, require_trust
 from gptlab.utils.system import rename, shell_quote
 
 # Keys that may be typed when resuming; any other key would make it a different run.
-CHANGEABLE_TRAINER_KEYS = ("max_steps", "log_every", "fast_loop", "keep_freed_memory")
+CHANGEABLE_TRAINER_KEYS = (
+    "max_steps",
+    "log_every",
+    "fast_loop",
+    "keep_freed_memory",
+    "accelerator",
+)
 CHANGEABLE_KEYS = tuple(f"trainer.{name}" for name in CHANGEABLE_TRAINER_KEYS)
+DEVICE_KEYS = ("trainer.accelerator", "trainer.precision", "trainer.compile")  # resolved again
 CHANGEABLE_GROUPS = ("logger", "callbacks")
 LOCATION_KEYS = ("resume", "preflight", "run_root", "corpus_root", "plugins")
 
@@ -229,7 +236,10 @@ def merge_config(
     `config` is the current command's configuration.
     """
     stored = {**stored, **{group: {**stored[group]} for group in ("trainer", "optim")}}
+    moved = "trainer.accelerator" in map(sweeps.override_key, overrides)  # to another device
     for key, value in resolved.items():
+        if moved and key in DEVICE_KEYS:
+            continue
         group, _, name = key.partition(".")
         stored[group][name] = value
     parts = {group: stored.pop(group) for group in CHANGEABLE_GROUPS}

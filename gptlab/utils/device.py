@@ -31,7 +31,7 @@ def resolve_accelerator(
     gpus = [gpu for gpu in available if available[gpu]]
     devices = gpus if name == "gpu" else [d for d in (*gpus, "cpu") if name in (d, "auto")]
     if not devices:
-        raise UserError(f"{key}={name}: torch finds no such device on this machine; try auto")
+        raise UserError(f"{key}={name}: torch finds no such device on this machine; try {key}=auto")
     return devices[0]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -180,6 +181,22 @@ def test_fewer_steps_than_a_run_has_are_refused_at_once(command, crashed: Path) 
     assert result.code == 2 and result.err.count("\n") == 1
     assert "trainer.max_steps=2: " in result.err and "has 3 steps already" in result.err
     assert (crashed / "checkpoints" / "last.ckpt").read_bytes() == content
+
+
+def test_a_run_can_be_resumed_on_a_machine_without_its_gpu(command, crashed: Path) -> None:
+    last = crashed / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    content["gptlab"]["resolved"] |= {
+        **{"trainer.accelerator": "mps", "trainer.precision": "16-mixed"},
+        "trainer.compile": "model",
+    }
+    last.unlink()
+    torch.save(content, last)
+    result = command("train", *RESUME)
+    assert result.code == 2 and "trainer.accelerator=mps: torch finds no such device" in result.err
+    result = command("train", *RESUME, "trainer.accelerator=auto")
+    assert result.code == 0, result.err
+    assert re.search(r"device +CPU, \d+ threads?, 32-true$", result.out, re.MULTILINE)
 
 
 def test_the_printed_commands_find_a_run_that_was_moved(command, crashed: Path) -> None:
