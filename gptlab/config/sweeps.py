@@ -65,7 +65,8 @@ def resume_sweep_arguments(arguments: list[str]) -> list[str]:
         return arguments
     if MULTIRUN_FLAGS & set(arguments):
         raise UserError("-m: resume= detects a sweep by itself; remove -m")
-    run = run_dir.find_unfinished(resume, read_override(arguments, "run_root") or "runs")
+    extends = any(override_key(argument) == "trainer.max_steps" for argument in arguments)
+    run = run_dir.find_resumable(resume, read_override(arguments, "run_root") or "runs", extends)
     folders = [run, run.parent] if run else []
     sweep = next((folder for folder in folders if (folder / SWEEP_FILE).exists()), None)
     if sweep is None or run_dir.is_finished(sweep):

@@ -108,9 +108,7 @@ def find_resumed_run(
     """
     extends = bool(config.resume) and "trainer.max_steps" in map(sweeps.override_key, overrides)
     if config.resume:
-        folder = current_folder or run_dir.find_unfinished(config.resume, config.run_root)
-        if folder is None and extends:  # every run is finished
-            folder = run_dir.latest_checkpoint(Path(config.run_root).expanduser()).parent.parent
+        folder = current_folder or run_dir.find_resumable(config.resume, config.run_root, extends)
     elif sweeps.is_sweep_job() and (sweeps.job_dir() / "checkpoints").is_dir():
         folder = sweeps.job_dir()
         # A resumed sweep repeats the overrides of each job, which its stored config contains.

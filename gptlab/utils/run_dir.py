@@ -162,11 +162,15 @@ def latest_checkpoint(root: Path, key: str = "run") -> Path:
 
     Raises UserError that names the `key` of which `latest` is the value.
     """
-    for folder in sorted(newest_first(root), key=lambda f: f.name.endswith(BASELINE_SUFFIX)):
+    for folder in sorted(newest_first(root), key=is_baseline):
         if checkpoint := preferred_checkpoint(folder):
             return checkpoint
     latest = f"{key}=latest" if key else "latest"
     raise UserError(f"{latest}: no checkpoint in {root}; train one with `{program('train')}`")
+
+
+def is_baseline(folder: Path) -> bool:
+    return folder.name.endswith(BASELINE_SUFFIX)
 
 
 def start_time(folder: Path) -> float:
@@ -177,19 +181,22 @@ def start_time(folder: Path) -> float:
     raise FileNotFoundError(folder)
 
 
-def find_unfinished(run: str, run_root: str) -> Path | None:
+def find_resumable(run: str, run_root: str, extend: bool = False) -> Path | None:
     """Find the folder that `resume=` names; for `latest`, the newest unfinished run.
 
-    Returns None if every run is finished; raises UserError if there is no run.
+    To `extend` a run, take the newest, finished or not; baselines only as a last resort. Returns
+    None if every run is finished; raises UserError if there is no run.
     """
     path = locate_run("resume", run, run_root)
     if run != "latest":
         return path.parent.parent if path.is_file() else path
     if not (folders := newest_first(path)):
         raise UserError(f"resume=latest: no run in {path}; start one with `{program('train')}`")
-    unfinished = [folder for folder in folders if not is_finished(folder)]
-    idle = (f for f in unfinished if not (is_locked(f) or is_locked(f.parent)))
-    return next(idle, unfinished[0] if unfinished else None)
+    found = [f for f in folders if not is_finished(f) or (extend and preferred_checkpoint(f))]
+    if extend:
+        found.sort(key=is_baseline)
+    idle = (f for f in found if not (is_locked(f) or is_locked(f.parent)))
+    return next(idle, found[0] if found else None)
 
 
 def newest_first(root: Path) -> list[Path]:

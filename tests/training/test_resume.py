@@ -169,10 +169,15 @@ def test_every_new_step_of_an_extended_run_has_the_new_schedules_rate(
 def test_a_stopped_extension_is_resumed_without_typing_its_steps_again(
     command, finished: Path
 ) -> None:
+    older = finished.with_name("older")
+    shutil.copytree(finished, older)
+    (older / "summary.json").unlink()  # stopped: resume=latest alone would take it
+    os.utime(older / "config.yaml", (1, 1))
     arguments = ["resume=latest", "trainer.max_steps=16", *stop(13, signal=2)]
     assert command("train", *arguments).code == 130
     assert command("train", *RESUME).code == 0
     assert json.loads((finished / "summary.json").read_text(encoding="utf-8"))["steps"] == 16
+    assert not (older / "summary.json").exists()
 
 
 def test_fewer_steps_than_a_run_has_are_refused_at_once(command, crashed: Path) -> None:
