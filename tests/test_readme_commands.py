@@ -24,6 +24,20 @@ def test_quick_start_has_one_command_per_block() -> None:
     assert COMMANDS[0].endswith("python train.py") and COMMANDS[1].endswith("pytest")
 
 
+def test_commands_are_typed_alike_in_every_shell() -> None:
+    """sh, zsh, cmd and PowerShell agree on double quotes around words, and on little else."""
+    pages = [ROOT / "README.md", *(ROOT / ".github").glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    unlike = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        blocks = "".join(re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M))
+        lines = re.findall(r"^(?:python|gptlab|pip) .*", blocks, re.M)
+        lines += re.findall(r"`((?:python|gptlab|pip) [^`\n]*)`", text)
+        special = set("'[]*#$\\;|<>%^")
+        unlike += [line for line in lines if special & set(re.sub(r'"[^"]*"', "", line))]
+    assert not unlike
+
+
 TRAINING = [c for c in COMMANDS[2:] if c.startswith("python train.py") and "resume=" not in c]
 
 
