@@ -310,6 +310,7 @@ def test_auto_compiles_if_the_planned_steps_pay_for_it() -> None:
     assert mode(steps=1000, shape=BatchShape(16, 10)) == "step"
     assert mode(steps=1000, row_tokens=32_000) == "step"
     assert mode(accelerator="cuda") == "false"
+    assert mode(model=replace(TINY_CHAR, feed_forward="package.module:Name")) == "false"
     plan = make_plan(accelerator="mps")
     assert resolve_compile_mode(TrainerConfig(compile="model"), plan, net) == "false"
     assert "not compiled" in plan.notes[0]

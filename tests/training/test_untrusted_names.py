@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
 import gptlab
+from gptlab.app.schemas import GenerateRequest
 from gptlab.config.keys import keys_of
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.corpus import Corpus
@@ -89,6 +91,12 @@ def test_no_name_in_an_exported_folder_is_imported(evil: Path, group: str, key: 
     with pytest.raises(UserError, match=f"{EVIL}: invalid choice"):  # config.json takes no parts
         config_from_gpt2({}, {"activation_function": EVIL})
     assert not evil.exists()
+
+
+def test_no_name_in_a_request_to_the_page_is_accepted() -> None:
+    assert GenerateRequest(template="plain").template == "plain"
+    with pytest.raises(ValidationError):
+        GenerateRequest(template=EVIL)
 
 
 def test_no_name_in_a_corpus_is_imported(trained_once: Path, evil: Path) -> None:
