@@ -32,6 +32,7 @@ from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import count_parameters
 from gptlab.model.loss import bits_per_byte, perplexity
 from gptlab.utils import run_dir
+from gptlab.utils.console import plural
 from gptlab.utils.device import resolve_accelerator
 from gptlab.utils.errors import UserError, did_you_mean, one_line_errors
 from gptlab.utils.plugins import trust
@@ -62,7 +63,7 @@ def load(
     validate_config(config)
     trust(plugins)
     with one_line_errors("generate"):
-        device = resolve_accelerator(accelerator, "accelerator")
+        device = resolve_accelerator(accelerator, "accelerator", operations=0)
         path = run_dir.find_checkpoint(config.run, config.run_root)
         model = Model(**vars(load_on_device(path, device, weight_dtype)))
     if isinstance(model.tokenizer, VocabularyTokenizer):
@@ -178,7 +179,9 @@ class Model(LoadedModel):
         """
         ids = self._read(text)
         if len(ids) > (window := self.net.config.window):
-            raise UserError(f"text: has {len(ids):,} tokens; the model sees {window:,} at once")
+            raise UserError(
+                f"text: has {plural(len(ids), 'token')}; the model sees {window:,} at once"
+            )
         return torch.stack(attention_maps(self.net, ids))
 
     def classify(self, text: str) -> dict[str, float]:

@@ -1,6 +1,6 @@
 // The view for a classifier: a message and the probability of each class.
 import { post } from "./api.js";
-import { $, hideError, showError, submitOnEnter } from "./dom.js";
+import { $, hideError, plural, showError, submitOnEnter } from "./dom.js";
 import { state } from "./state.js";
 import { createBars } from "./token_text.js";
 
@@ -13,7 +13,7 @@ export function init() {
       const result = await classify(state.selection, $("message").value);
       $("classes").replaceChildren(createClassBars(result));
       const cut = result.tokens_read < result.tokens ? `; the model reads the first ${result.tokens_read}` : "";
-      $("classify-status").textContent = `${result.classes[0].name}. ${result.tokens} tokens${cut}.`;
+      $("classify-status").textContent = `${result.classes[0].name}. ${plural(result.tokens, "token")}${cut}.`;
     } catch (error) {
       showError(error.message);
     }

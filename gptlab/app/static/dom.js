@@ -21,6 +21,8 @@ export const formatPercent = (p) => p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : 
 
 export const formatInteger = (number) => number?.toLocaleString("en") ?? "–";
 
+export const plural = (count, noun) => `${formatInteger(count)} ${noun}${count === 1 ? "" : "s"}`;
+
 // Screen readers announce the final status, not each count while `inProgress`.
 export function setStatus(element, text, inProgress = false) {
   element.setAttribute("aria-live", inProgress ? "off" : "polite");

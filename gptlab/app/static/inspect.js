@@ -1,6 +1,6 @@
 // The view that inspects a model on a text: surprise, attention, logit lens, nearest tokens.
 import { post } from "./api.js";
-import { $, createElement, formatPercent, hideError, showError, showWhitespace, submitOnEnter } from "./dom.js";
+import { $, createElement, formatPercent, hideError, plural, showError, showWhitespace, submitOnEnter } from "./dom.js";
 import { latestText } from "./generate.js";
 import { setOptions, state } from "./state.js";
 import { TokenText } from "./token_text.js";
@@ -47,7 +47,7 @@ async function inspect() {
     await loadAttention();
     $("inspect-results").hidden = false;
     outdated = false;
-    $("inspect-status").textContent = `${lens.tokens.length} tokens.`;
+    $("inspect-status").textContent = `${plural(lens.tokens.length, "token")}.`;
   } catch (error) {
     if (request !== latestRequest) return;
     $("inspect-status").textContent = "";

@@ -1,6 +1,6 @@
 // Cards that show samples while they are generated.
 import { isAbort, stream } from "./api.js";
-import { createElement } from "./dom.js";
+import { createElement, plural } from "./dom.js";
 import { TokenText } from "./token_text.js";
 
 const FINISH_REASONS = { end_of_text: "end of text", stop: "stop string", length: "token limit" };
@@ -52,14 +52,14 @@ export async function generateIntoCards(cards, request, signal, onStatus) {
       cards.forEach((card, i) => card.tokens.add(tokens.filter((token) => token.sample === i)));
       const seconds = (performance.now() - startTime) / 1000;
       const rate = seconds > 0.1 ? `, ${Math.round(numTokens / seconds)} tokens/s` : "";
-      if (numTokens) onStatus(`Generating: ${numTokens} tokens${rate}`, true);
+      if (numTokens) onStatus(`Generating: ${plural(numTokens, "token")}${rate}`, true);
       const end = events.find((event) => event.event === "end");
       if (end) finishCards(cards, start, end, onStatus);
     });
     return true;
   } catch (error) {
     cards.forEach((card) => card.finish(isAbort(error) ? "stopped" : "interrupted"));
-    onStatus(isAbort(error) ? `Stopped after ${numTokens} tokens.` : "");
+    onStatus(isAbort(error) ? `Stopped after ${plural(numTokens, "token")}.` : "");
     if (!isAbort(error)) throw error;
     return false;
   }
@@ -72,6 +72,6 @@ function finishCards(cards, { prompt_tokens: promptTokens, window }, end, onStat
   });
   const rate = Math.round(end.tokens_per_second).toLocaleString("en");
   const cut = promptTokens > window
-    ? ` The prompt has ${promptTokens} tokens; the model reads the last ${window}.` : "";
-  onStatus(`${end.tokens} tokens in ${end.seconds.toFixed(1)} s, ${rate} tokens/s.${cut}`);
+    ? ` The prompt has ${plural(promptTokens, "token")}; the model reads the last ${window}.` : "";
+  onStatus(`${plural(end.tokens, "token")} in ${end.seconds.toFixed(1)} s, ${rate} tokens/s.${cut}`);
 }
