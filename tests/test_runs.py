@@ -22,6 +22,7 @@ from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import BatchShape, TextDataModule, TrainingBatches
 from gptlab.model import checkpoint
 from gptlab.training.checkpoint_io import AtomicCheckpointIO
+from gptlab.utils.errors import UserError
 from tests.conftest import ROOT, TINY, SharedRun, files_below
 
 SMOKE = [
@@ -146,12 +147,24 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_previous_one(tmp_path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", no_space)
-    from gptlab.utils.errors import UserError
-
     with pytest.raises(UserError, match="disk is full"):
         writer.save_checkpoint({"step": 2}, path)
     monkeypatch.undo()
     assert torch.load(path, weights_only=True) == {"step": 1}
+    assert files_below(tmp_path) == ["last.ckpt"]
+
+
+def test_a_checkpoint_that_another_program_has_open_ends_in_one_line(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+
+    def rename(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(target))
+
+    monkeypatch.setattr("gptlab.training.checkpoint_io.rename", rename)
+    with pytest.raises(UserError, match=r"Permission denied.*close programs that have it open"):
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert checkpoint.read_checkpoint(path)["step"] == 1
     assert files_below(tmp_path) == ["last.ckpt"]
 
 

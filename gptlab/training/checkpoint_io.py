@@ -35,11 +35,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             # torch reports a failed write as RuntimeError, with the cause only in its text.
             is_disk_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            if not (is_disk_full or (isinstance(error, RuntimeError) and "write" in str(error))):
+            if is_disk_full or (isinstance(error, RuntimeError) and "write" in str(error)):
+                reason = "because the disk is full"
+                advice = "free some space, or choose another disk with run_root="
+            elif isinstance(error, PermissionError):
+                reason = f"({error.strerror})"
+                advice = "close programs that have it open, or check who may write there"
+            else:
                 raise
             raise UserError(
-                f"{path}: cannot be written because the disk is full; the previous checkpoint is "
-                "kept; free some space, or choose another disk with run_root="
+                f"{path}: cannot be written {reason}; the previous checkpoint is kept; {advice}"
             ) from None
         finally:
             with contextlib.suppress(OSError):

@@ -80,6 +80,7 @@ def test_a_rename_waits_for_a_program_that_has_the_file_open(
 
     monkeypatch.setattr(os, "replace", windows_replace)
     monkeypatch.setattr(system.time, "sleep", lambda _: None)
+    monkeypatch.setattr(system, "WINDOWS", False)
     with pytest.raises(PermissionError):  # elsewhere it has another reason
         system.rename(tmp_path / "a", tmp_path / "b")
     monkeypatch.setattr(system, "WINDOWS", True)
