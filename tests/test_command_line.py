@@ -69,7 +69,7 @@ def test_every_model_choice_trains_and_generates(command, toy_corpus: Corpus, mo
     ("arguments", "words"),
     [
         (["prompt="], "prompt is empty"),
-        (["prompt=Once xyzzy"], "lacks: ' xyzzy'"),
+        (["prompt=Once xyzzy", "unknown=error"], "lacks: ' xyzzy'"),
         (["prompt=Once", "run=nowhere"], "run=nowhere: no such run folder"),
         (["prompt=Once", "run=corpora"], "this folder has no checkpoint"),
         (["prompt=Once", "prompt_file=x"], "give one of them"),
@@ -99,9 +99,36 @@ def test_generate_without_a_run_says_how_to_train_one(command) -> None:
     assert result.code == 2 and "train one with `python train.py`" in result.err
 
 
-def test_unknown_words_can_be_skipped(command, trained: Path) -> None:
-    result = command("generate", "prompt=Once xyzzy upon", "unknown=skip", "max_new_tokens=2")
-    assert result.code == 0 and result.out.startswith("Once xyzzy upon")
+@pytest.mark.parametrize("prompt", ["The cat sat on the mat", "My Dog likes pizza", "Он сказал he"])
+def test_any_prompt_generates_and_what_is_skipped_is_named(command, trained, prompt) -> None:
+    result = command("generate", f"prompt={prompt}", "max_new_tokens=2")
+    assert result.code == 0 and result.out.startswith(prompt)
+    lines = result.err.splitlines()
+    assert len(lines) == 3 and lines[1].startswith("skipped, because the model never saw it: ")
+
+
+def test_a_prompt_of_which_nothing_is_left_starts_from_nothing(command, trained: Path) -> None:
+    nothing = command("generate", "max_new_tokens=5")
+    result = command("generate", "prompt=Hello", "max_new_tokens=5")
+    assert result.code == 0 and '"Hello"; nothing is left' in result.err
+    assert result.out == nothing.out
+
+
+def test_samples_in_training_take_any_prompt(command, tmp_path: Path) -> None:
+    result = command("train", *TINY, "profile=smoke", "prompt=Hello the Dog")
+    assert result.code == 0
+    notes = [line for line in result.err.splitlines() if "never saw" in line]
+    assert notes == [
+        'prompt: skipped, because the model never saw it: "Hello"; read "Dog" as "dog"'
+    ]
+    assert "  step 2: the dog" in result.out + result.err
+
+
+def test_a_corpus_with_unknown_words_is_refused(command, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("Hello there, pizza again. " * 90, encoding="utf-8")
+    other = ["data=text", "data.path=own.txt", f"init_from={trained}", "profile=smoke"]
+    result = command("train", *other)
+    assert result.code == 2 and "vocabulary lacks" in result.err
 
 
 @pytest.mark.parametrize("text", ["Hello, I'm", "a=b ${c} {d}", "two\nlines", "مرحبا 🦊", "\\"])

@@ -13,8 +13,9 @@ from torch import Tensor
 from gptlab.config.cli import compose_config
 from gptlab.config.schema import GenerateConfig, SamplingConfig
 from gptlab.config.validation import validate_config
-from gptlab.data.tokenizer import VocabularyTokenizer, decode, token_text
-from gptlab.evaluation.classification import class_names, rank_classes
+from gptlab.data.prompt_matching import PromptMatch, match_prompt
+from gptlab.data.tokenizer import decode, token_text
+from gptlab.evaluation.classification import class_names, match_message, rank_classes
 from gptlab.evaluation.interpretability import (
     TokenExpectation,
     attention_maps,
@@ -22,9 +23,9 @@ from gptlab.evaluation.interpretability import (
 )
 from gptlab.generation.engine import (
     apply_template,
-    encode_prompt,
     generate_samples,
     request_from_config,
+    start_text,
 )
 from gptlab.generation.quantize import load_on_device
 from gptlab.generation.sample import Sample
@@ -32,7 +33,7 @@ from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import count_parameters
 from gptlab.model.loss import bits_per_byte, perplexity
 from gptlab.utils import run_dir
-from gptlab.utils.console import plural
+from gptlab.utils.console import plural, print_status
 from gptlab.utils.device import resolve_accelerator
 from gptlab.utils.errors import UserError, did_you_mean, one_line_errors
 from gptlab.utils.plugins import trust
@@ -43,15 +44,15 @@ def load(
     run_root: str | PathLike[str] = "runs",
     *,
     accelerator: str = "auto",
-    unknown: str = "error",
+    unknown: str = "skip",
     weight_dtype: str = "float32",
     plugins: Iterable[str] = (),
 ) -> "Model":
     """Load `latest`, a run folder (its best checkpoint), a checkpoint file, or an exported folder.
 
-    `unknown="skip"` drops characters that the model never saw instead of raising UserError;
-    `weight_dtype` may be bfloat16 or int8: faster, less exact; `plugins` names packages that the
-    model may import parts from. Raises UserError if there is no such model.
+    Words that the model never saw are skipped, with a line that names them, or raise UserError with
+    `unknown="error"`. `weight_dtype` may be bfloat16 or int8: faster, less exact. `plugins` names
+    packages that the model may import parts from. Raises UserError if there is no such model.
     """
     config = GenerateConfig(
         run=str(run),
@@ -66,8 +67,7 @@ def load(
         device = resolve_accelerator(accelerator, "accelerator", operations=0)
         path = run_dir.find_checkpoint(config.run, config.run_root)
         model = Model(**vars(load_on_device(path, device, weight_dtype)))
-    if isinstance(model.tokenizer, VocabularyTokenizer):
-        model.tokenizer.unknown = unknown
+    model.unknown = unknown
     return model
 
 
@@ -97,6 +97,8 @@ class Model(LoadedModel):
     run, `step` and `path` those of its checkpoint. In shapes: L layers, H heads, T tokens.
     """
 
+    unknown = "skip"  # words that the model never saw; `error` refuses them
+
     def __repr__(self) -> str:
         config = self.net.config
         return (
@@ -121,8 +123,7 @@ class Model(LoadedModel):
 
         `sampling` is a choice of conf/sampling; `settings` change its keys: temperature, top_k,
         top_p, min_p, repetition_penalty, no_repeat_ngram, beams, length_penalty. `input` is an
-        instruction's input. Raises UserError for a classifier, an invalid setting, or characters
-        that the model never saw.
+        instruction's input. Raises UserError for a classifier or an invalid setting.
         """
         self._require_language_model()
         config = GenerateConfig(
@@ -135,10 +136,12 @@ class Model(LoadedModel):
         )
         validate_config(config)
         templated = apply_template(config, self, prompt)
-        request = replace(request_from_config(config, self, templated), logprobs=True)
+        ids = self.encode(templated)
+        start = start_text(ids, self.tokenizer.eot, self.eot_first)
+        request = replace(request_from_config(config, self, start), logprobs=True)
         with one_line_errors("generate"):
             samples = generate_samples(request)
-        shown = prompt if templated == prompt else ""
+        shown = prompt if templated == prompt and ids else ""
         return [GeneratedText.from_sample(shown, sample) for sample in samples]
 
     def loss(self, text: str) -> float:
@@ -191,19 +194,26 @@ class Model(LoadedModel):
         """
         if not class_names(self):
             raise UserError(f"{self.path}: is not a classifier; use model.generate(prompt)")
-        ranked = rank_classes(self, text, getattr(self.tokenizer, "unknown", "error"))
+        message = match_message(self.tokenizer, text, self.unknown)
+        ranked = rank_classes(self, self._show_note(message))
         return {name: probability for probability, name in ranked}
 
     def encode(self, text: str) -> list[int]:
-        """Convert a text to token ids; raises UserError for characters that the model never saw."""
-        return self.tokenizer.encode(text)
+        """Convert a text to token ids."""
+        return self._show_note(match_prompt(self.tokenizer, text, self.unknown))
 
     def decode(self, ids: list[int]) -> str:
         """Convert token ids to text."""
         return decode(self.tokenizer, ids)
 
     def _read(self, text: str) -> list[int]:
-        return encode_prompt(self.tokenizer, text, self.eot_first)
+        return start_text(self.encode(text), self.tokenizer.eot, self.eot_first)
+
+    def _show_note(self, match: PromptMatch) -> list[int]:
+        """Print what was skipped; return the token ids."""
+        if match.note:
+            print_status(match.note)
+        return match.ids
 
     def _expectations(self, text: str) -> list[TokenExpectation]:
         self._require_language_model()

@@ -20,8 +20,8 @@ MAX_NEAREST_TOKENS = 8  # tokens whose nearest tokens are listed
 
 def encode_text(model: LoadedModel, text: str, unknown: str) -> list[int]:
     """Return the first tokens of the text; raises UserError for a text the model cannot read."""
-    require_generator(model, unknown)
-    ids = encode_prompt(model.tokenizer, text, model.eot_first)
+    require_generator(model)
+    ids = encode_prompt(model.tokenizer, text, model.eot_first, unknown)
     return ids[: min(MAX_TOKENS, model.net.config.window)]
 
 
@@ -88,12 +88,16 @@ def inspect_nearest_tokens(model: LoadedModel, text: str, unknown: str) -> dict[
 def classify(model: LoadedModel, text: str, unknown: str) -> dict[str, Any]:
     """Return the probability of each class, the most likely first; raises UserError for a model
     that is not a classifier."""
-    from gptlab.evaluation.classification import class_names, rank_classes  # imports Lightning
+    from gptlab.evaluation.classification import (  # imports Lightning
+        class_names,
+        match_message,
+        rank_classes,
+    )
 
     if not class_names(model):
         raise UserError("this model generates text and is no classifier; use /api/generate")
-    ranking = rank_classes(model, text, unknown)
-    num_tokens = len(model.tokenizer.encode(text.strip()))
+    ids = match_message(model.tokenizer, text, unknown).ids
+    ranking, num_tokens = rank_classes(model, ids), len(ids)
     return {
         "classes": [{"name": name, "probability": round(p, 6)} for p, name in ranking],
         "tokens": num_tokens,

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gptlab.app.streaming import TokenEvent, require_generator, sampled_tokens
 from gptlab.config.schema import GenerateConfig, SamplingConfig
+from gptlab.data.prompt_matching import match_prompt
 from gptlab.data.tokenizer import decode, token_text
 from gptlab.evaluation.interpretability import token_expectations
-from gptlab.generation.engine import encode_prompt
+from gptlab.generation.engine import start_text
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.utils.errors import UserError
 
@@ -110,12 +111,15 @@ class CompletionJob:
         self.prompts = request.prompts()
         self.prompt_tokens = self.completion_tokens = 0
         created = {"created": int(time.time()), "model": request.model}
-        self.header = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion"} | created
+        self.header: dict[str, Any] = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+        } | created
 
     def events(self, model: LoadedModel) -> Generator[CompletionEvent, None, None]:
         """Yield each token with its choice; an echoed prompt comes first, without a token."""
         require_generator(model)
-        prompts = [encode_prompt_or_ids(model, prompt) for prompt in self.prompts]
+        prompts = [self.encode(model, prompt) for prompt in self.prompts]
         for number, ids in enumerate(prompts):
             self.prompt_tokens += len(ids)
             first_index = number * self.config.num_samples
@@ -138,6 +142,22 @@ class CompletionJob:
                 reason = FINISH_REASONS[event.finish_reason]
                 index = first_index + event.sample
                 yield event, make_choice(index, event.text, logprobs, reason)
+
+    def encode(self, model: LoadedModel, prompt: str | Ids) -> Ids:
+        """Return a prompt's token ids; raises UserError for an id outside the vocabulary.
+
+        Words that the model never saw are skipped and named in the response, but refused where the
+        prompt is scored.
+        """
+        if isinstance(prompt, str):
+            is_scored = self.request.echo and self.request.logprobs is not None
+            match = match_prompt(model.tokenizer, prompt, "error" if is_scored else "skip")
+            if match.skipped:
+                self.header.setdefault("skipped", []).extend(match.skipped)
+            return start_text(match.ids, model.tokenizer.eot, model.eot_first)
+        if not prompt or not all(0 <= id < model.tokenizer.vocab_size for id in prompt):
+            raise UserError(f"prompt: token ids must be 0 to {model.tokenizer.vocab_size - 1:,}")
+        return prompt
 
     def echo(self, model: LoadedModel, ids: Ids, is_text: bool) -> tuple[str, Logprobs | None]:
         """Return the prompt's text, and the log-probabilities of its tokens if requested."""
@@ -185,15 +205,6 @@ class CompletionJob:
         include_usage = (self.request.stream_options or {}).get("include_usage")
         usage = self.header | {"choices": [], "usage": self.usage()}
         return (encode_sse(usage) if include_usage else b"") + b"data: [DONE]\n\n"
-
-
-def encode_prompt_or_ids(model: LoadedModel, prompt: str | Ids) -> Ids:
-    """Return the prompt's token ids; raises UserError for an id outside the vocabulary."""
-    if isinstance(prompt, str):
-        return encode_prompt(model.tokenizer, prompt, model.eot_first)
-    if not prompt or not all(0 <= id < model.tokenizer.vocab_size for id in prompt):
-        raise UserError(f"prompt: token ids must be 0 to {model.tokenizer.vocab_size - 1:,}")
-    return prompt
 
 
 def encode_sse(content: dict[str, Any]) -> bytes:

@@ -17,7 +17,8 @@ from starlette.types import Message, Send
 from gptlab.app.job_queue import Job, JobQueue, QueueFull
 from gptlab.app.model_registry import NotFound
 from gptlab.config.schema import GenerateConfig
-from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer, token_text
+from gptlab.data.prompt_matching import match_prompt
+from gptlab.data.tokenizer import Tokenizer, token_text
 from gptlab.evaluation.interpretability import token_expectations
 from gptlab.generation import engine
 from gptlab.generation.beam import beam_steps
@@ -49,12 +50,10 @@ class SearchProgress:
     tokens: int
 
 
-def require_generator(model: LoadedModel, unknown: str = "error") -> LoadedModel:
+def require_generator(model: LoadedModel) -> LoadedModel:
     """Return the model if it can generate text; raises UserError for a classifier."""
     if model.net.config.n_classes:
         raise UserError("this model is a classifier and cannot generate text; use /api/classify")
-    if isinstance(model.tokenizer, VocabularyTokenizer):
-        model.tokenizer.unknown = unknown
     return model
 
 
@@ -118,13 +117,15 @@ def generate_events(
 ) -> Generator[dict[str, Any], None, None]:
     """Yield `start`, one `token` per token, and `end`; a beam search yields `progress` first."""
     start_time = time.perf_counter()
-    require_generator(model, config.unknown)
+    require_generator(model)
     text = engine.apply_template(config, model, config.prompt or "")
-    prompt = engine.encode_prompt(model.tokenizer, text, model.eot_first)
+    match = match_prompt(model.tokenizer, text, config.unknown)
+    prompt = engine.start_text(match.ids, model.tokenizer.eot, model.eot_first)
     yield {
         "event": "start",
         "step": model.step,
         "prompt_tokens": len(prompt),
+        "skipped": match.skipped,
         "window": model.net.config.window,
         "max_new_tokens": config.max_new_tokens,
     }

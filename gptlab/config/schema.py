@@ -297,7 +297,7 @@ class GenerateConfig:
     weight_dtype: str = key("float32", "bfloat16, int8: faster, less exact", choices=WEIGHT_DTYPES)
     kv_cache: bool = key(True, "cache keys and values; the text is the same either way")
     seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
-    unknown: str = key("error", "what to do with characters the model never saw", choices=UNKNOWN)
+    unknown: str = key("skip", "words of the prompt that the model never saw", choices=UNKNOWN)
     accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
@@ -317,7 +317,11 @@ class EvaluateConfig:
     stride: int | None = key(None, "sliding windows: last tokens scored of each; null: all", low=1)
     seed: int = key(1337, SEED_HELP, low=0, high=MAX_SEED)
     text: str | None = text_key(None, "message to classify")
-    unknown: str = key("error", "what to do with characters the model never saw", choices=UNKNOWN)
+    unknown: str = key(
+        "auto",
+        "words that the model never saw; auto: skip in text, error in a suite",
+        choices=("auto", *UNKNOWN),
+    )
     accelerator: str = key("auto", "auto: CUDA, MPS or CPU, in this order", choices=ACCELERATORS)
     precision: str = key("auto", "auto: as trainer.precision=auto", choices=PRECISIONS)
     data: DataConfig = field(default_factory=DataConfig)  # replaces the run's corpus

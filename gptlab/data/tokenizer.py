@@ -190,9 +190,13 @@ class VocabularyTokenizer(ABC):
             return ids
         if self.unknown == "skip":
             return [token for token in ids if token != -1]
-        unknown = list(dict.fromkeys(p for p in self.split(text) if p not in self.ids))
+        raise self.unknown_pieces_error(self.split(text))
+
+    def unknown_pieces_error(self, pieces: Iterable[str]) -> UnknownCharactersError:
+        """Return the error that names the pieces which the vocabulary lacks."""
+        unknown = list(dict.fromkeys(piece for piece in pieces if piece not in self.ids))
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-        raise UnknownCharactersError(
+        return UnknownCharactersError(
             f"the model's vocabulary lacks: {', '.join(map(repr, unknown[:8]))}{more}; remove this "
             "from the text, or skip it with unknown=skip (to generate or evaluate) or "
             "tokenizer.unknown=skip (for a corpus)"

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptlab.data.dataloader import Batch
+from gptlab.data.prompt_matching import PromptMatch, match_prompt
 from gptlab.data.sequences import IGNORE_INDEX
-from gptlab.data.tokenizer import Tokenizer, VocabularyTokenizer
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.evaluation.eval_context import EvalContext, Results, named_results
 from gptlab.evaluation.inference import eval_mode, load_batches
 from gptlab.model.checkpoint import LoadedModel
@@ -86,29 +87,31 @@ def class_names(model: LoadedModel) -> list[str]:
     return [str(name) for name in names or []] if known else []
 
 
-def rank_classes(model: LoadedModel, text: str, unknown: str) -> list[tuple[float, str]]:
-    """Classify a message: the probability and name of each class, the most likely first.
-
-    `unknown=skip` drops characters that the vocabulary lacks. Raises UserError for a text that is
-    empty or cannot be encoded, and for a model that diverged.
-    """
-    if isinstance(model.tokenizer, VocabularyTokenizer):
-        model.tokenizer.unknown = unknown
+def match_message(tokenizer: Tokenizer, text: str, unknown: str) -> PromptMatch:
+    """Match a message with the vocabulary; raise UserError if nothing can be classified."""
     text = text.strip()  # as in training
     if not text:
         raise UserError("text: is empty; write a message")
-    if not model.tokenizer.encode(text):
+    match = match_prompt(tokenizer, text, unknown)
+    if not match.ids:
         raise UserError("text: has no character that is in the model's vocabulary")
-    probabilities = class_probabilities(model.net, model.tokenizer, text, model.eot_first)
+    return match
+
+
+def rank_classes(model: LoadedModel, ids: list[int]) -> list[tuple[float, str]]:
+    """Classify a message: the probability and name of each class, the most likely first.
+
+    Raises UserError for a model that diverged.
+    """
+    probabilities = class_probabilities(model.net, ids, model.tokenizer.eot, model.eot_first)
     if not all(map(math.isfinite, probabilities)):
         raise UserError("the model's logits are not finite: its training diverged")
     return sorted(zip(probabilities, class_names(model), strict=True), reverse=True)
 
 
 @torch.inference_mode()
-def class_probabilities(net: GPT, tokenizer: Tokenizer, text: str, eot_first: bool) -> list[float]:
-    """Classify one message, cut to the context; raises UserError for unknown characters."""
-    ids = tokenizer.encode(text)
-    ids = ([tokenizer.eot, *ids] if eot_first or not ids else ids)[: net.config.window]
+def class_probabilities(net: GPT, ids: list[int], eot: int, eot_first: bool) -> list[float]:
+    """Classify one message, cut to the context."""
+    ids = ([eot, *ids] if eot_first or not ids else ids)[: net.config.window]
     hidden_1xTxD = net.hidden_states(torch.tensor([ids], device=next(net.parameters()).device))
     return net.head(hidden_1xTxD[0, -1]).float().softmax(dim=0).tolist()

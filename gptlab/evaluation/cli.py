@@ -1,11 +1,14 @@
 """`python -m gptlab.evaluate`: run suites, classify a message, or have responses judged."""
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from gptlab.config.schema import EvaluateConfig
-from gptlab.evaluation.classification import class_names, rank_classes
+from gptlab.evaluation.classification import class_names, match_message, rank_classes
 from gptlab.evaluation.eval_context import EvalContext, Results, checkpoint_context
 from gptlab.evaluation.judge import judge_responses
 from gptlab.evaluation.results_store import RESULTS_FILE, format_results, results_dir, store_results
@@ -72,13 +75,16 @@ def evaluate_suites(
 def classify_text(config: EvaluateConfig, text: str) -> None:
     """Print the most likely class, and the probability of each."""
     accelerator = resolve_accelerator(config.accelerator, "accelerator", operations=0)
-    path = run_dir.find_checkpoint(config.run, config.run_root)
+    path = find_classifier(config)
     model = load_on_device(path, accelerator)
     if not class_names(model):
         train = command_line("train", "data=toy_spam")
         raise UserError(f"run={config.run}: {path} is not a classifier; train one with `{train}`")
-    ranked = rank_classes(model, text, config.unknown)
-    length, window = len(model.tokenizer.encode(text.strip())), model.net.config.window
+    match = match_message(model.tokenizer, text, "error" if config.unknown == "error" else "skip")
+    ranked = rank_classes(model, match.ids)
+    if match.note:
+        print_status(match.note)
+    length, window = len(match.ids), model.net.config.window
     if length > window:
         print_status(
             f"the text has {plural(length, 'token')}; the model reads only the first {window:,}"
@@ -87,3 +93,24 @@ def classify_text(config: EvaluateConfig, text: str) -> None:
     print(ranked[0][1])
     for probability, name in ranked:
         print(f"  {name:<10} {probability:.4f}")
+
+
+def find_classifier(config: EvaluateConfig) -> Path:
+    """Find the checkpoint of `run=`; `latest` is the newest run that trained a classifier."""
+    if config.run != "latest":
+        return run_dir.find_checkpoint(config.run, config.run_root)
+    root = run_dir.locate_run("run", config.run, config.run_root)
+    for folder in run_dir.by_preference(root):
+        checkpoint = run_dir.preferred_checkpoint(folder)
+        if checkpoint and stored_task(folder) == "classification":
+            return checkpoint
+    train = command_line("train", "data=toy_spam")
+    raise UserError(f"run=latest: no classifier in {root}; train one with `{train}`")
+
+
+def stored_task(folder: Path) -> str | None:
+    """Return `data.task` of a run; None if its configuration cannot be read."""
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
+        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        return str(content["data"]["task"])
+    return None

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from gptlab.data.prompt_matching import match_prompt
 from gptlab.data.tokenizer import decode
 from gptlab.data.toy.stories import story_grammar
 from gptlab.evaluation.eval_context import EvalContext, Results, named_results
-from gptlab.generation.engine import encode_prompt
+from gptlab.generation.engine import start_text
 
 WORD = re.compile(r"\w[\w'’-]*")
 DECODED_TOKENS = 1 << 20  # of the training text, decoded at a time
@@ -17,8 +18,11 @@ DECODED_TOKENS = 1 << 20  # of the training text, decoded at a time
 
 def evaluate_text_quality(context: EvalContext) -> Results:
     """Generate texts after `prompt` or from nothing; measure these and real ones."""
-    tokenizer, count, text = context.tokenizer, context.num_samples, context.config.prompt or ""
-    prompt = encode_prompt(tokenizer, text, context.eot_first)
+    tokenizer, count = context.tokenizer, context.num_samples
+    # In training, any prompt will do; an evaluation is strict unless told otherwise.
+    unknown = getattr(context.config, "unknown", "skip").replace("auto", "error")
+    match = match_prompt(tokenizer, context.config.prompt or "", unknown)
+    prompt, text = start_text(match.ids, tokenizer.eot, context.eot_first), match.text
     samples = context.generate(prompt, count, context.config.seed, progress="text_quality")
     known = training_words(training_text(context))
     from_grammar = context.data.source == "toy_stories" and context.data.path is None

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TextIO
 
 from gptlab.config.schema import GenerateConfig
-from gptlab.data.tokenizer import VocabularyTokenizer
+from gptlab.data.prompt_matching import match_prompt
 from gptlab.generation.engine import (
     apply_template,
-    encode_prompt,
     generate_samples,
     generate_steps,
     request_from_config,
+    start_text,
     stop_strings,
 )
 from gptlab.generation.output import check_output_path, numbered_path, save_samples
@@ -48,10 +48,8 @@ def run_generate(config: GenerateConfig) -> None:
             f"run={config.run}: {model.path} is a classifier and cannot generate text; try "
             f'`{program("evaluate")} run={config.run} text="You won a prize"`'
         )
-    if isinstance(model.tokenizer, VocabularyTokenizer):
-        model.tokenizer.unknown = config.unknown
     if not interactive:  # validate the prompt before printing anything
-        encode_prompt(model.tokenizer, apply_template(config, model, text), model.eot_first)
+        match_prompt(model.tokenizer, apply_template(config, model, text), config.unknown)
     print_status(f"{model.path}, step {model.step:,}")
     if interactive:
         interactive_loop(config, model)
@@ -152,11 +150,15 @@ def interactive_loop(config: GenerateConfig, model: LoadedModel) -> None:
 def generate_and_show(config: GenerateConfig, model: LoadedModel, text: str) -> None:
     """Print the generated text while it grows, and save it if `save` is set."""
     prompt = apply_template(config, model, text)
-    request = request_from_config(config, model, prompt)
+    match = match_prompt(model.tokenizer, prompt, config.unknown)
+    if match.note:
+        print_status(match.note)
+    ids = start_text(match.ids, model.tokenizer.eot, model.eot_first)
+    request = request_from_config(config, model, ids)
     report_window(len(request.prompt_ids), config.max_new_tokens, model.net.config.window)
     start = time.perf_counter()
     # After an instruction only the response is shown.
-    display = make_display(text if prompt == text else "", config.num_samples)
+    display = make_display(text if prompt == text and match.ids else "", config.num_samples)
     samples: list[Sample] = []
     try:
         if config.sampling.beams > 1:

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from gptlab.config.schema import GenerateConfig, TrainConfig
 from gptlab.data.corpus import Corpus
+from gptlab.data.prompt_matching import match_prompt
 from gptlab.data.prompt_templates import PROMPT_TEMPLATES
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.generation.beam import beam_steps
@@ -15,18 +16,25 @@ from gptlab.generation.context_window import next_logits, open_context
 from gptlab.generation.sample import GenerationRequest, Sample
 from gptlab.generation.sampling import candidate_probabilities, sample_columns
 from gptlab.model.checkpoint import LoadedModel
+from gptlab.utils.console import print_status
 from gptlab.utils.errors import UserError
 from gptlab.utils.hashing import derive_seed
 from gptlab.utils.plugins import resolve_choice
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, eot_first: bool) -> list[int]:
+def encode_prompt(
+    tokenizer: Tokenizer, prompt: str, eot_first: bool, unknown: str = "error"
+) -> list[int]:
     """Encode a prompt; an empty one becomes end-of-text, after which a new text starts.
 
-    Raises UserError for characters that are not in the vocabulary.
+    Words that are not in the vocabulary raise UserError, or are skipped with `unknown=skip`.
     """
-    ids = tokenizer.encode(prompt)
-    return [tokenizer.eot, *ids] if eot_first or not ids else ids
+    return start_text(match_prompt(tokenizer, prompt, unknown).ids, tokenizer.eot, eot_first)
+
+
+def start_text(ids: list[int], eot: int, eot_first: bool) -> list[int]:
+    """Put end-of-text before a prompt where a text needs it."""
+    return [eot, *ids] if eot_first or not ids else ids
 
 
 def training_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
@@ -38,11 +46,14 @@ def training_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
     if config.prompt is None:
         length = int(corpus.prompt_lengths("valid")[0]) if data.task == "instructions" else 10
         ids = [token for token in corpus.tokens("valid")[:length].tolist() if token != eot]
-        return [eot, *ids] if data.eot_first or not ids else ids
+        return start_text(ids, eot, data.eot_first)
     prompt = config.prompt
     if data.task == "instructions":
         prompt = resolve_choice("data.template", data.template, PROMPT_TEMPLATES)(prompt, "")
-    return encode_prompt(corpus.tokenizer, prompt, data.eot_first)
+    match = match_prompt(corpus.tokenizer, prompt)
+    if match.note:
+        print_status(f"prompt: {match.note}")
+    return start_text(match.ids, eot, data.eot_first)
 
 
 def apply_template(config: GenerateConfig, model: LoadedModel, text: str) -> str:
@@ -77,7 +88,7 @@ def request_from_config(
 ) -> GenerationRequest:
     """Build the request of a command; `prompt` is text (after its template) or token ids."""
     if isinstance(prompt, str):
-        prompt = encode_prompt(model.tokenizer, prompt, model.eot_first)
+        prompt = encode_prompt(model.tokenizer, prompt, model.eot_first, config.unknown)
     return GenerationRequest(
         *(model.net, model.tokenizer, prompt, config.sampling),
         num_samples=config.best_of or config.num_samples,

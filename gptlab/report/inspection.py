@@ -7,16 +7,18 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gptlab.config.schema import SamplingConfig
+from gptlab.data.prompt_matching import match_prompt
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation import interpretability
 from gptlab.evaluation.interpretability import longest_tokens, token_label
 from gptlab.evaluation.interpretability_plots import plot_attention
-from gptlab.generation.engine import encode_prompt, generate_samples
+from gptlab.generation.engine import generate_samples, start_text
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.hf.pretrained import load_model
 from gptlab.report.plots import ThemedPlot, plot_in_themes
 from gptlab.utils import run_dir
+from gptlab.utils.console import print_status
 from gptlab.utils.errors import UserError
 
 MAX_TOKENS = 60
@@ -46,7 +48,7 @@ class ModelInspection(NamedTuple):
 def inspect_run(folder: Path, prompt: str | None, seed: int = 0) -> ModelInspection:
     """Inspect a run's preferred checkpoint on a text it generates after `prompt`.
 
-    Raises UserError if the run has no language model, or the prompt cannot be encoded.
+    Raises UserError if the run has no language model.
     """
     checkpoint = run_dir.preferred_checkpoint(folder)
     if checkpoint is None:
@@ -54,7 +56,10 @@ def inspect_run(folder: Path, prompt: str | None, seed: int = 0) -> ModelInspect
     model = load_model(checkpoint)
     if model.net.config.n_classes:
         raise UserError(f"{folder.name}: is a classifier and cannot generate text")
-    start = encode_prompt(model.tokenizer, prompt or "", model.eot_first)
+    match = match_prompt(model.tokenizer, prompt or "")
+    if match.note:
+        print_status(f"{folder.name}: {match.note}")
+    start = start_text(match.ids, model.tokenizer.eot, model.eot_first)
     sampling = SamplingConfig(top_p=0.95)
     request = GenerationRequest(model.net, model.tokenizer, start, sampling, 1, MAX_TOKENS, seed)
     ids = generate_samples(request)[0].tokens[: min(MAX_TOKENS, model.net.config.window)]

@@ -162,7 +162,7 @@ def latest_checkpoint(root: Path, key: str = "run") -> Path:
 
     Raises UserError that names the `key` of which `latest` is the value.
     """
-    for folder in sorted(newest_first(root), key=is_baseline):
+    for folder in by_preference(root):
         if checkpoint := preferred_checkpoint(folder):
             return checkpoint
     latest = f"{key}=latest" if key else "latest"
@@ -171,6 +171,11 @@ def latest_checkpoint(root: Path, key: str = "run") -> Path:
 
 def is_baseline(folder: Path) -> bool:
     return folder.name.endswith(BASELINE_SUFFIX)
+
+
+def by_preference(root: Path) -> list[Path]:
+    """List the runs in a folder as `latest` prefers them: the newest first, baselines last."""
+    return sorted(newest_first(root), key=is_baseline)
 
 
 def start_time(folder: Path) -> float:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gptlab.data.prompt_matching import match_prompt
 from gptlab.data.tokenizer import decode
 from gptlab.evaluation.classification import class_probabilities
 from gptlab.evaluation.interpretability import (
@@ -64,10 +65,8 @@ def test_classifier_returns_class_probabilities(folder: Path, server: Server) ->
     request = {"run": find_run(folder, "spam").name, "text": "You won a prize", "unknown": "skip"}
     status, body = server.request("/api/classify", request)
     model = load(folder, "spam")
-    model.tokenizer.unknown = "skip"
-    probabilities = class_probabilities(
-        model.net, model.tokenizer, request["text"], model.eot_first
-    )
+    ids = match_prompt(model.tokenizer, request["text"]).ids
+    probabilities = class_probabilities(model.net, ids, model.tokenizer.eot, model.eot_first)
     assert status == 200
     assert [each["probability"] for each in body["classes"]] == pytest.approx(
         sorted(probabilities, reverse=True), abs=1e-5

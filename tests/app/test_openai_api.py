@@ -66,7 +66,7 @@ def test_errors_have_the_types_that_openais_client_expects(client: openai.OpenAI
     with pytest.raises(openai.NotFoundError, match="there is no such run"):
         client.completions.create(model="nope", prompt=PROMPT)
     with pytest.raises(openai.BadRequestError, match="ß"):
-        client.completions.create(model="gptlab", prompt="ß", stream=True)
+        client.completions.create(model="gptlab", prompt="ß", echo=True, logprobs=1)
     with pytest.raises(openai.UnprocessableEntityError, match="presence_penalty"):
         client.completions.create(model="gptlab", prompt=PROMPT, presence_penalty=1.0)
     with pytest.raises(openai.BadRequestError, match="at most 8"):

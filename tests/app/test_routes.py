@@ -22,7 +22,7 @@ BAD_REQUESTS = {
     "not UTF-8": (b'{"prompt": "\xff"}', "not UTF-8"),
     "long prompt": ({"prompt": "x" * 100_001}, "at most 100000"),
     "large request": ({"prompt": "x" * 2**20}, "larger than 1,048,576 bytes"),
-    "unknown characters": ({"prompt": "Once ß"}, " ß"),
+    "unknown characters": ({"prompt": "Once ß", "unknown": "error"}, " ß"),
     "unknown run": ({"run": "nope"}, "there is no such run"),
     "path as run": ({"run": "../runs"}, "there is no such run"),
     "path as checkpoint": ({"checkpoint": "../../secret"}, "there is no checkpoint"),

@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gptlab.data.toy.stories import story_grammar
 from gptlab.evaluation.document_scores import read_document_scores
+from tests.conftest import TINY
 from tests.evaluation.conftest import EvaluatedRun
 
 QUICK = ["num_samples=3", "max_new_tokens=12", "max_tokens=500"]
@@ -112,3 +113,16 @@ def test_results_of_another_checkpoint_are_replaced(command, trained: Path) -> N
     tags = EventAccumulator(str(trained)).Reload().Tags()["scalars"]
     assert not [tag for tag in tags if tag.startswith("evaluation/valid")]
     assert [path.name for path in trained.glob(".evaluation*")] == []
+
+
+def test_a_message_is_classified_by_the_newest_classifier(command, trained: Path) -> None:
+    result = command("gptlab.evaluate", "text=You won")
+    assert result.code == 2 and "run=latest: no classifier in runs; train one" in result.err
+    size = [*TINY, "profile=smoke", "eval_after=perplexity"]
+    assert command("train", "data=toy_spam", "name=spam", *size).code == 0
+    assert command("train", *size, "name=newer").code == 0
+    result = command("gptlab.evaluate", "text=You won a zebra")
+    assert result.code == 0 and "_spam/checkpoints" in result.err and "_newer" not in result.err
+    assert 'never saw it: "zebra"' in result.err
+    strict = command("gptlab.evaluate", "text=You won a zebra", "unknown=error")
+    assert strict.code == 2 and "lacks: ' zebra'" in strict.err

@@ -93,7 +93,7 @@ def test_on_a_terminal_ctrl_c_stops_the_text_and_ctrl_d_quits(trained: Path, tmp
 def test_a_conversation_survives_errors_and_ctrl_c_and_saves_each_text(
     command, trained: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    prompts = iter(["Once upon", "Once xyzzy", "", "Once"])
+    prompts = iter(["Once upon", "Once xyzzy", "", "Once"])  # the second is refused
 
     def type_prompt(_: str) -> str:
         if (prompt := next(prompts, None)) is None:
@@ -103,7 +103,8 @@ def test_a_conversation_survives_errors_and_ctrl_c_and_saves_each_text(
     monkeypatch.setattr(builtins, "input", type_prompt)
     monkeypatch.setattr(cli, "is_terminal", lambda stream: True)
     after_step(monkeypatch, 2, ctrl_c, turn=1)
-    result = command("generate", "max_new_tokens=5", "save_as=talk.txt", "sampling=plain")
+    arguments = ["max_new_tokens=5", "save_as=talk.txt", "sampling=plain", "unknown=error"]
+    result = command("generate", *arguments)
     assert result.code == 0 and "lacks: ' xyzzy'" in result.err and "\nstopped\n" in result.err
     texts = {number: tmp_path / f"talk_{number}.txt" for number in (1, 2, 3, 4)}
     assert [number for number, path in texts.items() if path.exists()] == [1, 3, 4]

@@ -96,7 +96,9 @@ def test_classifier_metrics_count_each_message_once(command, tmp_path: Path) -> 
     ends = opened.document_ends("test").tolist()
     for begin, end, label in zip([0, *ends], ends, opened.labels("test"), strict=False):
         text = decode(model.tokenizer, opened.tokens("test")[begin:end].tolist())
-        probabilities = class_probabilities(model.net, model.tokenizer, text, model.eot_first)
+        probabilities = class_probabilities(
+            model.net, model.tokenizer.encode(text), model.tokenizer.eot, model.eot_first
+        )
         said = probabilities.index(max(probabilities))
         right, hit = right + (said == label), hit + (said == label == 1)
         said_spam, was_spam = said_spam + (said == 1), was_spam + (label == 1)

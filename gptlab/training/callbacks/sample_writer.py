@@ -126,7 +126,8 @@ class PredictionWriter(SampleWriter):
         lines, was_training = [], net.training
         net.eval()
         for text, label in self.labeled_messages:
-            probabilities = class_probabilities(net, self.tokenizer, text, self.eot_first)
+            ids, eot = self.tokenizer.encode(text), self.tokenizer.eot
+            probabilities = class_probabilities(net, ids, eot, self.eot_first)
             best = max(range(len(probabilities)), key=probabilities.__getitem__)
             verdict = "right" if self.classes[best] == label else f"wrong, it is {label}"
             lines.append(f"{self.classes[best]} {probabilities[best]:.2f} ({verdict}): {text}\n")
