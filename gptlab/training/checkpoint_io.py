@@ -59,8 +59,10 @@ def publish_checkpoint(temporary: Path, path: Path) -> None:
     if path.name == "last.ckpt" and path.exists():
         previous = path.with_name("previous.ckpt")
         copy = link_or_copy(path, previous)
-        rename(copy, previous)
-        copy.unlink(missing_ok=True)  # rename keeps both names if they are links to one file
+        try:
+            rename(copy, previous)
+        finally:  # a rename keeps both names if they are links to one file
+            copy.unlink(missing_ok=True)
     rename(temporary, path)
     flush_folder(path.parent)
 
