@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -135,7 +136,9 @@ def preserved_hydra() -> Iterator[None]:
     outer, outer_config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
     try:
-        yield
+        with warnings.catch_warnings():  # of OmegaConf 2.4, to Hydra
+            warnings.filterwarnings("ignore", module=r"hydra\.")
+            yield
     finally:
         GlobalHydra.instance().hydra = outer
         HydraConfig.instance().cfg = outer_config
