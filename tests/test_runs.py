@@ -338,14 +338,18 @@ def corpus_data(tmp_path: Path) -> TrainingBatches:
 
 
 def test_two_processes_train_as_one(command, tmp_path: Path) -> None:
-    """2 × 2 rows on two processes are 4 rows on one: the same losses, one run folder."""
+    """2 × 2 rows on two processes are 4 rows on one: the same losses, one run folder.
+
+    Even where an image and an interactive job have left ranks in the environment.
+    """
     one = ["run_root=one", "data.batch_size=4"]
     assert command("train", *SMOKE, *one).code == 0
     two = ["run_root=two", "data.batch_size=2", "trainer.accelerator=cpu", "trainer.devices=2"]
+    inherited = {"LOCAL_RANK": "0", "RANK": "1", "SLURM_NTASKS": "8"}
     done = subprocess.run(
         [sys.executable, "-m", "gptlab", "train", *SMOKE, "trainer=ddp", *two],
         cwd=tmp_path, capture_output=True, text=True,
-        encoding="utf-8", env={**os.environ, "PYTHONPATH": str(ROOT)},
+        encoding="utf-8", env={**os.environ, **inherited, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -92,6 +92,7 @@ def preserved_process_state() -> Iterator[None]:
         try:
             yield
         finally:
+            sweeps.free_memory()
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
             os.environ |= environment

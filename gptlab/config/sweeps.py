@@ -235,6 +235,11 @@ def reset_job_state() -> None:
     (folder / "failed.json").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty
         folder.rmdir()
+    free_memory()
+
+
+def free_memory() -> None:
+    """Free what a run left in memory: reference cycles, compiled graphs, the GPU's cache."""
     if torch := sys.modules.get("torch"):
         gc.collect()
         torch.compiler.reset()

@@ -285,6 +285,7 @@ def test_invalid_settings_give_a_one_line_error(
     command, tmp_path: Path, arguments, words: str
 ) -> None:
     (tmp_path / "runs.txt").mkdir()
-    result = command("generate", "prompt=Once", "max_new_tokens=2", *arguments)
+    (tmp_path / "unread.ckpt").touch()
+    result = command("generate", "run=unread.ckpt", "prompt=Once", *arguments)
     assert result.code == 2, result.out
     assert words in result.err and result.err.count("\n") == 1 and result.out == ""
