@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from gptlab.api.model import GeneratedText, Model, load
     from gptlab.api.run import Run
     from gptlab.api.train import train
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in EXPORTS:
+            raise AttributeError(f"module 'gptlab' has no attribute {name!r}")
+        return getattr(importlib.import_module(EXPORTS[name]), name)
+
 
 __version__ = "0.1.0"
 __all__ = ["GeneratedText", "Model", "Run", "UserError", "load", "train"]
@@ -28,12 +35,6 @@ EXPORTS = {
     "Run": "gptlab.api.run",
     "train": "gptlab.api.train",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name not in EXPORTS:
-        raise AttributeError(f"module 'gptlab' has no attribute {name!r}")
-    return getattr(importlib.import_module(EXPORTS[name]), name)
 
 
 def __dir__() -> list[str]:
