@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
@@ -117,21 +118,16 @@ class Mlflow(Tracker):
     def __init__(self, save_dir: str, experiment_name: str, tracking_uri: str | None = None):
         for variable, value in MLFLOW_DEFAULTS.items():  # before its import
             os.environ.setdefault(variable, value)
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
         run = RunIdentity(save_dir)
         tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        artifacts = None  # where the server decides
-        if tracking_uri is None:
+        if tracking_uri:
+            experiment = self.open_experiment(tracking_uri, experiment_name)
+        else:
             tracking_uri = f"sqlite:///{(run.root / 'mlflow.db').as_posix()}"
-            artifacts = (run.root / "mlflow").as_uri()
-            place = shell_quote(tracking_uri)
+            place, artifacts = shell_quote(tracking_uri), (run.root / "mlflow").as_uri()
             print_status(f"mlflow: to see the runs: mlflow ui --backend-store-uri {place}")
-        self.client = self.experiment = MlflowClient(tracking_uri)
-        with contextlib.suppress(MlflowException):  # it exists
-            self.client.create_experiment(experiment_name, artifacts)
-        experiment = self.client.get_experiment_by_name(experiment_name).experiment_id
+            with FileLock(run.root / ".mlflow.lock"):  # jobs at once must not make it at once
+                experiment = self.open_experiment(tracking_uri, experiment_name, artifacts)
         tag, self.project, self.run_name = "gptlab.run_id", experiment_name, run.name
         if same := self.client.search_runs([experiment], f"tags.`{tag}` = '{run.id}'"):
             self.run_id = same[0].info.run_id
@@ -139,6 +135,16 @@ class Mlflow(Tracker):
         else:
             made = self.client.create_run(experiment, tags={tag: run.id}, run_name=run.name)
             self.run_id = made.info.run_id
+
+    def open_experiment(self, tracking_uri: str, name: str, artifacts: str | None = None) -> str:
+        """Connect to a store; return the id of the experiment in it, which may be new."""
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        self.client = self.experiment = MlflowClient(tracking_uri)
+        with contextlib.suppress(MlflowException):  # it exists
+            self.client.create_experiment(name, artifacts)
+        return self.client.get_experiment_by_name(name).experiment_id
 
     def log_hyperparams(self, params: Any) -> None:
         """Log the parameters that the run does not have yet: MLflow refuses to change one."""

@@ -114,7 +114,7 @@ def test_a_job_equals_the_same_run_outside_a_sweep(command, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_jobs_run_in_parallel(command, tmp_path: Path) -> None:
     at_once = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    at_once += ["data.num_workers=1"]  # which such jobs do without
+    at_once += ["data.num_workers=1", "logger=mlflow"]  # no workers there; one new store
     result = command("train", "-m", *SMOKE, *at_once, "model.n_head=2,3,4")
     assert result.code == 2
     with (sweep_folder(tmp_path) / "sweep.csv").open(newline="", encoding="utf-8") as file:

@@ -16,6 +16,7 @@ import pytest
 import gptlab
 from gptlab.training import instantiate
 from tests.conftest import TINY, files_below
+from tests.faults import listeners
 
 SMALL = [*TINY, "profile=smoke", "data.max_samples=60", "data.final_tokens=400"]
 STEPS = ["trainer.max_steps=4", "trainer.log_every=1", "trainer.checkpoint_every=1"]
@@ -139,6 +140,17 @@ def test_a_logger_that_cannot_start_is_one_line(command, tmp_path: Path) -> None
     (folder,) = (tmp_path / "runs").iterdir()
     assert f"resume={folder.relative_to(tmp_path)} logger=none" in result.err
     assert command("train", f"resume={folder}", "logger=none").code == 0
+
+
+def test_a_logger_of_the_user_receives_configuration_and_metrics(command, tmp_path: Path) -> None:
+    listeners.SEEN.clear()
+    target = "+logger.mine._target_=tests.faults.listeners.OwnLogger"
+    result = command("train", *SMALL, "logger=none", target)
+    assert result.code == 0, result.err
+    save_dir, n_layer, *logged = listeners.SEEN
+    assert (tmp_path / save_dir / "summary.json").exists() and n_layer == 1
+    assert (2, "train/loss") in {(step, name) for step, names in logged for name in names}
+    assert "final/valid_loss" in logged[-1][1]
 
 
 REFUSALS = {

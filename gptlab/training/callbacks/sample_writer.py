@@ -83,9 +83,10 @@ class SampleWriter(StepCallback):
             self.folder.mkdir(exist_ok=True)
             (self.folder / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
             for logger in trainer.loggers:
-                writer: Any = logger if hasattr(logger, "add_text") else logger.experiment
-                if hasattr(writer, "add_text"):
-                    writer.add_text("samples", "\n\n".join(texts), self.step)
+                experiment = getattr(logger, "experiment", None)
+                for writer in (logger, experiment):  # a tracker of ours, or TensorBoard's writer
+                    if add_text := getattr(writer, "add_text", None):
+                        add_text("samples", "\n\n".join(texts), self.step)
             line = " ".join(preview.split())
             rest = " …" if len(line) > MAX_TERMINAL_LENGTH else ""
             tqdm.write(f"  step {self.step:,}: {line[:MAX_TERMINAL_LENGTH]}{rest}\n")
