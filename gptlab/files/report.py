@@ -31,7 +31,9 @@ class ReadReport:
             return []
         lines = [count_kinds(self.kinds.values())]
         if self.columns:
-            lines[0] += f" ({'columns' if len(self.columns) > 1 else 'column'} {', '.join(self.columns)})"
+            lines[0] += (
+                f" ({'columns' if len(self.columns) > 1 else 'column'} {', '.join(self.columns)})"
+            )
         if self.skipped:
             lines[0] += f"; skipped {count_kinds(self.skipped.values())}"
         notes = list(self.notes)

@@ -1,6 +1,7 @@
 """Generate text token by token, several samples at once."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -54,6 +55,17 @@ def training_prompt(config: TrainConfig, corpus: Corpus) -> list[int]:
     if match.note:
         print_status(f"prompt: {match.note}")
     return start_text(match.ids, eot, data.eot_first)
+
+
+def drop_preset_prompt(config: TrainConfig, corpus: Corpus) -> TrainConfig:
+    """Drop the prompt of a data preset if the user's own text, used instead, lacks its words."""
+    if config.data.path is None or config.prompt is None or config.prompt != config.data.prompt:
+        return config
+    try:
+        training_prompt(config, corpus)
+    except UserError:
+        return replace(config, prompt=None)
+    return config
 
 
 def apply_template(config: GenerateConfig, model: LoadedModel, text: str) -> str:

@@ -13,6 +13,7 @@ from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import TextDataModule, TrainingBatches
 from gptlab.evaluation.suites import check_suites, check_training_suites
+from gptlab.generation.engine import drop_preset_prompt
 from gptlab.model.checkpoint import LoadedModel
 from gptlab.model.gpt import GPT
 from gptlab.model.lora import add_lora, freeze
@@ -100,6 +101,7 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
         initial = init_weights.load_initial_model(config, HydraConfig.get().overrides.task)
         corpus = init_weights.open_training_corpus(config, initial)
         structure = initial.net.config if initial else None
+        config = drop_preset_prompt(config, corpus)
     plan = make_run_plan(config, corpus, structure)
     data = TextDataModule(corpus, config.data, plan.model.context_length, plan.shape, config.seed)
 

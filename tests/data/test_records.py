@@ -240,7 +240,7 @@ def test_columns_can_be_named_and_missing_fields_say_where(tmp_path: Path) -> No
     source = records.RecordFiles(data, tmp_path)
     assert source.read() == [Message("fine", "good"), Message("poor", "bad")]
     assert source.report.lines() == [
-        "1 .csv file (column note, kind)",
+        "1 .csv file (columns note, kind)",
         f"{path}: 1 rows without a text left out",
     ]
     for row, message in {
