@@ -4,6 +4,7 @@ Prompt and text go to standard output, everything else to standard error, so tha
 piped.
 """
 
+import io
 import sys
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TextIO
 
 from gptlab.config.schema import GenerateConfig
 from gptlab.data.prompt_matching import match_prompt
+from gptlab.files.decode import read_text
 from gptlab.generation.engine import (
     apply_template,
     generate_samples,
@@ -79,27 +81,25 @@ def check_generate_config(config: GenerateConfig) -> None:
 def read_prompt(config: GenerateConfig) -> str:
     """Return the prompt as typed, from `prompt_file`, or, for `-`, from standard input.
 
-    Raises UserError if it is empty or not UTF-8.
+    Raises UserError if it is empty or no text.
     """
     prompt, source = config.prompt, "standard input"
     try:
         if config.prompt_file is not None:
             source = f"prompt_file={config.prompt_file}"
-            prompt = Path(config.prompt_file).expanduser().read_text(encoding="utf-8-sig")
+            prompt = decode_prompt(Path(config.prompt_file).expanduser().read_bytes(), source)
         elif prompt == "-":
             if sys.stdin is None:
                 raise UserError("prompt=-: there is no standard input")
             if is_terminal(sys.stdin):
                 print_status(f"type the prompt; finish with {END_OF_INPUT} on a line of its own")
-            prompt = sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{source} is not UTF-8 text") from None
+            prompt = decode_prompt(sys.stdin.buffer.read(), source)
     except (OSError, RuntimeError) as error:  # RuntimeError: an unknown home folder
         raise UserError(f"{source}: {getattr(error, 'strerror', error)}") from None
     if prompt is None:
         return ""
     if prompt != config.prompt:  # drop the newline that ends a file
-        prompt = prompt.removesuffix("\n").removesuffix("\r")
+        prompt = prompt.removesuffix("\n")
     check_utf8(prompt)
     if not prompt:
         raise UserError(
@@ -107,6 +107,15 @@ def read_prompt(config: GenerateConfig) -> str:
             "out to let the model start by itself"
         )
     return prompt
+
+
+def decode_prompt(content: bytes, source: str) -> str:
+    """Decode a prompt as a text to train on: any line ends and encoding, which is announced."""
+
+    def announce(note: str) -> None:
+        print_status(f"{source}: {note.partition(',')[0]}")
+
+    return "".join(read_text(io.BytesIO(content), source, None, announce))
 
 
 def check_utf8(prompt: str) -> None:

@@ -61,11 +61,8 @@ def drop_preset_prompt(config: TrainConfig, corpus: Corpus) -> TrainConfig:
     """Drop the prompt of a data preset if the user's own text, used instead, lacks its words."""
     if config.data.path is None or config.prompt is None or config.prompt != config.data.prompt:
         return config
-    try:
-        training_prompt(config, corpus)
-    except UserError:
-        return replace(config, prompt=None)
-    return config
+    fits = not match_prompt(corpus.tokenizer, config.prompt).note
+    return config if fits else replace(config, prompt=None)
 
 
 def apply_template(config: GenerateConfig, model: LoadedModel, text: str) -> str:

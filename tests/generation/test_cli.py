@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from gptlab.config.schema import GenerateConfig
 from gptlab.generation import cli
+from gptlab.generation.cli import read_prompt
 from gptlab.generation.sample import GenerationRequest, Sample
 from tests.conftest import ROOT, posix_only
 
@@ -166,9 +168,23 @@ def test_a_prompt_can_come_from_standard_input(command, trained: Path, monkeypat
     result = piped(b"Once upon a time\n")
     assert result.code == 0 and result.out.startswith("Once upon a time")
     assert not result.out.startswith("Once upon a time\n")
-    for content, words in ((b"", "is empty"), (b"\xff\xfe\xff", "is not UTF-8 text")):
+    for content, words in ((b"", "is empty"), (b"\xff\xfe\xff", "not UTF-16 text")):
         result = piped(content)
         assert result.code == 2 and words in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_a_prompt_is_the_same_from_a_file_and_from_standard_input(
+    tmp_path: Path, monkeypatch, encoding: str
+) -> None:
+    """Line ends and encodings of Windows, as a text to train on may have them."""
+    content = "“Ah”, said the fox.\r\nIt rained: café.\r\n"
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(content.encode(encoding))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(path.open("rb"), "utf-8"))
+    from_file = read_prompt(GenerateConfig(prompt_file=str(path)))
+    assert from_file == read_prompt(GenerateConfig(prompt="-"))
+    assert from_file == content.replace("\r\n", "\n").removesuffix("\n")
 
 
 def test_saved_json_has_settings_checkpoint_and_token_probabilities(
