@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from gptlab.config.cli import command
+from gptlab.config.arguments import hydra_arguments
+from gptlab.config.cli import composed_config
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.build import open_corpus
 from gptlab.data.corpus import Corpus
@@ -54,12 +55,12 @@ def time_gptlab_step(arguments: list[str], steps: int, warm_up_steps: int = 10) 
     StepTimer.warm_up_steps = warm_up_steps
     max_steps = f"trainer.max_steps={warm_up_steps + steps}"
     timer = "+callbacks.step_timer._target_=gptlab.bench.reference_loops.StepTimer"
-    original, sys.argv = sys.argv, ["train.py", *arguments, max_steps, timer]
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            command("train")(train)()
-    finally:
-        sys.argv = original
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        composed_config("train", hydra_arguments([*arguments, max_steps, timer])) as config,
+    ):
+        train(config)
     return (StepTimer.end - StepTimer.start) / steps
 
 
