@@ -111,11 +111,14 @@ def read_prompt(config: GenerateConfig) -> str:
 
 def decode_prompt(content: bytes, source: str) -> str:
     """Decode a prompt as a text to train on: any line ends and encoding, which is announced."""
-
-    def announce(note: str) -> None:
+    notes: list[str] = []
+    try:
+        prompt = "".join(read_text(io.BytesIO(content), source, None, notes.append))
+    except UserError as error:
+        raise UserError(f"{str(error).partition(';')[0]}; save it as UTF-8") from None
+    for note in notes:
         print_status(f"{source}: {note.partition(',')[0]}")
-
-    return "".join(read_text(io.BytesIO(content), source, None, announce))
+    return prompt
 
 
 def check_utf8(prompt: str) -> None:
