@@ -69,6 +69,13 @@ def test_the_stored_command_repeats_the_call() -> None:
     assert compose_config("train", arguments) == compose("trainer.max_steps=7", **call)
 
 
+def test_choices_of_another_folder_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("n_layer: 3", encoding="utf-8")
+    searchpath = {"hydra.searchpath": [tmp_path]}
+    assert compose(model="mine", **searchpath).model.n_layer == 3
+
+
 @pytest.mark.parametrize("argument", ["-m", "--cfg", "foo", "--config-dir=x", 3, "~model"])
 def test_options_are_refused(argument) -> None:
     with pytest.raises(UserError) as caught:
