@@ -177,7 +177,7 @@ def test_a_sweep_over_own_parts_trains_and_asks_again_when_resumed(
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert f"{swept}: stored in" in result.err and "type it again" in result.err
     assert "mypkg" not in sys.modules
-    result = command("train", f"resume={sweep}", swept)
+    result = command("train", f"resume={sweep}", "plugins=mypkg")
     assert result.code == 0 and (sweep / jobs[1] / "summary.json").exists(), result.err
 
 

@@ -19,6 +19,7 @@ from gptlab.config.keys import keys_of
 from gptlab.config.schema import TrainConfig
 from gptlab.utils import run_dir
 from gptlab.utils.errors import UserError
+from gptlab.utils.plugins import is_reference, is_trusted, trust_arguments
 
 MULTIRUN_FLAGS = {"-m", "--multirun"}
 VARIED_ENV = "GPTLAB_VARIED"  # the keys that a sweep varies, for jobs in any process
@@ -76,7 +77,7 @@ def resume_sweep_arguments(arguments: list[str]) -> list[str]:
         stored, typed = [str(a) for a in content["arguments"]], content["command"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{sweep / SWEEP_FILE}: damaged; start the sweep again") from None
-    for argument in arguments:
+    for argument in trust_arguments(arguments):
         if override_key(argument) not in ("resume", "run_root") and argument not in stored:
             raise UserError(f"{argument}: a resumed sweep keeps its settings: {sweep}")
     for argument in stored:
@@ -87,19 +88,22 @@ def resume_sweep_arguments(arguments: list[str]) -> list[str]:
             )
     os.environ[COMMAND_ENV] = str(typed)
     print(f"resuming the sweep in {sweep}", flush=True)
-    return [*stored, sweep_dir_argument(sweep.resolve())]
+    plugins = [argument for argument in arguments if override_key(argument) == "plugins"]
+    return [*stored, *plugins, sweep_dir_argument(sweep.resolve())]
 
 
 def is_safe_override(argument: str) -> bool:
-    """Whether an argument of a stored sweep can import nothing but gptlab's own parts."""
+    """Whether an argument of a stored sweep imports parts of gptlab and trusted packages only."""
     keys = [name for name, info in keys_of(TrainConfig).items() if info.takes_plugins]
     key, _, value = argument.partition("=")
     key = f"{key.lstrip('+~')}."  # with a dot, so that `eval_after.0` starts with its key, too
     if key.startswith("plugins."):
         return False
-    # No reference without a colon; an interpolation could bring one.
-    if key.startswith(tuple(f"{name}." for name in keys)) and re.search("[:$]", value):
-        return False
+    if key.startswith(tuple(f"{name}." for name in keys)):
+        # No reference without a colon; an interpolation could bring one.
+        words = [word.strip("'") for word in re.split(r"[\s,\[\]]+", value)]
+        if any(re.search("[:$]", w) and not (is_reference(w) and is_trusted(w)) for w in words):
+            return False
     return SAFE_OVERRIDE.fullmatch(argument) is not None
 
 

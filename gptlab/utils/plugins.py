@@ -50,7 +50,7 @@ def trust(names: str | Iterable[str]) -> None:
 def trust_arguments(arguments: list[str]) -> list[str]:
     """Trust the packages of each `plugins=[…]`; return the other arguments."""
     values = (a.removeprefix("plugins=") for a in arguments if a.startswith("plugins="))
-    trust(name for value in values for name in value.strip("[]").split(","))
+    trust(name.strip("'") for value in values for name in value.strip("[]").split(","))
     return [argument for argument in arguments if not argument.startswith("plugins=")]
 
 

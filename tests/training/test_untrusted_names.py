@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 import gptlab
 from gptlab.app.schemas import GenerateRequest
+from gptlab.config import sweeps
 from gptlab.config.keys import keys_of
 from gptlab.config.schema import ModelConfig, TrainConfig
 from gptlab.data.corpus import Corpus
@@ -91,6 +92,32 @@ def test_no_name_in_an_exported_folder_is_imported(evil: Path, group: str, key: 
     with pytest.raises(UserError, match=f"{EVIL}: invalid choice"):  # config.json takes no parts
         config_from_gpt2({}, {"activation_function": EVIL})
     assert not evil.exists()
+
+
+SAFE = ("model.feed_forward=gelu,mine.parts:X", "eval_after=['perplexity', 'mine.suites:X']")
+UNSAFE = [
+    *(
+        "optim.name=evil:X",
+        "optim.name=mine:X,evil:X",
+        "+eval_after.1=evil:X",
+        "optim.name=mine:X:Y",
+    ),
+    *(
+        "optim.name='evil\\:X'",
+        "optim.name=evil${a:b}X",
+        "optim.name=mine.${name}",
+        "plugins=[evil]",
+    ),
+    *("optim.name=evil'mine:X'", "plugins.0=evil", "++plugins=evil", "optim={name: 'mine:X'}"),
+]
+
+
+def test_a_stored_sweep_imports_only_what_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "trusted", {"mine"})
+    assert all(map(sweeps.is_safe_override, SAFE))
+    assert not any(map(sweeps.is_safe_override, UNSAFE))
+    plugins.trusted.clear()
+    assert not any(map(sweeps.is_safe_override, SAFE))
 
 
 def test_no_name_in_a_request_to_the_page_is_accepted() -> None:

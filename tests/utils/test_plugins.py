@@ -139,5 +139,6 @@ def test_a_text_that_is_no_package_is_not_trusted(folder: Path, name: str) -> No
 
 
 def test_plugins_among_positional_arguments_are_trusted(folder: Path) -> None:
-    assert plugins.trust_arguments(["runs/a", "plugins=[mine,b.c]", "x"]) == ["runs/a", "x"]
-    assert plugins.trusted == {"mine", "b.c"}
+    typed = ["runs/a", "plugins=[mine,b.c]", "plugins=['d']", "plugins=e,f", "x"]
+    assert plugins.trust_arguments(typed) == ["runs/a", "x"]
+    assert plugins.trusted == {"mine", "b.c", "d", "e", "f"}
