@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from gptlab.config.arguments import hydra_arguments, typed_keys
 from gptlab.config.cli import refuse_removals
 from gptlab.config.hydra_errors import OPEN_GROUPS
-from gptlab.config.keys import config_groups
+from gptlab.config.keys import KeyInfo, config_groups, keys_of
+from gptlab.config.schema import SCHEMAS
+from gptlab.config.spelling import complete_key, mend_arguments
 from gptlab.config.sweeps import quote_override
 from gptlab.utils.errors import UserError
 from gptlab.utils.program import program
@@ -35,14 +37,22 @@ def make_overrides(command: str, typed: tuple[str, ...], keys: Mapping[str, Any]
                 f"{argument!s:.200}: is not KEY=VALUE; options such as -m work on the command line"
             )
     groups = config_groups(command)
-    pairs = list(flatten_keys(keys))
+    infos = keys_of(SCHEMAS[command])
+    pairs = [(complete_key(name, command), value) for name, value in flatten_keys(keys)]
+    pairs = [(name, whole_number(infos.get(name), value)) for name, value in pairs]
     written = [write_override(name, value, groups) for name, value in pairs]
     readable = [
         f"{name}={value}" if isinstance(value, str) and name in typed_keys() else override
         for (name, value), override in zip(pairs, written, strict=True)
     ]
     repeated = f"{program(command)} {shlex.join([*typed, *readable])}"
-    return Overrides([*hydra_arguments([*typed]), *written], repeated)
+    return Overrides([*hydra_arguments(mend_arguments([*typed], command)), *written], repeated)
+
+
+def whole_number(info: KeyInfo | None, value: Any) -> Any:
+    """Return 1000 for the 1e3 of a key that takes whole numbers, any other value unchanged."""
+    is_int = info is not None and info.type.startswith("int")
+    return int(value) if is_int and isinstance(value, float) and value.is_integer() else value
 
 
 def flatten_keys(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

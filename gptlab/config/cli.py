@@ -32,6 +32,7 @@ from gptlab.config.keys import (
     plugin_references,
 )
 from gptlab.config.schema import SCHEMAS
+from gptlab.config.spelling import mend_arguments
 from gptlab.config.validation import validate_config
 from gptlab.utils.errors import UserError, exit_on_error, failure_line
 from gptlab.utils.plugins import trust
@@ -65,7 +66,8 @@ def run_command(name: str, action: Callable[[Any], Any]) -> None:
     set_torch_defaults()
     os.environ["MPLBACKEND"] = "agg"  # a notebook's `!` passes on its own, which may not exist here
     os.environ[sweeps.COMMAND_ENV] = " ".join([program(name), *map(shlex.quote, sys.argv[1:])])
-    arguments = sweeps.resume_sweep_arguments(hydra_arguments(sys.argv[1:]))
+    mended = mend_arguments(sys.argv[1:], name)
+    arguments = sweeps.resume_sweep_arguments(hydra_arguments(mended))
     if name != "train" and sweeps.MULTIRUN_FLAGS & set(arguments):
         raise UserError("-m: only training runs sweeps")
     refuse_removals(arguments)
@@ -123,7 +125,7 @@ def composed_config(name: str, overrides: list[str]) -> Iterator[Any]:
 
 def compose_config(name: str, arguments: list[str]) -> Any:
     """Return the validated configuration of a command with these arguments; do not run it."""
-    with composed_config(name, hydra_arguments(arguments)) as config:
+    with composed_config(name, hydra_arguments(mend_arguments(arguments, name))) as config:
         return config
 
 

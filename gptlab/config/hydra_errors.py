@@ -5,7 +5,8 @@ import re
 from gptlab.config.keys import config_groups, group_choices, keys_of
 from gptlab.config.renamed_keys import RENAMED_KEYS
 from gptlab.config.schema import SCHEMAS
-from gptlab.utils.errors import did_you_mean, invalid_choice
+from gptlab.config.spelling import suggest_key
+from gptlab.utils.errors import invalid_choice
 from gptlab.utils.program import command_line
 
 OPEN_GROUPS = ("trainer.extra.", "callbacks.", "logger.")  # accept new keys with a plus
@@ -54,11 +55,8 @@ def explain_message(text: str, command_name: str) -> str | None:
 
 
 def unknown_key(name: str, command_name: str) -> str:
-    """Describe an unknown key; suggest a similar name, or its last part in another group."""
+    """Describe an unknown key; suggest the one with the most similar last part."""
     known = [*keys_of(SCHEMAS[command_name]), *config_groups(command_name)]
     if (present := RENAMED_KEYS.get(name)) in known:
         return f"{name}: is now {present}"
-    last = name.rsplit(".", 1)[-1]
-    same_last = [full for full in known if full.rsplit(".", 1)[-1] == last]
-    elsewhere = f"; did you mean '{same_last[0]}'?" if same_last else ""
-    return f"{name}: unknown key{did_you_mean(name, known) or elsewhere}"
+    return f"{name}: unknown key{suggest_key(name, command_name)}"

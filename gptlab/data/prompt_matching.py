@@ -79,7 +79,7 @@ def plain_punctuation(text: str, tokenizer: VocabularyTokenizer) -> str:
     if not any(character in text for character in TYPOGRAPHIC):
         return text
     known = set().union(*tokenizer.pieces)
-    return text.translate(str.maketrans({c: p for c, p in TYPOGRAPHIC.items() if c not in known}))
+    return text.translate({ord(c): p for c, p in TYPOGRAPHIC.items() if c not in known})
 
 
 def split_compound(piece: str, vocabulary: dict[str, int]) -> list[str]:

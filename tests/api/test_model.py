@@ -98,7 +98,7 @@ def test_mistakes_are_one_line(run: gptlab.Run, model: gptlab.Model, home: Path)
         ),
         "sampling=topk: invalid choice": lambda: model.generate(sampling="topk"),
         "num_samples=0 must be at least 1": lambda: model.generate(n=0),
-        "vocabulary lacks": lambda: model.generate("xyzzy"),
+        "vocabulary lacks": lambda: gptlab.load(unknown="error").generate("xyzzy"),
         "is not a classifier": lambda: model.classify("hello"),
         "too short": lambda: model.loss(""),
         "no such run": lambda: gptlab.load("nowhere"),
@@ -108,7 +108,16 @@ def test_mistakes_are_one_line(run: gptlab.Run, model: gptlab.Model, home: Path)
         with pytest.raises(gptlab.UserError) as caught:
             call()
         assert words in caught.value.line()
-    assert gptlab.load(unknown="skip").loss("Once xyzzy upon") > 0
+
+
+def test_words_that_the_model_never_saw_are_skipped_and_named(trained: Path, capsys) -> None:
+    model = gptlab.load()
+    (text,) = model.generate("Once xyzzy", max_new_tokens=3)
+    assert text.startswith("Once xyzzy") and '"xyzzy"' in capsys.readouterr().err
+    assert model.loss("Once xyzzy upon") == model.loss("Once upon")
+    assert '"xyzzy"' in capsys.readouterr().err
+    (started,), (empty,) = model.generate("Hello", max_new_tokens=3), model.generate("")
+    assert empty.startswith(started) and "nothing is left" in capsys.readouterr().err
 
 
 def test_a_classifier_names_the_class(train_once) -> None:
