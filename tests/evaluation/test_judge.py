@@ -90,7 +90,7 @@ def test_an_answer_without_valid_points_is_an_error(trained: Path) -> None:
 
 
 def test_missing_and_damaged_responses_are_an_error(trained: Path) -> None:
-    assert "eval_after=[perplexity,responses]" in error_of(trained, NOBODY)
+    assert "eval_after=perplexity,responses" in error_of(trained, NOBODY)
     damaged = ["[]", "{}", "[[1]]", '[{"instruction": "a"}]', "[" * 100_000, "\xff", "null"]
     for content in damaged:
         (trained / "responses.json").write_text(content, encoding="latin-1")

@@ -16,7 +16,16 @@ class StartLoggers(Callback):
 
     def __init__(self, setup: TrainingSetup, folder: Path):
         self.run_setup, self.folder = setup, folder
+        self.started = False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.start(trainer)
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not self.started:  # the run was resumed after its last step: only results are logged
+            self.start(trainer)
+
+    def start(self, trainer: Trainer) -> None:
+        self.started = True
         if trainer.is_global_zero:
             trainer.loggers = make_loggers(self.run_setup, self.folder)
