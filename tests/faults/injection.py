@@ -48,8 +48,8 @@ def in_checkpoint(nth: int) -> None:
 
 
 def in_rename(nth: int) -> None:
-    """Die between writing a file and renaming it."""
-    replace_call(Path, "replace", nth, lambda *_: kill())
+    """Die between writing a file or folder and renaming it."""
+    replace_call(os, "replace", nth, lambda *_: kill())
 
 
 def in_metrics(nth: int) -> None:
