@@ -220,7 +220,7 @@ def varied_overrides() -> list[str]:
 def readable(argument: str) -> str:
     """Return an override without the quotes, brackets and escapes that Hydra needs around text."""
     value = parsed.value() if (parsed := parse_override(argument)) else None
-    words = value if isinstance(value, list) else [value]
+    words: list[Any] = value if isinstance(value, list) else [value]
     if not all(isinstance(word, str) for word in words):
         return argument
     return f"{override_key(argument)}={','.join(words)}"
