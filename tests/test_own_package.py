@@ -17,11 +17,11 @@ from torch import Tensor
 from gptlab.app.model_registry import ModelRegistry
 from gptlab.config.schema import ModelConfig
 from gptlab.evaluation.interpretability import attention_maps
-from gptlab.generation.context_window import check_cached_outputs
 from gptlab.model.gpt import GPT
 from gptlab.model.hf.gpt2 import to_gpt2_config
 from gptlab.training import init_weights
 from gptlab.training.fast import compiled_step
+from gptlab.training.plugin_checks import check_cached_outputs
 from gptlab.utils import plugins
 from gptlab.utils.errors import UserError
 from tests.conftest import TINY, SharedRun
@@ -197,6 +197,9 @@ class Ignoring(Positions):
         nn.init.normal_(self.table.weight)
     def add(self, x, start=0): return x + self.table.weight[: x.shape[1]]
 class Plain: pass
+def narrow(config): return nn.Linear(config.d_model, 1)
+def first(x, norm, sublayer): return x[:, :1]
+def doubled(q, k, v, causal, dropout): return v.repeat(1, 1, 1, 2)
 def rate(step, total, config): return "fast"
 def optimizer(groups, config, fused): return groups
 '''
@@ -205,6 +208,10 @@ REFUSED = {
     "model.norm_type=mypkg.wrong:pair": "must take the arguments (config), but takes (config, more",
     "model.position=mypkg.wrong:make": "must make Positions, not Identity",
     "model.position=mypkg.wrong:Ignoring": "count positions from `start`",
+    "model.feed_forward=mypkg.wrong:narrow": "the shape (1, 2, 16) that it gets, not (1, 2, 1)",
+    "model.norm=mypkg.wrong:first": "the shape (1, 2, 16) that it gets, not (1, 1, 16)",
+    "model.attention=mypkg.wrong:doubled": "the shape (1, 2, 2, 8) that it gets, not (1, 2, 2, 16)",
+    "model.norm=mypkg.wrong:none": "the shape (1, 2, 16) that it gets, not NoneType",
     "model.attention=mypkg.wrong:make": "must take the arguments (q, k, v, causal, dropout)",
     "optim.name=mypkg.wrong:optimizer": "must make a torch Optimizer, not list",
     "optim.name=torch.optim:LBFGS": "needs a closure",

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gptlab.config.keys import plugin_references
 from gptlab.generation.quantize import fast_linears
 from gptlab.generation.sample import GenerationRequest
 from gptlab.model.gpt import GPT
@@ -85,23 +84,3 @@ def next_logits(context: ContextWindow, vocab_size: int) -> Tensor:
     if not logits_BxV[:, :vocab_size].isfinite().all():
         raise UserError("the model's logits are not finite: its training diverged")
     return logits_BxV
-
-
-@torch.no_grad()
-def check_cached_outputs(net: GPT, ids_1xT: Tensor) -> None:
-    """Raise UserError if another package's parts compute something else with a cache."""
-    references = plugin_references(net.config)
-    if not references or net.config.let_attention_see_the_future:
-        return
-    was_training, half, length = net.training, ids_1xT.shape[1] // 2, ids_1xT.shape[1]
-    net.eval()
-    expected_1xTxD = net.hidden_states(ids_1xT)
-    cache = net.make_cache(1, length)
-    parts = [(0, half + 1), *((at, at + 1) for at in range(half + 1, length))]
-    cached = [net.hidden_cached(ids_1xT[:, start:end], cache) for start, end in parts]
-    net.train(was_training)
-    if not torch.allclose(torch.cat(cached, dim=1), expected_1xTxD, rtol=0.01, atol=0.01):
-        raise UserError(
-            f"model: {', '.join(references)} computes something else for one token after another "
-            "than for a whole text; count positions from `start`, and mix tokens only in attention"
-        )

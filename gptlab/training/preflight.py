@@ -17,7 +17,6 @@ from gptlab.config.schema import TrainConfig
 from gptlab.data.corpus import Corpus
 from gptlab.data.dataloader import TrainingBatches
 from gptlab.data.sequences import IGNORE_INDEX, RecordSequences, Sequences
-from gptlab.generation.context_window import check_cached_outputs
 from gptlab.model.gpt import GPT, count_parameters
 from gptlab.model.loss import summed_cross_entropy
 from gptlab.model.size import check_size
@@ -25,6 +24,7 @@ from gptlab.training.device_check import Check
 from gptlab.training.instantiate import instantiate_callbacks
 from gptlab.training.loggers import check_loggers
 from gptlab.training.optim import check_optim, optimizer_values_per_weight
+from gptlab.training.plugin_checks import check_cached_outputs, check_shapes
 from gptlab.training.run_plan import RunPlan, TrainingSetup
 from gptlab.training.trainer import check_trainer_arguments
 from gptlab.utils.console import plural, report_compile_failure
@@ -92,6 +92,7 @@ def run_preflight(
     batch = TrainingBatches(data.sequences, data.shape)[data.first_micro_batch]
     source_BxT, target_BxT = (batch[name].to(plan.accelerator) for name in ("input", "target"))
     net.to(plan.accelerator)
+    check_shapes(net)
     checks = [check_causality(net, source_BxT[0]), check_split_overlap(data.corpus)]
     check_cached_outputs(net, source_BxT[:1, :CAUSALITY_TOKENS])
     row_1xT = longest_row(data.sequences) if plan.variable_length else source_BxT[:1]
