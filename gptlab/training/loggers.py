@@ -60,8 +60,8 @@ class Wandb(WandbLogger):
         import wandb
 
         run = RunIdentity(save_dir)
-        if offline is None:
-            offline = "WANDB_MODE" not in os.environ and not has_wandb_account()
+        if offline is None and "WANDB_MODE" not in os.environ:
+            offline = not wandb.login(prompt=False, verify=False)  # True if an account is set up
         defaults = {"name": run.name, "id": run.id, "group": run.sweep, "mode": None}
         if offline:
             defaults["mode"] = "offline"
@@ -84,16 +84,6 @@ class Wandb(WandbLogger):
     def close(self, failed: bool) -> None:
         if not self.is_shared:
             self.experiment.finish(exit_code=int(failed))
-
-
-def has_wandb_account() -> bool:
-    """Whether `wandb login` or an environment variable has set up an account."""
-    import wandb
-    from requests.utils import get_netrc_auth
-
-    settings = wandb.setup().settings
-    known = settings.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
-    return bool(known or get_netrc_auth(settings.base_url))
 
 
 class Tracker(Logger):

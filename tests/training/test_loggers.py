@@ -9,12 +9,14 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
 import gptlab
 from gptlab.training import instantiate
+from gptlab.training.loggers import Wandb
 from tests.conftest import TINY, files_below
 from tests.faults import listeners
 
@@ -92,6 +94,31 @@ def test_wandb_keeps_one_run_in_the_run_folder(tracked: Tracked) -> None:
         assert all(name in content for name in (b"train/loss", b"model.n_layer"))
     assert b"final/valid_loss" in files[1].read_bytes()
     assert list(tracked.folder.glob("wandb/*/files/media/html/samples*"))
+
+
+@pytest.mark.parametrize(
+    ("account", "offline", "environment", "mode"),
+    [
+        (False, None, None, "offline"),
+        (True, None, None, None),  # None: as wandb decides, online
+        (True, True, None, "offline"),
+        (False, False, None, None),
+        (False, None, "disabled", None),
+    ],
+)
+def test_wandb_goes_online_only_with_an_account(
+    tmp_path: Path, monkeypatch, account: bool, offline: bool | None, environment, mode
+) -> None:
+    wandb = pytest.importorskip("wandb", reason='pip install "gptlab[wandb]"')
+    run = SimpleNamespace(offline=mode == "offline", disabled=False, url="URL", dir=str(tmp_path))
+    asked: list[dict] = []
+    monkeypatch.setattr(wandb, "login", lambda **_: account)
+    monkeypatch.setattr(wandb, "init", lambda **settings: asked.append(settings) or run)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if environment:
+        monkeypatch.setenv("WANDB_MODE", environment)
+    Wandb(str(tmp_path), offline, project="p")
+    assert asked[0]["mode"] == mode and asked[0]["project"] == "p"
 
 
 def test_mlflow_has_one_finished_run_with_all_steps(tracked: Tracked) -> None:
