@@ -143,6 +143,20 @@ def test_a_typed_suite_of_another_package_runs(command, copied: Path) -> None:
     assert result.code == 0 and "per_text" in result.out, result.err
 
 
+def test_a_file_in_a_typed_folder_of_choices_may_name_a_part(
+    command, copied: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "optim").mkdir(parents=True)
+    choice = tmp_path / "mine" / "optim" / "own.yaml"
+    choice.write_text("name: mypkg.parts:rmsprop", encoding="utf-8")
+    arguments = ("train", *SMALL, *DATA, "optim=own", "name=own")
+    assert command(*arguments, "--config-dir", "mine").code == 0
+    (folder,) = (tmp_path / "runs").glob("*_own")
+    forget_package()
+    result = command("train", f"resume={folder}", "trainer.max_steps=3")
+    assert result.code == 2 and f"{folder}: uses mypkg.parts:rmsprop;" in result.err
+
+
 def test_a_report_shows_an_untrusted_run_without_its_model(command, copied: Path) -> None:
     place = Path("report/index.html")
     assert command("gptlab.report.__main__", str(copied)).code == 0
