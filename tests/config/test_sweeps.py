@@ -113,6 +113,7 @@ def test_a_job_equals_the_same_run_outside_a_sweep(command, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_jobs_run_in_parallel(command, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason='pip install "gptlab[mlflow]"')
     at_once = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     at_once += ["data.num_workers=1", "logger=mlflow"]  # no workers there; one new store
     result = command("train", "-m", *SMOKE, *at_once, "model.n_head=2,3,4")

@@ -121,6 +121,18 @@ def test_wandb_goes_online_only_with_an_account(
     assert asked[0]["mode"] == mode and asked[0]["project"] == "p"
 
 
+def test_wandb_takes_no_settings_from_a_run_folder(tracked: Tracked, tmp_path: Path) -> None:
+    """A stranger's settings would send the user's key and data to another server."""
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text(
+        "[default]\nbase_url = http://evil\nmode = online\n"
+    )
+    logger = Wandb(str(tmp_path), project="p")
+    settings = logger.experiment.settings
+    logger.close(failed=False)
+    assert settings.mode == "offline" and "evil" not in settings.base_url
+
+
 def test_mlflow_has_one_finished_run_with_all_steps(tracked: Tracked) -> None:
     from mlflow import MlflowClient
 
