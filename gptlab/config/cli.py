@@ -18,17 +18,14 @@ from typing import Any
 
 from gptlab.config import sweeps
 from gptlab.config.arguments import hydra_arguments
+from gptlab.config.help import help_text, help_topic
 from gptlab.config.hydra_errors import explain_hydra_error
 from gptlab.config.hydra_help import help_of_any_type
 from gptlab.config.input_files import check_inputs
 from gptlab.config.keys import (
     CONF_DIR,
-    KeyInfo,
     check_config_dir,
     choice_file,
-    config_groups,
-    group_choices,
-    keys_of,
     plugin_references,
 )
 from gptlab.config.schema import SCHEMAS
@@ -51,7 +48,7 @@ def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
         def main() -> None:
             with exit_on_error(name):
                 if {"--help", "-h"} & set(sys.argv[1:]):
-                    print(help_text(name))
+                    print(help_text(name, help_topic(sys.argv[1:])))
                 else:
                     run_command(name, action)
 
@@ -247,33 +244,3 @@ def describe_choice(group: str) -> str:
             if re.search(rf"override /{group}\S*: {choice}$", text, re.MULTILINE):
                 return f"{choice}, set by {other}={hydra.runtime.choices[other]}"
     return choice
-
-
-def help_text(name: str) -> str:
-    """Return the command's usage, its groups with their choices, and all its keys."""
-    usage = (CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    arguments, start = usage.partition(name)[2].removeprefix(".py"), program(name)
-    completion = f'eval "$({start} -sc install=bash)"'
-    lines = [
-        f"{start}{arguments}",
-        "",
-        f"{start} GROUP=CHOICE … KEY=VALUE …            a value overrides a choice",
-        f"{start} --cfg job …                           print the whole configuration and exit",
-        f"{start} --config-dir FOLDER …                 add choices: FOLDER/GROUP/CHOICE.yaml",
-        *([f"{completion}            complete groups and keys with Tab"] * (" -m " not in start)),
-        "",
-        "Groups and their choices (conf/GROUP/CHOICE.yaml):",
-        *(f"  {group:<11}{', '.join(group_choices(group))}" for group in config_groups(name)),
-        "",
-        "Keys with their defaults, which the chosen groups may change:",
-        *(describe_key(info) for info in keys_of(SCHEMAS[name]).values()),
-    ]
-    return "\n".join(lines)
-
-
-def describe_key(info: KeyInfo) -> str:
-    """Format one line of help: name and default, description, choices or bounds."""
-    default = "null" if info.default is None else str(info.default).replace("'", "")
-    default = default.lower() if isinstance(info.default, bool) else default
-    allowed = " | ".join(info.offered) or info.range
-    return f"  {f'{info.name}={default}':<38} {info.help}{f' ({allowed})' if allowed else ''}"

@@ -28,7 +28,7 @@ from gptlab.training.instantiate import instantiate_callbacks
 from gptlab.training.run_dir_setup import is_child_process
 from gptlab.training.run_plan import TrainingSetup
 from gptlab.utils.errors import UserError, did_you_mean
-from gptlab.utils.program import command_line
+from gptlab.utils.program import program
 from gptlab.utils.system import keep_freed_memory
 
 # gptlab sets these itself, or they would restart the endless dataloader.
@@ -51,7 +51,7 @@ def check_trainer_arguments(extra: dict[str, Any]) -> None:
         if name in RESERVED_TRAINER_ARGUMENTS:
             raise UserError(
                 f"trainer.extra.{name}: gptlab sets this argument; use its own keys instead (see "
-                f"trainer, optim, callbacks and logger in `{command_line('train', '--help')}`)"
+                f"trainer, optim, callbacks and logger in `{program('train')} --help all`)"
             )
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ WEIGHT_FILES = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+RUN_DATE = re.compile(r"[\d-]{10}_\d{6}_")  # before the name of a run
 OWNER_FILE = ".owner"  # host and process that create a run folder
 LOCK_FILE = ".lock"  # empty: Windows lets no other process read locked bytes
 MAX_NAME_BYTES = 80
@@ -139,9 +141,22 @@ def locate_run(key: str, run: str, run_root: str) -> Path:
     if not path.exists() and (root / run).exists():
         path = root / run
     if not path.exists():
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")])
-        raise UserError(f"{named}: no such run folder or checkpoint{near}")
+        raise UserError(f"{named}: no such run folder or checkpoint{similar_run(path, root)}")
     return path
+
+
+def similar_run(path: Path, root: Path) -> str:
+    """Return `; did you mean '…_spam'?` for a run in the run root, or else what is beside `path`.
+
+    A run can be meant by the part of its name after date and time.
+    """
+    runs = [folder.name for folder in newest_first(root)]
+    names = {RUN_DATE.sub("", name): name for name in reversed(runs)}  # the newest of a name
+    meant = [] if RUN_DATE.match(path.name) else get_close_matches(path.name, names, n=1)
+    if meant:
+        return f"; did you mean '{names[meant[0]]}'?"
+    beside = [other.name for other in path.parent.glob("*")]
+    return did_you_mean(path.name, runs) or did_you_mean(path.name, beside)
 
 
 def preferred_checkpoint(folder: Path) -> Path | None:

@@ -110,14 +110,14 @@ def test_mistakes_are_one_line(run: gptlab.Run, model: gptlab.Model, home: Path)
         assert words in caught.value.line()
 
 
-def test_words_that_the_model_never_saw_are_skipped_and_named(trained: Path, capsys) -> None:
+def test_words_that_the_model_never_saw_are_skipped_and_named(trained: Path, capfd) -> None:
     model = gptlab.load()
     (text,) = model.generate("Once xyzzy", max_new_tokens=3)
-    assert text.startswith("Once xyzzy") and '"xyzzy"' in capsys.readouterr().err
+    assert text.startswith("Once xyzzy") and '"xyzzy"' in capfd.readouterr().err
     assert model.loss("Once xyzzy upon") == model.loss("Once upon")
-    assert '"xyzzy"' in capsys.readouterr().err
+    assert '"xyzzy"' in capfd.readouterr().err
     (started,), (empty,) = model.generate("Hello", max_new_tokens=3), model.generate("")
-    assert empty.startswith(started) and "nothing is left" in capsys.readouterr().err
+    assert empty.startswith(started) and "nothing is left" in capfd.readouterr().err
 
 
 def test_a_classifier_names_the_class(train_once) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gptlab.config import cli
 from gptlab.config.arguments import hydra_argument
-from gptlab.config.cli import help_text
-from gptlab.config.keys import CONF_DIR, KeyInfo, keys_of
+from gptlab.config.help import default_values, help_text
+from gptlab.config.keys import CONF_DIR, OPEN_KEYS, KeyInfo, flatten, keys_of
 from gptlab.config.renamed_keys import RENAMED_KEYS
 from gptlab.config.schema import SCHEMAS, TrainConfig
 from gptlab.config.validation import validate_config
@@ -197,7 +197,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_help_lists_groups_and_keys_without_heavy_imports() -> None:
-    done = run("--help")
+    done = run("--help", "all")
     assert done.returncode == 0
     for words in ("tinystories_char", "optim.weight_decay", "toy_best", "--cfg job"):
         assert words in done.stdout
@@ -207,6 +207,37 @@ def test_help_lists_groups_and_keys_without_heavy_imports() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8"
     )
     assert done.stdout.endswith("set()\n")
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_help_shows_the_defaults_that_a_command_has(command: str) -> None:
+    composed = flatten(cli.compose_config(command, []))
+    shown = default_values(command)
+    assert {key: composed[key] for key in shown if key not in OPEN_KEYS} == {
+        key: value for key, value in shown.items() if key not in OPEN_KEYS
+    }
+
+
+def test_help_starts_with_what_people_use() -> None:
+    lines = help_text("train").splitlines()
+    assert len(lines) < 30 and sum("=" in line[:40] for line in lines) >= 15
+    text = "\n".join(lines)
+    for words in ("model=toy ", "optim.lr=0.008 ", "--help all", "tiny_char"):
+        assert words in text
+    assert "trainer.num_threads" not in text and "trainer.num_threads" in help_text("train", "all")
+    of_a_group = help_text("train", "optim")
+    assert "optim=adamw_fast" in of_a_group and "optim.lr=" in of_a_group
+    assert "model." not in of_a_group
+    with pytest.raises(UserError, match=r"did you mean 'optim.momentum'"):
+        help_text("train", "momentom")
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_no_group_of_help_is_empty(command: str) -> None:
+    for topic in ("", "all"):
+        lines = help_text(command, topic).splitlines()
+        headings = [n for n, line in enumerate(lines) if line.endswith(":")]
+        assert headings and all(lines[n + 1].startswith("  ") for n in headings)
 
 
 def test_cfg_job_prints_the_configuration() -> None:
@@ -245,7 +276,7 @@ def validation_error(command: str, name: str, value: object) -> str:
     return ""
 
 
-HELP = {command: help_text(command) for command in SCHEMAS}
+HELP = {command: help_text(command, "all") for command in SCHEMAS}
 
 
 @pytest.mark.fast

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gptlab.config.cli import help_text
+from gptlab.config.help import help_text
 from tests.conftest import TINY
 
 MINE = ["--config-dir", "mine"]
@@ -51,7 +51,7 @@ def test_own_choices_are_listed_in_help_and_errors(
     assert "medium, mine, small" in result.err and "did you mean 'mine'?" in result.err
     assert "mine" not in command("train", "model=mein").err
     monkeypatch.setattr(sys, "argv", ["train.py", "--config-dir=mine", "--help"])
-    (models,) = (line for line in help_text("train").splitlines() if line.startswith("  model "))
+    (models,) = (line for line in help_text("train").splitlines() if line.startswith("  model="))
     assert ", mine," in models
     assert "--config-dir FOLDER" in help_text("generate")
 

@@ -1,6 +1,7 @@
 """Create, find and lock run folders."""
 
 import errno
+import os
 import threading
 from pathlib import Path
 
@@ -106,3 +107,27 @@ def test_the_newest_checkpoint_is_found_and_a_baseline_comes_last(tmp_path: Path
     assert run_dir.find_checkpoint("2", str(tmp_path)).name == "best.ckpt"
     with pytest.raises(UserError, match="run=4: no such run folder"):
         run_dir.find_checkpoint("4", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("2026-01-02_030405_spm", "2026-01-02_030405_spam"),
+        ("runs/2026-01-02_030405_spm", "2026-01-02_030405_spam"),
+        ("stori", "2026-01-03_030405_story"),  # the newer one
+        ("spam", "2026-01-02_030405_spam"),
+        ("corpra", "corpora"),
+    ],
+)
+def test_a_mistyped_run_gets_the_nearest_name_of_the_run_root(
+    tmp_path: Path, monkeypatch, typed: str, meant: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("01_030405_story", "02_030405_spam", "03_030405_story")):
+        config = tmp_path / "elsewhere" / f"2026-01-{name}" / "config.yaml"
+        config.parent.mkdir(parents=True)
+        config.touch()
+        os.utime(config, (number, number))
+    Path("corpora").mkdir()
+    with pytest.raises(UserError, match=f"did you mean '{meant}'"):
+        run_dir.find_checkpoint(typed, "elsewhere")
