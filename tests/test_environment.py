@@ -41,7 +41,8 @@ def test_inherited_variables_do_no_harm(tmp_path: Path) -> None:
     ]
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS.replace("ARGUMENTS", repr(commands))],
-        cwd=tmp_path, env=os.environ | INHERITED, capture_output=True, encoding="utf-8",
+        cwd=tmp_path, env=os.environ | INHERITED | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -15,6 +15,7 @@ STEPS = 'trainer={"max_steps": 150}'
 
 def test_the_notebook_runs(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # set by commands that ran in this process
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert sum(cell.source.count(STEPS) for cell in notebook.cells) == 3
