@@ -298,7 +298,7 @@ def test_the_guide_lists_every_sampling_choice_and_the_default(command, trained:
     ],
 )
 def test_invalid_settings_give_a_one_line_error(
-    command, tmp_path: Path, arguments, words: str
+    command, trained: Path, tmp_path: Path, arguments, words: str
 ) -> None:
     (tmp_path / "runs.txt").mkdir()
     (tmp_path / "unread.ckpt").touch()
