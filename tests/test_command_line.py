@@ -82,6 +82,8 @@ def test_every_model_choice_trains_and_generates(command, toy_corpus: Corpus, mo
         (["prompt=Once", "model.n_layer=2"], "model: unknown key"),
         (["prompt=Once", "run=~nobody"], "run=~nobody: "),
         (["prompt=Once", "sampling=topk"], "did you mean 'top_k'?"),
+        (["prompt=Once", "init_from=latest"], "init_from: unknown key; did you mean 'run'?"),
+        (["prompt=Once", "resume=latest"], "resume: unknown key; did you mean 'run'?"),
         (["promt=Once"], "promt: unknown key; did you mean 'prompt'?"),
     ],
 )

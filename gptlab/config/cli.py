@@ -63,8 +63,9 @@ def run_command(name: str, action: Callable[[Any], Any]) -> None:
     set_torch_defaults()
     os.environ["MPLBACKEND"] = "agg"  # a notebook's `!` passes on its own, which may not exist here
     os.environ[sweeps.COMMAND_ENV] = " ".join([program(name), *map(shlex.quote, sys.argv[1:])])
-    mended = mend_arguments(sys.argv[1:], name)
-    arguments = sweeps.resume_sweep_arguments(hydra_arguments(mended))
+    arguments = hydra_arguments(mend_arguments(sys.argv[1:], name))
+    if name == "train":
+        arguments = sweeps.resume_sweep_arguments(arguments)
     if name != "train" and sweeps.MULTIRUN_FLAGS & set(arguments):
         raise UserError("-m: only training runs sweeps")
     refuse_removals(arguments)

@@ -3,7 +3,7 @@
 import re
 
 from gptlab.config.keys import config_groups, group_choices, keys_of
-from gptlab.config.renamed_keys import RENAMED_KEYS
+from gptlab.config.renamed_keys import RENAMED_KEYS, SYNONYMS
 from gptlab.config.schema import SCHEMAS
 from gptlab.config.spelling import suggest_key
 from gptlab.utils.errors import invalid_choice
@@ -59,4 +59,6 @@ def unknown_key(name: str, command_name: str) -> str:
     known = [*keys_of(SCHEMAS[command_name]), *config_groups(command_name)]
     if (present := RENAMED_KEYS.get(name)) in known:
         return f"{name}: is now {present}"
+    if (synonym := SYNONYMS.get(name)) in known:
+        return f"{name}: unknown key; did you mean '{synonym}'?"
     return f"{name}: unknown key{suggest_key(name, command_name)}"

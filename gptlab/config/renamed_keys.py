@@ -63,3 +63,5 @@ NAMES_ELSEWHERE = {
     "model_path": "run",
     "checkpoint": "run",
 }
+# What other commands and programs call a key.
+SYNONYMS = {"init_from": "run", "resume": "run", "checkpoint": "run", "ckpt": "run"}
