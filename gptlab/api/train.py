@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from gptlab.config.input_files import check_inputs
 from gptlab.config.schema import TrainConfig
 from gptlab.utils.errors import UserError, one_line_errors
 from gptlab.utils.program import command_line
+from gptlab.utils.system import SHUTDOWN_SIGNALS
 
 
 def train(*overrides: str, **keys: Any) -> Run:
@@ -87,12 +89,16 @@ def preserved_process_state() -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill, threads = deterministic.fill_uninitialized_memory, torch.get_num_threads()
     benchmark = torch.backends.cudnn.benchmark
+    handlers = {number: signal.getsignal(number) for number in SHUTDOWN_SIGNALS}
     gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     with warnings.catch_warnings(), torch.random.fork_rng(gpus):
         try:
             yield
         finally:
             sweeps.free_memory()
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
             os.environ |= environment

@@ -22,6 +22,7 @@ from gptlab.training.callbacks.graceful_shutdown import (
     GracefulShutdown,
     ShutdownRequested,
     StopAtOnce,
+    interrupts_kept,
 )
 from gptlab.training.device_check import check_device
 from gptlab.training.final_evaluation import evaluate_finished_run
@@ -148,6 +149,7 @@ def train_once(config: TrainConfig, resumed: ResumedRun | None) -> FinishedRun |
                 contextlib.suppress(ShutdownRequested, StopAtOnce),
                 resume.explain_restore_errors(resumed),
                 explain_callback_errors(config),
+                interrupts_kept(),
             ):
                 trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
             raise_if_interrupted(trainer, folder, setup)

@@ -153,7 +153,7 @@ def find_callback(trainer: Trainer, kind: type[Any]) -> Any:
 # Messages that repeat the opening lines, advertise, or report the normal end of a run.
 UNINFORMATIVE_LINES = re.compile(
     r"(GPU|TPU|HPU) available|limit_val_batches=1.0|val_check_interval=1\)|💡 Tip|"
-    r"Restor(ing|ed all) states from the checkpoint|"
+    r"Detected KeyboardInterrupt|Restor(ing|ed all) states from the checkpoint|"
     r"Trainer\.fit.* stopped: `max_steps|"
     r"Trainer already configured with model summary|LOCAL_RANK|Initializing distributed|"
     r"distributed_backend=|^-{20,}|Using .*bfloat16 Automatic|Using .*16bit Automatic|Seed set to"

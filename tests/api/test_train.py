@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 import gptlab
 from gptlab.training import train as training
@@ -104,6 +105,24 @@ def test_an_interrupted_run_is_returned_and_resumes_exactly(command) -> None:
     assert gptlab.train(resume=stopped.folder).folder == stopped.folder  # nothing left to do
     with pytest.raises(gptlab.UserError, match="nothing to resume"):
         gptlab.train("resume=latest")
+
+
+class InterruptSetup(Callback):
+    """Press Ctrl-C before the first step."""
+
+    def on_fit_start(self, *_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_before_the_first_step_leaves_nothing(command, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    interrupt = {"_target_": f"{InterruptSetup.__module__}.InterruptSetup"}
+    with pytest.raises(KeyboardInterrupt):
+        gptlab.train(*SMOKE, callbacks={"interrupt": interrupt})
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (tmp_path / "runs").exists()
+    result = command("train", *SMOKE, f"+callbacks.interrupt._target_={interrupt['_target_']}")
+    assert result.code == 130 and result.err == "\nstopped\n"
 
 
 def test_a_termination_signal_still_ends_the_process(command) -> None:

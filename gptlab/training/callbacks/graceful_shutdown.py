@@ -22,6 +22,20 @@ class StopAtOnce(BaseException):
     """Raised by a second signal, perhaps within a step: nothing more is saved."""
 
 
+@contextlib.contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning exits instead: before the first step, after the last.
+
+    Within steps, GracefulShutdown handles signals.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
 class GracefulShutdown(StepCallback):
     """Finish the current step after a first Ctrl-C or SIGTERM; stop at once after a second one."""
 
