@@ -80,7 +80,8 @@ def compare_to_cpu(net: GPT, batch: tuple[Tensor, Tensor], plan: RunPlan) -> tup
         loss, gradient = loss_and_gradient(net, batch, plan.accelerator, plan.precision)
         true_loss, true_gradient = loss_and_gradient(net, batch, "cpu", "32-true")
     except (NotImplementedError, RuntimeError, TypeError) as error:
-        if is_out_of_memory(error):
+        # A virtual Mac's GPU has no memory at all; smaller micro-batches would not help.
+        if is_out_of_memory(error) and plan.accelerator != "mps":
             raise
         return f"it fails ({str(error).splitlines()[0]:.200})", False
     finally:

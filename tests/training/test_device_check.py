@@ -86,6 +86,19 @@ def test_an_operation_that_a_device_lacks_is_one_line(fake_gpu, monkeypatch, cap
 
 
 @pytest.mark.fast
+def test_a_gpu_without_memory_is_left_on_a_mac_and_retried_elsewhere(monkeypatch, capsys) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 0 bytes)")
+
+    monkeypatch.setattr(device_check, "loss_and_gradient", fail)
+    auto = plan("mps")
+    assert check_device(net(), BATCH, auto, TrainerConfig()) is None
+    assert auto.accelerator == "cpu" and "out of memory" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="out of memory"):
+        check_device(net(), BATCH, plan("cuda"), TrainerConfig())
+
+
+@pytest.mark.fast
 def test_a_large_model_is_checked_on_fewer_tokens_but_never_on_a_prompt_alone(monkeypatch) -> None:
     assert device_check.small_batch(net(), BATCH)[0].shape == (4, 16)
     monkeypatch.setattr(device_check, "CHECK_OPERATIONS", 1)
