@@ -196,7 +196,7 @@ def explain_restore_errors(resumed: ResumedRun | None) -> Iterator[None]:
         yield
     except Exception as error:
         restoring = any(
-            "restore" in frame.name and frame.filename.endswith("checkpoint_connector.py")
+            "restore" in frame.name and "lightning" in Path(frame.filename).parts
             for frame in traceback.extract_tb(error.__traceback__)
         )
         if resumed is None or not restoring or failure_line(error):
