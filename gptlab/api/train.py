@@ -75,38 +75,55 @@ def train_config(config: TrainConfig) -> Run:
 
 @contextlib.contextmanager
 def preserved_process_state() -> Iterator[None]:
-    """Restore what a run changes: environment, random states, torch's settings, filters."""
+    """Restore what a run changes: environment, signals, random states, torch, log filters."""
+    from gptlab.training.trainer import SILENCED_LOGGERS
+
+    environment, loggers = dict(os.environ), [logging.getLogger(n) for n in SILENCED_LOGGERS]
+    filters = [list(logger.filters) for logger in loggers]
+    handlers = {number: signal.getsignal(number) for number in SHUTDOWN_SIGNALS}
+    try:
+        with warnings.catch_warnings(), preserved_random_states(), preserved_torch_settings():
+            yield
+    finally:
+        sweeps.free_memory()
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ |= environment
+        for logger, each in zip(loggers, filters, strict=True):
+            logger.filters[:] = each
+
+
+@contextlib.contextmanager
+def preserved_random_states() -> Iterator[None]:
     import numpy as np
     import torch
 
-    from gptlab.training.trainer import SILENCED_LOGGERS
+    states = random.getstate(), np.random.get_state()
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    with torch.random.fork_rng(gpus):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def preserved_torch_settings() -> Iterator[None]:
+    import torch
 
     deterministic: Any = torch.utils.deterministic
-    environment, loggers = dict(os.environ), [logging.getLogger(n) for n in SILENCED_LOGGERS]
-    filters = [list(logger.filters) for logger in loggers]
-    random_states = random.getstate(), np.random.get_state()
     exact = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill, threads = deterministic.fill_uninitialized_memory, torch.get_num_threads()
     benchmark = torch.backends.cudnn.benchmark
-    handlers = {number: signal.getsignal(number) for number in SHUTDOWN_SIGNALS}
-    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
-    with warnings.catch_warnings(), torch.random.fork_rng(gpus):
-        try:
-            yield
-        finally:
-            sweeps.free_memory()
-            if threading.current_thread() is threading.main_thread():
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
-            for name in os.environ.keys() - environment.keys():
-                del os.environ[name]
-            os.environ |= environment
-            for logger, each in zip(loggers, filters, strict=True):
-                logger.filters[:] = each
-            random.setstate(random_states[0])
-            np.random.set_state(random_states[1])
-            torch.use_deterministic_algorithms(exact, warn_only=warn_only)
-            deterministic.fill_uninitialized_memory = fill
-            torch.set_num_threads(threads)
-            torch.backends.cudnn.benchmark = benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(exact, warn_only=warn_only)
+        deterministic.fill_uninitialized_memory = fill
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
