@@ -3,18 +3,25 @@
 Every `pytest` tries a few cases of each kind; `pytest -m slow tests/test_fuzz.py` tries 12,000.
 """
 
+import bz2
 import contextlib
+import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import sys
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -190,14 +197,81 @@ PIECES = st.sampled_from(
         *(b"PAR1", b"\x1f\x8b\x08", b'{"text": "\\ud800"}\n', b'{"other": "x"}\n', b"a" * 3000),
     ]
 )
-CONTENT = st.lists(PIECES | st.binary(max_size=40), max_size=12).map(b"".join)
+TABLE_PIECES = st.sampled_from(
+    [
+        *(b"text,label\n", b"text\tlabel\n", b"a,b\n", b'"x, y",b\n', b'a,"', b"ham\ta\n", b"\x1a"),
+        *(b"<html><p>", b"<!doctype html>", b"&amp;", b"<script>", b"<?xml?>", b"%PDF", b"PK\3\4"),
+        *(b'{"text": "a", "label": 1}\n', b'{"instruction": "a", "output": "b"}\n', b"{" * 2000),
+        *("café ".encode("latin-1"), "лиса ".encode("koi8-r"), "fox ".encode("utf-16-le") * 20),
+    ]
+)
+
+
+@cache
+def sound_files() -> list[bytes]:
+    """Make a small file of each binary format."""
+    table, buffers = (
+        pyarrow.table({"text": ["a fox", "rain"] * 20}),
+        [io.BytesIO() for _ in range(5)],
+    )
+    pyarrow.parquet.write_table(table, buffers[0])
+    for buffer, writer in zip(
+        buffers[1:], (pyarrow.ipc.new_file, pyarrow.ipc.new_stream), strict=False
+    ):
+        with writer(buffer, table.schema) as file:
+            file.write_table(table)
+    with zipfile.ZipFile(buffers[3], "w") as archive:
+        archive.writestr("a.txt", "once upon a time " * 20)
+        archive.writestr("b.csv", "text,label\na,b\n")
+    with tarfile.open(fileobj=buffers[4], mode="w") as tar:
+        entry = tarfile.TarInfo("a.jsonl")
+        entry.size = 15
+        tar.addfile(entry, io.BytesIO(b'{"text": "fox"}'))
+    return [buffer.getvalue() for buffer in buffers]
+
+
+@st.composite
+def damage(draw) -> Callable[[bytes], bytes]:
+    kind = draw(st.sampled_from(["flip", "cut", "insert", "replace", "swap"]))
+    place, width = draw(st.floats(0, 1)), draw(st.integers(1, 40))
+    more = draw(st.binary(min_size=1, max_size=40))
+
+    def change(content: bytes) -> bytes:
+        at = int(place * max(0, len(content) - 1))
+        return {
+            "flip": lambda: content[:at] + bytes(b ^ 1 << width % 8 for b in content[at:][:1]),
+            "cut": lambda: content[:at],
+            "insert": lambda: content[:at] + more + content[at:],
+            "replace": lambda: more,
+            "swap": lambda: content[:at] + content[at + width :] + content[at : at + width],
+        }[kind]() + (content[at + 1 :] if kind == "flip" else b"")
+
+    return change
+
+
+PACKED = st.sampled_from([bytes, bytes, gzip.compress, bz2.compress, lzma.compress])
+
+
+@st.composite
+def contents(draw) -> bytes:
+    """Make a file's content: pieces, or a sound file; perhaps compressed; perhaps damaged."""
+    pieces = st.lists(PIECES | TABLE_PIECES | st.binary(max_size=40), max_size=12).map(b"".join)
+    content = draw(PACKED)(
+        draw(pieces | pieces | st.integers(0, 4).map(lambda n: sound_files()[n]))
+    )
+    return draw(damage())(content) if draw(st.integers(0, 3)) == 0 else content
+
+
 SUFFIX = st.sampled_from(
-    [".txt", ".txt", ".jsonl", ".json", ".parquet", ".txt.gz", ".jsonl.gz", ".md", "", ".csv"]
+    [
+        *("", ".txt", ".txt", ".jsonl", ".json", ".parquet", ".txt.gz", ".jsonl.gz", ".md", ".csv"),
+        *(".TSV", ".ndjson", ".html", ".arrow", ".zip", ".tgz", ".bz2", ".xz", ".xyz"),
+    ]
 )
 
 
 @given(
-    files=st.lists(st.tuples(CONTENT, SUFFIX), min_size=1, max_size=3),
+    files=st.lists(st.tuples(contents(), SUFFIX), min_size=1, max_size=3),
     tokenizer=st.sampled_from(["char", "words", "gpt2"]),
     read=st.fixed_dictionaries(
         {},
@@ -210,6 +284,10 @@ SUFFIX = st.sampled_from(
             "split": st.sampled_from([0.0, 0.1, 0.5, 0.9]),
             "split_by": st.sampled_from(["random", "tail"]),
             "text_column": st.sampled_from(["text", "other"]),
+            "label_column": st.sampled_from(["label", "b"]),
+            "format": st.sampled_from(["text", "csv", "tsv", "json", "html", "parquet", "zip"]),
+            "encoding": st.sampled_from(["utf-8", "utf-16", "cp1252", "ascii", "rot13", "x"]),
+            "task": st.sampled_from(["classification", "instructions"]),
             "batching": st.sampled_from(["rows", "random", "sliding"]),
             "row_length": st.sampled_from([2, 5]),
         },
@@ -218,11 +296,13 @@ SUFFIX = st.sampled_from(
 )
 def fuzz_texts(files, tokenizer: str, read: dict, held_out: bool) -> None:
     with TemporaryDirectory() as folder:
+        (Path(folder) / "in").mkdir()
         paths = []
         for number, (content, suffix) in enumerate(files):
-            paths.append(f"{folder}/{number}{suffix}")
+            paths.append(f"{folder}/in/{number}{suffix}")
             Path(paths[-1]).write_bytes(content)
         where = {"path": paths[:-1], "valid_path": paths[-1]} if held_out and paths[1:] else {}
+        where = {"path": f"{folder}/in"} if read.get("subset") == 1.0 else where
         data = DataConfig(**({"path": paths} | where | read))
         root = Path(folder) / "corpora"
         try:
@@ -243,25 +323,6 @@ def read_all(corpus: Corpus, data: DataConfig) -> None:
 
 
 # --- damaged files ---
-
-
-@st.composite
-def damage(draw) -> Callable[[bytes], bytes]:
-    kind = draw(st.sampled_from(["flip", "cut", "insert", "replace", "swap"]))
-    place, width = draw(st.floats(0, 1)), draw(st.integers(1, 40))
-    more = draw(st.binary(min_size=1, max_size=40))
-
-    def change(content: bytes) -> bytes:
-        at = int(place * max(0, len(content) - 1))
-        return {
-            "flip": lambda: content[:at] + bytes(b ^ 1 << width % 8 for b in content[at:][:1]),
-            "cut": lambda: content[:at],
-            "insert": lambda: content[:at] + more + content[at:],
-            "replace": lambda: more,
-            "swap": lambda: content[:at] + content[at + width :] + content[at : at + width],
-        }[kind]() + (content[at + 1 :] if kind == "flip" else b"")
-
-    return change
 
 
 @given(file=st.integers(0, 100), change=damage(), every=st.booleans(), forged=st.booleans())

@@ -123,7 +123,7 @@ def read_parquet(file: OpenFile, columns: Collection[str] = ()) -> Rows:
         table = pyarrow.parquet.ParquetFile(file.seekable())
         names = pick_columns(table.schema_arrow.names, columns)
         yield from batch_rows(table.iter_batches(batch_size=BATCH_ROWS, columns=names))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise damaged_table(file, error) from None
 
 
@@ -140,11 +140,16 @@ def read_arrow(file: OpenFile, columns: Collection[str] = ()) -> Rows:
             batches = map(table.get_batch, range(table.num_record_batches))
         else:
             batches = iter(pyarrow.ipc.open_stream(source))
-        yield from batch_rows(
-            batch.select(pick_columns(batch.schema.names, columns)) for batch in batches
-        )
-    except (pyarrow.ArrowException, OSError) as error:
+        yield from batch_rows(checked_batches(batches, columns))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise damaged_table(file, error) from None
+
+
+def checked_batches(batches: Iterable[Any], columns: Collection[str]) -> Iterator[Any]:
+    for batch in batches:
+        batch = batch.select(pick_columns(batch.schema.names, columns))
+        batch.validate(full=True)  # a damaged offset would read outside of the file
+        yield batch
 
 
 def damaged_table(file: OpenFile, error: Exception) -> UserError:
