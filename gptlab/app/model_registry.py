@@ -103,12 +103,7 @@ class ModelRegistry:
 
         Call it from the computing thread only: two threads must not share a net.
         """
-        try:
-            path = self.checkpoints(run)[checkpoint]
-            stat = path.stat()
-        except (OSError, KeyError):
-            raise NotFound(f"{run}: its checkpoint {checkpoint} no longer exists") from None
-        key = (path, stat.st_mtime_ns, stat.st_size)
+        key = path, *_ = self.cache_key(run, checkpoint)
         if key not in self.models:
             for outdated in [key for key in self.models if key[0] == path]:
                 del self.models[outdated]
@@ -119,6 +114,19 @@ class ModelRegistry:
                 self.standalone_tasks[run] = model_task(model)
         self.models.move_to_end(key)
         return self.models[key]
+
+    def find_loaded(self, run: str, checkpoint: str) -> LoadedModel | None:
+        """Return the model if it is loaded, to read its tokenizer in any thread."""
+        return self.models.get(self.cache_key(run, checkpoint))
+
+    def cache_key(self, run: str, checkpoint: str) -> tuple[Path, int, int]:
+        """Identify the present content of a checkpoint; raises NotFound."""
+        try:
+            path = self.checkpoints(run)[checkpoint]
+            stat = path.stat()
+        except (OSError, KeyError):
+            raise NotFound(f"{run}: its checkpoint {checkpoint} no longer exists") from None
+        return path, stat.st_mtime_ns, stat.st_size
 
     def checkpoint_step(self, path: Path) -> int | None:
         """Return the training step of a checkpoint, from its name or content; None if unknown."""

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from gptlab.app import inspection, openai_api, run_history
+from gptlab.app import examples, inspection, openai_api, run_history
 from gptlab.app.job_queue import JobQueue
 from gptlab.app.model_registry import ModelRegistry
 from gptlab.app.schemas import AttentionRequest, GenerateRequest, TextRequest, form_fields
@@ -26,6 +26,7 @@ from gptlab.app.streaming import (
     generate_events,
 )
 from gptlab.config.schema import AppConfig
+from gptlab.data.prompt_matching import match_prompt
 from gptlab.utils.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
@@ -79,8 +80,19 @@ def add_run_routes(app: FastAPI, config: AppConfig, registry: ModelRegistry) -> 
 
     @app.get("/api/run")
     def read_run(name: str) -> dict[str, Any]:
-        """One run: its configuration, results, curves, samples, and checkpoints by step."""
-        return run_history.describe_run(registry, name)
+        """One run: its configuration, results, curves, samples, example prompts, and checkpoints by
+        step."""
+        run = run_history.describe_run(registry, name)
+        if name in registry.standalone:
+            return run | {"examples": [examples.default_example(run["task"])]}
+        return run | {"examples": examples.example_prompts(registry.run_folder(name))}
+
+    @app.post("/api/match_prompt")
+    def match(request: TextRequest) -> dict[str, Any]:
+        """How a loaded model reads a prompt: parts as typed and as read. A part read as nothing is
+        not in its vocabulary; no parts: the model is not loaded yet."""
+        model = registry.find_loaded(*registry.resolve(request.run, request.checkpoint))
+        return {"parts": match_prompt(model.tokenizer, request.text).parts if model else []}
 
 
 def add_generate_route(

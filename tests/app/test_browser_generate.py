@@ -141,6 +141,8 @@ def test_refused_request_shows_its_error_and_keeps_the_sample(page: Page) -> Non
     text = page.inner_text(".sample .text")
     page.fill("#setting-num_samples", "20000")  # clamped to the maximum
     page.fill("#prompt", "Once ß")
+    page.click("summary >> text=More settings")
+    page.check("#refuse-unknown")
     page.press("#prompt", "Enter")
     expect(page.locator("#error")).to_contain_text("ß")
     assert page.inner_text(".sample .text") == text
@@ -173,3 +175,38 @@ def test_instruction_has_an_input(page: Page, folder: Path) -> None:
         page.press("#input", "Enter")
     assert request.value.post_data_json["input"] == "cat and king"
     expect(page.locator(".sample.finished .top")).to_contain_text("Response")
+
+
+def test_unknown_words_are_marked_and_skipped(page: Page) -> None:
+    generate(page)
+    marks = page.locator("#prompt + .prompt-match")
+    expect(marks).to_be_hidden()
+    page.fill("#prompt", "Hello Upon a pizza")
+    expect(marks.locator("s")).to_have_text(["Hello", " pizza"])
+    expect(marks.get_by_role("status")).to_contain_text("Hello, pizza. Read as: upon")
+    generate(page)
+    expect(page.locator("#error")).to_be_hidden()
+    page.fill("#prompt", "Once upon")
+    expect(marks).to_be_hidden()
+
+
+def test_examples_fill_the_prompt_of_their_run(page: Page, folder: Path) -> None:
+    expect(page.locator("#prompt")).to_have_value("Once upon a time")
+    page.select_option("#run", find_run(folder, "instruct").name)
+    expect(page.locator("#prompt")).not_to_have_value("Once upon a time")
+    page.fill("#prompt", "my own words")
+    page.select_option("#run", find_run(folder, "story").name)
+    expect(page.locator("#nav-generate")).to_have_text("Generate")
+    expect(page.locator("#prompt")).to_have_value("my own words")
+    details = [{"prompt": "One day"}, {"prompt": "The fox", "input": "red"}]
+    page.evaluate(
+        """async (examples) => {
+            const { state } = await import('/state.js');
+            state.details = { ...state.details, examples };
+            state.dispatchEvent(new Event('model'));
+        }""",
+        details,
+    )
+    page.click("#examples button >> text=The fox")
+    expect(page.locator("#prompt")).to_have_value("The fox")
+    assert page.evaluate("document.activeElement.id") == "prompt"

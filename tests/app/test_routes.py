@@ -1,11 +1,12 @@
 """The routes: messages for wrong requests, the page's files, the settings form."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from gptlab.app.routes import STATIC
-from tests.app.serving import Server
+from tests.app.serving import PROMPT, Server, find_run
 
 BAD_REQUESTS = {
     "too many samples": ({"num_samples": 99}, "num_samples: must be less than or equal to 8"),
@@ -74,3 +75,19 @@ def test_addresses_are_never_used_as_file_paths(server: Server) -> None:
             response = b"".join(iter(lambda c=connection: c.recv(4096), b""))
         assert not response.startswith(b"HTTP/1.1 200"), path
         assert b"fastapi" not in response
+
+
+def test_a_prompt_is_matched_with_the_vocabulary_of_a_loaded_model(
+    server: Server, folder: Path
+) -> None:
+    run = find_run(folder, "story").name
+    assert server.request("/api/run?name=" + run)[1]["examples"][0] == {"prompt": PROMPT}
+    events = server.generate(run=run, prompt="Hello Upon a", max_new_tokens=1)
+    assert events[0]["skipped"] == ["Hello"]
+    request = {"run": run, "text": "Hello Upon a"}
+    status, body = server.request("/api/match_prompt", request)
+    assert status == 200
+    assert body["parts"] == [["Hello", ""], [" Upon", " upon"], [" a", " a"]]
+    request |= {"checkpoint": "step_2"}  # not loaded, and not loaded for this
+    loaded = server.request("/api/match_prompt", request)[1]["parts"]
+    assert loaded in ([], body["parts"])

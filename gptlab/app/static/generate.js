@@ -1,13 +1,13 @@
 // The view that generates text from a prompt, or answers an instruction.
 import { $, hideError, isDisabled, setDisabled, setStatus, showError, submitOnEnter } from "./dom.js";
+import { markUnknown, offerExamples } from "./prompt_match.js";
 import { SampleCard, generateIntoCards } from "./sample_card.js";
 import { readSeed, readSettings } from "./settings.js";
 import { state } from "./state.js";
 
-const DEFAULT_PROMPT = "Once upon a time", DEFAULT_INSTRUCTION = "Swap the two words.";
-
 let current = null; // AbortController of the request in progress
 let cards = [];
+let updateMarks = () => {};
 
 export const latestText = () => cards[0]?.text ?? $("prompt").value;
 
@@ -25,14 +25,14 @@ export function init() {
     $("samples").classList.toggle("colored", $("color-surprise").checked);
   });
   state.addEventListener("model", adaptToTask);
+  offerExamples($("examples"), $("prompt"), $("input"));
+  updateMarks = markUnknown($("prompt"));
 }
 
 function adaptToTask() {
   const instructions = state.task === "instructions";
   $("prompt-label").textContent = instructions ? "Instruction" : "Prompt";
   $("input-field").hidden = !instructions;
-  const [from, to] = instructions ? [DEFAULT_PROMPT, DEFAULT_INSTRUCTION] : [DEFAULT_INSTRUCTION, DEFAULT_PROMPT];
-  if ($("prompt").value === from) $("prompt").value = to;
 }
 
 // raw: use the prompt as it is, without the template of an instruction.
@@ -47,7 +47,10 @@ async function generate(prompt, raw = false) {
   hideError();
   scrollToStatus();
   try {
-    const makeCards = () => showCards(request.num_samples ?? 1, prompt, instruction);
+    const makeCards = () => {
+      updateMarks(); // the model may not have been loaded before
+      return showCards(request.num_samples ?? 1, prompt, instruction);
+    };
     await generateIntoCards(makeCards, request, controller.signal, (text, inProgress) => {
       if (current === controller) setStatus($("status"), text, inProgress);
     });

@@ -2,6 +2,7 @@
 import { post } from "./api.js";
 import { $, createElement, formatPercent, hideError, plural, showError, showWhitespace, submitOnEnter } from "./dom.js";
 import { latestText } from "./generate.js";
+import { markUnknown } from "./prompt_match.js";
 import { setOptions, state } from "./state.js";
 import { TokenText } from "./token_text.js";
 
@@ -11,6 +12,7 @@ let outdated = true, latestRequest = null;
 let copiedText = ""; // taken from the generate view; a different text in the field is the reader's own
 
 export function init() {
+  markUnknown($("inspect-text"));
   submitOnEnter($("inspect-form"));
   $("inspect-form").addEventListener("submit", (event) => { event.preventDefault(); inspect(); });
   $("layer").addEventListener("change", async () => {
@@ -30,7 +32,7 @@ export function show() {
   if (replace || outdated) inspect();
 }
 
-const requestBody = () => ({ ...state.selection, text: $("inspect-text").value, unknown: "skip" });
+const requestBody = () => ({ ...state.selection, text: $("inspect-text").value });
 
 async function inspect() {
   const request = latestRequest = {};

@@ -59,7 +59,7 @@ function createStopRow() {
 
 function createUnknownRow() {
   return createElement("div", { className: "setting" }, createElement("label", { className: "check whole-row" },
-    createElement("input", { id: "skip-unknown", type: "checkbox" }), "Skip characters the model never saw"));
+    createElement("input", { id: "refuse-unknown", type: "checkbox" }), "Refuse words the model never saw"));
 }
 
 // The settings as /api/generate takes them, without unused ones.
@@ -70,7 +70,7 @@ export function readSettings() {
   return {
     num_samples, max_new_tokens, sampling, seed: readSeed($("seed")),
     stop: $("stop-strings").value.split("\n").filter(Boolean),
-    unknown: $("skip-unknown").checked ? "skip" : "error",
+    unknown: $("refuse-unknown").checked ? "error" : "skip",
   };
 }
 
