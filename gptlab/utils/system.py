@@ -16,8 +16,8 @@ WINDOWS = os.name == "nt"
 END_OF_INPUT = "Ctrl-Z and Enter" if WINDOWS else "Ctrl-D"
 # Ctrl-C; `kill`, clusters and containers; on Windows Ctrl-Break, or closing the window.
 SHUTDOWN_SIGNALS = [signal.SIGINT, signal.SIGTERM]
-if WINDOWS:
-    SHUTDOWN_SIGNALS.append(signal.SIGBREAK)  # type: ignore[attr-defined]
+if sys.platform == "win32":  # mypy knows this test
+    SHUTDOWN_SIGNALS.append(signal.SIGBREAK)
 RENAME_DELAYS = [0.01 * 2**n for n in range(10)]  # seconds: ten in all
 
 
@@ -68,8 +68,8 @@ def enable_line_editing() -> None:
 
 def peak_memory() -> int:
     """Return the largest number of bytes of memory that this process has used."""
-    if WINDOWS:
-        return psutil.Process().memory_info().peak_wset  # type: ignore[attr-defined]
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
