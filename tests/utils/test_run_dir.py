@@ -87,7 +87,11 @@ def test_a_run_folder_appears_when_it_is_published(tmp_path: Path) -> None:
     assert [path.name for path in root.iterdir()] == ["a-run"]
 
 
-def test_a_lock_excludes_a_second_run_but_not_readers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("may_write", [True, False])
+def test_a_lock_excludes_a_second_run_but_not_readers(
+    tmp_path: Path, may_write, monkeypatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: may_write)  # False: somebody else's runs
     assert not run_dir.is_locked(tmp_path)
     with run_dir.lock_run_dir(tmp_path):
         assert run_dir.is_locked(tmp_path)
