@@ -47,8 +47,8 @@ def read_examples(config_file: FileState, summary_file: FileState) -> list[Examp
         corpus = open_run_corpus(config_file[0].parent, config, summary)
         examples += corpus_examples(corpus, task, str(data.get("template")))
     examples = [e for e in examples if e["prompt"].strip()] or [default_example(task)]
-    different = {json.dumps(example): example for example in examples}
-    return list(different.values())[:MAX_EXAMPLES]
+    different = {example["prompt"]: example for example in reversed(examples)}
+    return list(different.values())[::-1][:MAX_EXAMPLES]
 
 
 def open_run_corpus(folder: Path, config: dict[str, Any], summary: dict[str, Any]) -> Corpus:
