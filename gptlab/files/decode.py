@@ -42,15 +42,16 @@ def read_text(
         except UnicodeError as error:
             damaged, start = getattr(error, "object", block), getattr(error, "start", 0)
             all_ascii = all_ascii and bytes(damaged[:start]).isascii()
-            if encoding is None and used == "utf-8" and all_ascii:
-                used = guess_encoding(damaged[start : start + HEAD])
+            is_utf8 = used.startswith("utf-8")
+            if is_utf8 and not block and not (all_ascii and len(damaged) - start == 1):
+                note("cut off within its last character")
+                break
+            if is_utf8 and encoding is None and all_ascii:
+                used = guess_8bit_encoding(damaged[start : start + HEAD])
                 note(f"read as {used}, a guess; data.encoding=NAME decides")
                 decoder = codecs.getincrementaldecoder(used)()
                 block = damaged
                 continue
-            if not block and used.startswith("utf-8"):
-                note("cut off within its last character")
-                break
             byte, lines = damaged[start], lines + damaged[:start].count(b"\n")
             raise UserError(
                 f"{name}: not {used.removesuffix('-sig').upper()} text (byte 0x{byte:02x} in line "
@@ -106,7 +107,11 @@ def guess_encoding(sample: bytes) -> str:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
         return "utf-8"
     except UnicodeDecodeError:
-        pass
+        return guess_8bit_encoding(sample)
+
+
+def guess_8bit_encoding(sample: bytes) -> str:
+    """Return the likely encoding of bytes that are not UTF-8: Windows-1252, or another script's."""
     foreign = sum(byte > 127 for byte in sample)
     letters = foreign + sum(byte < 128 and chr(byte).isalpha() for byte in sample)
     if foreign > 8 and foreign > 0.25 * letters:

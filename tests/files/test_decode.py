@@ -68,6 +68,12 @@ def test_a_key_names_the_encoding(tmp_path: Path) -> None:
     cut = write(tmp_path / "c.txt", "café café".encode()[:-1])
     assert read(cut) == (["café caf"], ["1 .txt file", f"{cut}: cut off within its last character"])
 
+    for end, documents in {
+        "“".encode()[:2]: ["fox"],  # the same, with no other character that is not ASCII
+        "“".encode()[:1]: ["foxâ"],  # or an 8-bit one
+    }.items():
+        assert read(write(tmp_path / "d.txt", b"fox" + end))[0] == documents
+
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
 def test_line_ends_and_marks_are_the_same_in_any_chunk(size: int, monkeypatch) -> None:
