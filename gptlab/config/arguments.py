@@ -50,7 +50,7 @@ def hydra_argument(argument: str, is_sweep: bool = False) -> str:
         values = split_paths(value) if name.endswith("path") else [value]
     quoted = values if info.type == "list[float]" else [*map(sweeps.quote_override, values)]
     if is_list and is_sweep:  # a list of one for each job
-        quoted = [f"[{each}]" for each in quoted]
+        quoted = [f"[{each}]" for each in quoted] or ["[]"]
     joined = ",".join(quoted)
     is_one_list = (is_list or len(values) > 1) and not is_sweep
     return f"{name}=[{joined}]" if is_one_list else f"{name}={joined}"

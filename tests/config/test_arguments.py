@@ -46,6 +46,7 @@ def test_several_loggers_are_chosen_at_once(typed: str) -> None:
         ("eval_after=perplexity,samples", [["perplexity"], ["samples"]]),
         ("eval_after=[perplexity,samples],[]", [["perplexity", "samples"], []]),
         ("finetune.lora_targets=*.up", [["*.up"]]),
+        ("eval_before=", [[]]),
         ("prompt=a,b", ["a,b"]),
         ("data.path=[a.txt,b.txt],[c.txt]", [["a.txt", "b.txt"], ["c.txt"]]),
         ("model.n_layer=2,4", [2, 4]),
