@@ -37,6 +37,11 @@ run("evaluate", "suite=[perplexity]", "max_tokens=200")
 run("report", "runs", "--no-inspection")
 run("export", "output_dir=exported")
 
+import gptlab
+
+called = gptlab.train(*small, *{TINY}, profile="smoke", run_root="called")
+print("python:", called.finished, len(gptlab.load("exported").generate("Once", n=2)))
+
 from gptlab.app import main as app
 from gptlab.config.schema import AppConfig
 
@@ -86,6 +91,7 @@ def test_every_command_works_from_a_wheel_in_an_empty_folder(site: Path, tmp_pat
     done = run_installed(site, tmp_path, "-c", EVERY_COMMAND)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("app: True True\nfrom the clone: []\n"), done.stdout
+    assert "python: True 2" in done.stdout
     assert "next\n  gptlab generate" in done.stdout
     assert (tmp_path / "report" / "index.html").is_file()
     assert (tmp_path / "exported" / "model.safetensors").is_file()
