@@ -60,6 +60,8 @@ def expand(key: str, name: str, data: DataConfig, report: ReadReport) -> list[Fo
         if not paths:
             raise UserError(f"{key}={name}: no file has such a name")
         return readable_files(key, name, paths, data, report, is_named=True)
+    if "://" in name:
+        raise UserError(f"{key}={name}: an address; download the file and name it here")
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     suggestion = did_you_mean(path.name, siblings)
     missing = [part for part in name.split(",") if not Path(part).expanduser().exists()]

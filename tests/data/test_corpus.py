@@ -19,7 +19,7 @@ import pytest
 from gptlab.config.schema import DataConfig, TokenizerConfig
 from gptlab.data import corpus as corpus_module
 from gptlab.data import text_corpus
-from gptlab.data.build import open_corpus
+from gptlab.data.build import open_corpus, source_name
 from gptlab.data.corpus import Corpus
 from gptlab.data.mojibake import repair_mojibake
 from gptlab.data.tokenizer import decode
@@ -168,6 +168,20 @@ def test_a_corpus_says_what_was_read(tmp_path: Path) -> None:
     files, encoding = build(tmp_path, tmp_path / "in").meta["read"]
     assert files == "1 .csv file, 1 .txt file (column Text); skipped 1 hidden file"
     assert encoding.endswith("b.txt: read as cp1252, a guess; data.encoding=NAME decides")
+
+
+def test_a_corpus_has_a_name_that_every_system_allows(tmp_path: Path) -> None:
+    write_file(tmp_path / "in" / "a.txt", "One fox and rain. " * 20)
+    names = {str(tmp_path / "in" / "*.txt"): "text", str(tmp_path / "in"): "in"}
+    for path, name in names.items():
+        assert build(tmp_path, path).folder.name.startswith(f"{name}-char-")
+    for typed, name in {
+        "a\nb": "a_b",
+        "_a_": "_a_",
+        "two words": "two words",
+        "é[1]": "é_1",
+    }.items():
+        assert source_name(DataConfig(path=f"{typed}.txt")) == name
 
 
 def test_keys_of_the_reader_are_part_of_the_identity_once_they_are_set(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def test_globs_and_lists_name_files(tmp_path: Path, monkeypatch) -> None:
     assert read(["d.md", "deep", "*.dat"])[0] == ["d.md", "deep/er/c.txt", "f.dat"]
     with pytest.raises(UserError, match="no file has such a name"):
         read("*.csv")
+    with pytest.raises(UserError, match="an address; download the file"):
+        read("https://example.org/a.txt")
     with pytest.raises(UserError, match=r"in this list, x.txt does not exist"):
         read("a.txt,x.txt")
 
