@@ -1,5 +1,6 @@
 """Save generated texts: `save_as=NAME` writes NAME.txt, and NAME.json with settings and tokens."""
 
+import contextlib
 import json
 import math
 import os
@@ -38,6 +39,8 @@ def check_output_path(name: str) -> None:
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             raise UserError(f"save_as={name} cannot be written: no access to {existing}")
         for path in output_paths(name):
+            with contextlib.suppress(FileNotFoundError):
+                path.stat()  # raises for a name too long; is_dir() does not on Python 3.14
             if path.is_dir():
                 raise UserError(f"save_as={name}: {path} is a folder")
     except (OSError, RuntimeError) as error:  # a name too long, a locked folder, ~unknown_user
