@@ -18,7 +18,7 @@ def check_inputs(config: Any) -> None:
             check_files("data.path", data.path, data)
         if data.valid_path is not None:
             check_files("data.valid_path", data.valid_path, data)
-    if isinstance(config, TrainConfig) and config.init_from:
+    if isinstance(config, TrainConfig) and config.init_from and not config.model.pretrained:
         run_dir.find_checkpoint(config.init_from, config.run_root, "init_from")
     if hasattr(config, "run"):
         run_dir.find_checkpoint(config.run, config.run_root)
