@@ -78,6 +78,16 @@ def test_errors_have_the_types_that_openais_client_expects(client: openai.OpenAI
     assert openai_api.openai_error(503, "")["error"]["type"] == "server_error"
 
 
+def test_unknown_words_are_skipped_and_named(client: openai.OpenAI) -> None:
+    settings = {"model": "gptlab", "max_tokens": 5, "temperature": 0}
+    whole = client.completions.create(**settings, prompt=[f"ß {PROMPT}", PROMPT])
+    assert whole.skipped == ["ß"]
+    known = client.completions.create(**settings, prompt=PROMPT)
+    assert whole.choices[1].text == known.choices[0].text and not hasattr(known, "skipped")
+    (chunk, *_) = client.completions.create(**settings, prompt="ß", stream=True)
+    assert chunk.skipped == ["ß"]
+
+
 @pytest.mark.fast
 def test_null_fields_use_their_defaults() -> None:
     request = CompletionRequest(model="x", max_tokens=None, n=None, temperature=None)
