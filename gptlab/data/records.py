@@ -25,6 +25,7 @@ from gptlab.files.find import file_stats, find_files
 from gptlab.files.report import ReadReport
 from gptlab.files.streams import FoundFile, OpenFile, explain_read_errors, open_files
 from gptlab.files.tables import has_quoted_fields, read_delimited, read_rows
+from gptlab.utils.console import plural
 from gptlab.utils.errors import UserError
 from gptlab.utils.plugins import is_reference, resolve_choice
 
@@ -246,7 +247,9 @@ def read_table(
         count = len(records)
         records = [record for record in records if vars(record)["text"]]
         if count > len(records):
-            file.report.note(file.name, f"{count - len(records):,} rows without a text left out")
+            file.report.note(
+                file.name, f"left out {plural(count - len(records), 'row')} without a text"
+            )
     return records
 
 

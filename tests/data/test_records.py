@@ -241,7 +241,7 @@ def test_columns_can_be_named_and_missing_fields_say_where(tmp_path: Path) -> No
     assert source.read() == [Message("fine", "good"), Message("poor", "bad")]
     assert source.report.lines() == [
         "1 .csv file (columns note, kind)",
-        f"{path}: 1 rows without a text left out",
+        f"{path}: left out 1 row without a text",
     ]
     for row, message in {
         '{"text": null, "label": "a"}': "line 2: 'text' is null, a missing text",
