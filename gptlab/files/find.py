@@ -17,7 +17,7 @@ from gptlab.files.streams import (
     FoundFile,
     check_zip,
     explain_read_errors,
-    is_leftover,
+    leftover_kind,
     open_files,
     open_stream,
 )
@@ -105,8 +105,8 @@ def walk(folder: Path, report: ReadReport) -> Iterator[Path]:
     def visit(directory: str) -> Iterator[Path]:
         with os.scandir(directory) as entries:
             for entry in entries:
-                if is_leftover(entry.name):
-                    report.skipped[entry.path] = "hidden file"
+                if kind := leftover_kind(entry.name):
+                    report.skipped[entry.path] = kind
                 elif entry.is_dir():
                     if (number := file_id(os.stat(entry.path))) in seen:
                         report.skipped[entry.path] = "repeated link"

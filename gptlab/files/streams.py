@@ -39,6 +39,7 @@ COMPRESSIONS: list[tuple[bytes, Any]] = [  # how a file begins, and what opens i
     (b"\xfd7zXZ\0", lzma.LZMAFile),
 ]
 LEFTOVERS = (".", "~$", "__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini")
+METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 
 class FoundFile(NamedTuple):
@@ -77,11 +78,12 @@ class OpenFile:
         return copy
 
 
-def is_leftover(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or left by an editor or system."""
-    if not name:
-        return False
-    return name.startswith(LEFTOVERS) or name.endswith("~") or name[0] == name[-1] == "#"
+def leftover_kind(name: str) -> str | None:
+    """Return what a file or folder of this name is if it is no data: hidden, left by an editor."""
+    if name in METADATA:
+        return "metadata file"
+    is_hidden = name.startswith(LEFTOVERS) or name.endswith("~") or name[:1] == name[-1:] == "#"
+    return "hidden file" if is_hidden else None
 
 
 @contextlib.contextmanager
@@ -127,8 +129,8 @@ def open_files(found: FoundFile, data: DataConfig, report: ReadReport) -> Iterat
         count = 0
         for member, content in archive_members(found, stream):
             member_name = f"{name}/{member}"
-            if any(map(is_leftover, member.split("/"))):
-                report.skipped[member_name] = "hidden file"
+            if kind := next(filter(None, map(leftover_kind, member.split("/"))), None):
+                report.skipped[member_name] = kind
                 continue
             try:
                 content = decompress(content)

@@ -47,6 +47,15 @@ def test_folders_are_read_in_order_without_leftovers(tmp_path: Path) -> None:
             read(folder)
 
 
+def test_a_folder_saved_by_datasets_is_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"text": ["a fox", "rain"], "n": [1, 2]}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
+    documents, (line,) = read(tmp_path / "saved")
+    assert documents == rows["text"]
+    assert line == "1 .arrow file (column text); skipped 2 metadata files"
+
+
 @posix_only
 def test_links_are_followed_once_and_circles_are_noticed(tmp_path: Path) -> None:
     folder, outside = tmp_path / "in", tmp_path / "out"
