@@ -5,7 +5,6 @@ import logging
 import os
 import random
 import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,6 @@ from gptlab.config.input_files import check_inputs
 from gptlab.config.schema import TrainConfig
 from gptlab.utils.errors import UserError, one_line_errors
 from gptlab.utils.program import command_line
-from gptlab.utils.system import SHUTDOWN_SIGNALS
 
 
 def train(*overrides: str, **keys: Any) -> Run:
@@ -80,15 +78,11 @@ def preserved_process_state() -> Iterator[None]:
 
     environment, loggers = dict(os.environ), [logging.getLogger(n) for n in SILENCED_LOGGERS]
     filters = [list(logger.filters) for logger in loggers]
-    handlers = {number: signal.getsignal(number) for number in SHUTDOWN_SIGNALS}
     try:
         with warnings.catch_warnings(), preserved_random_states(), preserved_torch_settings():
             yield
     finally:
         sweeps.free_memory()
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ |= environment

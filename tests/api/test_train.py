@@ -123,6 +123,7 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(command, tmp_path: Pa
     assert not (tmp_path / "runs").exists()
     result = command("train", *SMOKE, f"+callbacks.interrupt._target_={interrupt['_target_']}")
     assert result.code == 130 and result.err == "\nstopped\n"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_termination_signal_still_ends_the_process(command) -> None:

@@ -125,7 +125,7 @@ def test_wandb_takes_no_settings_from_a_run_folder(tracked: Tracked, tmp_path: P
     """A stranger's settings would send the user's key and data to another server."""
     (tmp_path / "wandb").mkdir()
     (tmp_path / "wandb" / "settings").write_text(
-        "[default]\nbase_url = http://evil\nmode = online\n"
+        "[default]\nbase_url = http://evil\nmode = online\n", encoding="utf-8"
     )
     logger = Wandb(str(tmp_path), project="p")
     settings = logger.experiment.settings

@@ -28,10 +28,12 @@ def interrupts_kept() -> Iterator[None]:
 
     Within steps, GracefulShutdown handles signals.
     """
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, handler)  # Lightning made the process ignore it
             raise KeyboardInterrupt from None
         raise
 
