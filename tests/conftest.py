@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
@@ -41,13 +41,17 @@ posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has no such cal
 SHARING = ("app", "evaluation", "report")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each file, or each folder that shares runs, to one worker: fixtures are made once."""
-    for item in items:
-        folder = item.path.parent
-        group = folder.name if folder.name in SHARING else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FileScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.partition("::")[0])
+            return path.parent.name if path.parent.name in SHARING else str(path)
+
+    return FileScheduling(config, log)
 
 
 class Result(NamedTuple):

@@ -27,7 +27,6 @@ from gptlab.utils.errors import UserError
 from tests.conftest import TINY, SharedRun
 from tests.test_extending import OWN_PACKAGE, SECTIONS, blocks
 
-pytestmark = pytest.mark.xdist_group("own_package")  # one trained run
 SECTION = SECTIONS[OWN_PACKAGE]
 TRAIN, USE = ([shlex.split(line)[2:] for line in b.splitlines()] for b in blocks(SECTION, "bash"))
 ARGUMENTS = [argument for line in TRAIN for argument in line]
