@@ -134,7 +134,10 @@ class Mlflow(Tracker):
         self.client = self.experiment = MlflowClient(tracking_uri)
         with contextlib.suppress(MlflowException):  # it exists
             self.client.create_experiment(name, artifacts)
-        return self.client.get_experiment_by_name(name).experiment_id
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            raise MlflowException(f"the experiment {name} cannot be created")
+        return str(experiment.experiment_id)
 
     def log_hyperparams(self, params: Any) -> None:
         """Log the parameters that the run does not have yet: MLflow refuses to change one."""
