@@ -88,8 +88,8 @@ def keys_of(schema: type, prefix: str = "") -> dict[str, KeyInfo]:
         if isinstance(item.type, type) and is_dataclass(item.type):
             infos |= keys_of(item.type, f"{prefix}{item.name}.")
             continue
-        name, kind = prefix + item.name, getattr(item.type, "__name__", str(item.type))
-        kind = str(item.type) if "[" in str(item.type) else kind
+        kind = item.type.__name__ if isinstance(item.type, type) else str(item.type)
+        name = prefix + item.name
         default = item.default if item.default_factory is MISSING else item.default_factory()
         infos[name] = KeyInfo(name, kind.replace("typing.", ""), default, **item.metadata)
     return infos
