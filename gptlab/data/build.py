@@ -81,7 +81,7 @@ def source_name(data: DataConfig) -> str:
     if data.path is not None:
         first = data.path if isinstance(data.path, str) else str(data.path[0])
         name = Path(first).resolve().name.split(".")[0][:60]
-        # Without the characters of a glob, those that Windows refuses, and line ends.
+        # Replace wildcards, characters that Windows refuses, and line ends.
         kept = (c if c.isprintable() and c not in '<>:"/\\|?*[]' else "\n" for c in name)
         return "".join(kept).strip("\n").replace("\n", "_") or "text"
     return Path(data.hub).name if data.source == "hub" and data.hub else data.source

@@ -19,7 +19,7 @@ DECODED_TOKENS = 1 << 20  # of the training text, decoded at a time
 def evaluate_text_quality(context: EvalContext) -> Results:
     """Generate texts after `prompt` or from nothing; measure these and real ones."""
     tokenizer, count = context.tokenizer, context.num_samples
-    # In training, any prompt will do; an evaluation is strict unless told otherwise.
+    # Training skips unknown words of the prompt; an evaluation refuses them by default.
     unknown = getattr(context.config, "unknown", "skip").replace("auto", "error")
     match = match_prompt(tokenizer, context.config.prompt or "", unknown)
     prompt, text = start_text(match.ids, tokenizer.eot, context.eot_first), match.text

@@ -98,7 +98,7 @@ def explain_read_errors(name: object) -> Iterator[None]:
         if error.strerror is None:  # of bz2
             raise UserError(f"{name}: damaged or cut off ({error}); download it again") from None
         raise UserError(f"{name}: cannot be read ({error.strerror})") from None
-    except (RuntimeError, NotImplementedError) as error:  # of zipfile
+    except RuntimeError as error:  # zipfile: a password or an unknown compression
         if not str(error).startswith(("File ", "That compression")):
             raise
         raise UserError(f"{name}: an encrypted or unusual archive ({error}); unpack it") from None

@@ -79,7 +79,7 @@ def compare_to_cpu(net: GPT, batch: tuple[Tensor, Tensor], plan: RunPlan) -> tup
     try:
         loss, gradient = loss_and_gradient(net, batch, plan.accelerator, plan.precision)
         true_loss, true_gradient = loss_and_gradient(net, batch, "cpu", "32-true")
-    except (NotImplementedError, RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError) as error:  # torch: an operation or a dtype is missing
         # A virtual Mac's GPU has no memory at all; smaller micro-batches would not help.
         if is_out_of_memory(error) and plan.accelerator != "mps":
             raise

@@ -10,7 +10,7 @@ from gptlab.files.report import ReadReport
 
 
 def read(path: Any, **settings: Any) -> tuple[list[str], list[str]]:
-    """Return the documents of data.path, without those that are empty, and the report's lines."""
+    """Return the non-empty documents of data.path, and the lines of the report."""
     data, report = (
         DataConfig(path=path if isinstance(path, list) else str(path), **settings),
         ReadReport(),

@@ -74,12 +74,19 @@ def test_a_device_that_computes_wrongly_is_left_or_refused(
             check_device(net(), BATCH, gpu_plan, settings)
 
 
-@pytest.mark.fast
-def test_an_operation_that_a_device_lacks_is_one_line(fake_gpu, monkeypatch, capsys) -> None:
+def fail_with(error: Exception, monkeypatch) -> None:
+    """Let the device fail in its first computation."""
+
     def fail(*_: object) -> None:
-        raise NotImplementedError("The operator 'aten::x' is not implemented\nfor MPS")
+        raise error
 
     monkeypatch.setattr(device_check, "loss_and_gradient", fail)
+
+
+@pytest.mark.fast
+def test_an_operation_that_a_device_lacks_is_one_line(fake_gpu, monkeypatch, capsys) -> None:
+    error = NotImplementedError("The operator 'aten::x' is missing\nfor MPS")  # as torch raises it
+    fail_with(error, monkeypatch)
     auto = plan("mps")
     assert check_device(net(), BATCH, auto, TrainerConfig()) is None
     assert auto.accelerator == "cpu" and "aten::x" in capsys.readouterr().err
@@ -87,10 +94,7 @@ def test_an_operation_that_a_device_lacks_is_one_line(fake_gpu, monkeypatch, cap
 
 @pytest.mark.fast
 def test_a_gpu_without_memory_is_left_on_a_mac_and_retried_elsewhere(monkeypatch, capsys) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("MPS backend out of memory (MPS allocated: 0 bytes)")
-
-    monkeypatch.setattr(device_check, "loss_and_gradient", fail)
+    fail_with(RuntimeError("MPS backend out of memory (MPS allocated: 0 bytes)"), monkeypatch)
     auto = plan("mps")
     assert check_device(net(), BATCH, auto, TrainerConfig()) is None
     assert auto.accelerator == "cpu" and "out of memory" in capsys.readouterr().err
