@@ -52,7 +52,7 @@ def read_examples(config_file: FileState, summary_file: FileState) -> list[Examp
 
 
 def open_run_corpus(folder: Path, config: dict[str, Any], summary: dict[str, Any]) -> Corpus:
-    """Open the corpus of a run in its `corpus_root`, from here or from beside the run root.
+    """Open the corpus of a run; a relative `corpus_root` is next to the run root, or here.
 
     Raises UserError if it is not there, and ValueError for a name that is a path.
     """
@@ -60,8 +60,8 @@ def open_run_corpus(folder: Path, config: dict[str, Any], summary: dict[str, Any
     if Path(name).name != name:
         raise ValueError(name)
     root = Path(str(config.get("corpus_root") or "corpora"))
-    beside = folder.parent.parent / root / name
-    return Corpus(beside if beside.is_dir() else root.expanduser() / name)
+    sibling = folder.parent.parent / root / name
+    return Corpus(sibling if sibling.is_dir() else root.expanduser() / name)
 
 
 def corpus_examples(corpus: Corpus, task: str, template: str) -> list[Example]:

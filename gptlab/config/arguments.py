@@ -1,7 +1,7 @@
 """Translate arguments as people type them into Hydra's grammar.
 
-Text and paths need no quotes, and lists no brackets: `prompt=Hello, you`, `suite=perplexity,judge`.
-Every shell passes these on unchanged.
+Text and paths need no quotes, and lists no brackets: `prompt=Hello, you`,
+`suite=perplexity,text_quality`. Every shell passes these on unchanged.
 """
 
 import functools

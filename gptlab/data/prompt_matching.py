@@ -37,7 +37,7 @@ class PromptMatch:
         if self.skipped:
             notes.append(f"skipped, because the model never saw it: {name_some(self.skipped)}")
         pairs = dict.fromkeys((typed.strip(), read.strip()) for typed, read in self.parts if read)
-        letters = re.compile(r"\w")  # punctuation in another spelling is no news
+        letters = re.compile(r"\w")  # respelled punctuation is not worth a line
         if other := [f'"{a}" as "{b}"' for a, b in pairs if a != b and letters.search(a)]:
             notes.append(f"read {', '.join(other[:MAX_NAMED])}")
         if notes and not self.ids:

@@ -1,4 +1,4 @@
-"""Collect what was read and what was not, to tell the user."""
+"""Count the files that were read and skipped, for the opening lines of a run."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Find the part that a name stands for: an entry of a table, or a part of the user's own package.
+"""Resolve a name to an entry of a table, or to a part of the user's own package.
 
 `package.module:Name` names a part of another package. Importing it runs that package's code, so
 the user must have named it in this process: typed it, or its package as in `plugins=[package]`. A

@@ -146,7 +146,7 @@ def locate_run(key: str, run: str, run_root: str) -> Path:
 
 
 def similar_run(path: Path, root: Path) -> str:
-    """Return `; did you mean '…_spam'?` for a run in the run root, or else what is beside `path`.
+    """Return `; did you mean '…_spam'?` for a run in the run root, or else next to `path`.
 
     A run can be meant by the part of its name after date and time.
     """
@@ -155,8 +155,8 @@ def similar_run(path: Path, root: Path) -> str:
     meant = [] if RUN_DATE.match(path.name) else get_close_matches(path.name, names, n=1)
     if meant:
         return f"; did you mean '{names[meant[0]]}'?"
-    beside = [other.name for other in path.parent.glob("*")]
-    return did_you_mean(path.name, runs) or did_you_mean(path.name, beside)
+    siblings = [other.name for other in path.parent.glob("*")]
+    return did_you_mean(path.name, runs) or did_you_mean(path.name, siblings)
 
 
 def preferred_checkpoint(folder: Path) -> Path | None:

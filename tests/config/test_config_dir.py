@@ -15,7 +15,7 @@ MINE = ["--config-dir", "mine"]
 
 @pytest.fixture
 def config_dir(tmp_path: Path) -> Path:
-    """A folder with a model and an experiment; the test's command runs beside it."""
+    """A folder with a model and an experiment; the test runs its command in the parent folder."""
     for name, text in {
         "model/mine.yaml": "n_layer: 1\nn_head: 3\nd_model: 12\nd_ff: 20\n",
         "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /model: mine\n"
